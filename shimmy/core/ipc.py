@@ -1,0 +1,177 @@
+"""The frames between the server and a worker, over the worker's stdin and stdout.
+
+A frame is a 4-byte little-endian length and one msgpack message, a tagged Struct. All events of one decode step travel
+in one frame. Both sides treat a frame they cannot decode as the death of the other.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from shimmy.core.errors import Fault
+from shimmy.core.events import Event
+from shimmy.core.request import Generation
+
+MAX_FRAME_BYTES = 64 << 20
+_LENGTH_BYTES = 4
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker sets up its context; None leaves the choice to the worker.
+
+    `context_length` in tokens (default: the model's own, at most 8192), `num_sequences` that decode side by side,
+    `num_threads` at most.
+    """
+
+    context_length: int | None = None
+    num_sequences: int = 8
+    num_threads: int | None = None
+
+
+# Server to worker
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """First message to a worker that serves: the model's file, or all its shards in order."""
+
+    paths: list[str]
+    options: EngineOptions = EngineOptions()
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    generation: Generation
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Stop a request; no event of it is sent after the next step. Unknown ids are ignored."""
+
+    id: str
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """The request's reader is behind: decode nothing more for it until `Resume`."""
+
+    id: str
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    id: str
+
+
+class ListDevices(msgspec.Struct, frozen=True, tag="list_devices"):
+    """Ask a worker that holds no model for the devices llama.cpp sees."""
+
+
+ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices
+
+# Worker to server
+
+
+class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
+    """Fraction of the model read, 0 to 1."""
+
+    fraction: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"."""
+
+    context_length: int
+    training_context_length: int
+    num_sequences: int
+    num_threads: int
+    num_parameters: int
+    model_bytes: int
+    vocabulary_size: int
+    template_source: str
+    cpu_variant: str
+    load_seconds: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    fault: Fault
+
+
+class Events(msgspec.Struct, frozen=True, tag="events"):
+    """Everything one decode step has to say."""
+
+    events: list[Event]
+
+
+class Device(msgspec.Struct, frozen=True):
+    """A device as ggml enumerates it (ggml-backend.h, ggml_backend_dev_props); memory in bytes."""
+
+    name: str
+    description: str
+    kind: str
+    backend: str
+    free_bytes: int
+    total_bytes: int
+
+
+class AbsentBackend(msgspec.Struct, frozen=True):
+    name: str
+    reason: str
+
+
+class Devices(msgspec.Struct, frozen=True, tag="devices"):
+    """Answer to `ListDevices`."""
+
+    devices: list[Device]
+    absent: list[AbsentBackend]
+    llama_version: str
+    cpu_variant: str
+    cpu_features: list[str]
+
+
+FromWorker = LoadProgress | Loaded | LoadFailed | Events | Devices
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class FrameError(Exception):
+    """The other side sent bytes that are not a frame."""
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """One frame, length included."""
+    frame = bytearray(_LENGTH_BYTES)
+    _encoder.encode_into(message, frame, _LENGTH_BYTES)
+    size = len(frame) - _LENGTH_BYTES
+    if size > MAX_FRAME_BYTES:
+        raise FrameError(f"frame of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
+    frame[:_LENGTH_BYTES] = size.to_bytes(_LENGTH_BYTES, "little")
+    return bytes(frame)
+
+
+class FrameReader:
+    """Turns a byte stream, however it is split, back into messages."""
+
+    def __init__(self, messages: Any) -> None:
+        """`messages` is the union to decode: `ToWorker` in a worker, `FromWorker` in the server."""
+        self._decoder = msgspec.msgpack.Decoder(messages)
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The messages that `data` completes. Raises `FrameError` on anything malformed."""
+        pending = self._pending
+        pending += data
+        start = 0
+        try:
+            while len(pending) - start >= _LENGTH_BYTES:
+                body = start + _LENGTH_BYTES
+                size = int.from_bytes(pending[start:body], "little")
+                if size > MAX_FRAME_BYTES:
+                    raise FrameError(f"frame of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
+                if len(pending) < body + size:
+                    break
+                frame = bytes(pending[body : body + size])
+                start = body + size
+                try:
+                    message = self._decoder.decode(frame)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    raise FrameError(f"undecodable frame: {error}") from error
+                yield message
+        finally:
+            del pending[:start]

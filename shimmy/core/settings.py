@@ -1,0 +1,32 @@
+"""Everything a person can set about the server, as one record. The CLI fills it; nothing else reads the environment
+for these. docs/settings.md lists the same fields (a test compares)."""
+
+import msgspec
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 11435
+LAST_AUTO_PORT = 11535
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """`bind` is "host:port" or "auto"; a `*_seconds` is a duration, a `*_bytes` a size."""
+
+    bind: str = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
+    api_keys: tuple[str, ...] = ()
+    insecure_no_auth: bool = False
+    ready_file: str | None = None
+    log_format: str = "text"
+
+    model_path: str | None = None
+    model_dirs: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    context_length: int | None = None
+    num_sequences: int = 8
+    num_threads: int | None = None
+
+    max_body_bytes: int = 16 << 20
+    body_seconds: float = 30.0
+    ping_seconds: float = 15.0
+    stall_seconds: float = 60.0
+    drain_seconds: float = 30.0
+    max_queued_requests: int = 512
