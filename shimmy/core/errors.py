@@ -2,6 +2,7 @@
 
     ShimmyError                    500  internal_error
     ├── RequestError               400  invalid_request
+    │   ├── Unsupported            400  unsupported_parameter
     │   ├── ContextOverflow        400  context_length_exceeded
     │   ├── TooLarge               413  request_too_large
     │   └── RequestTimeout         408  request_timeout
@@ -56,6 +57,12 @@ class RequestError(ShimmyError):
 
     status = 400
     code = "invalid_request"
+
+
+class Unsupported(RequestError):
+    """A field, or a value of it, that cannot be honoured and would change the answer if it were."""
+
+    code = "unsupported_parameter"
 
 
 class ContextOverflow(RequestError):

@@ -1,0 +1,1 @@
+"""What this machine has. Nothing here loads a native library."""

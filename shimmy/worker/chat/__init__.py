@@ -1,0 +1,1 @@
+"""Between chat messages and the text a model reads."""

@@ -1,0 +1,1 @@
+"""The only code that touches the native library. Nothing here knows about requests, frames or chats."""

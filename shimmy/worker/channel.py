@@ -1,0 +1,40 @@
+"""The worker's end of the pipe: msgpack frames on two file descriptors. It knows no message's meaning."""
+
+import os
+from collections.abc import Iterator
+
+from shimmy.core import ipc
+
+_READ_BYTES = 1 << 16
+
+
+def receive(descriptor: int) -> Iterator[ipc.ToWorker]:
+    """Messages until the server closes its end. Raises `FrameError` on garbage."""
+    reader = ipc.FrameReader(ipc.ToWorker)
+    while data := os.read(descriptor, _READ_BYTES):
+        yield from reader.feed(data)
+
+
+class Sender:
+    """Writes whole frames; blocks while the server does not read. Only the step thread may send."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, message: ipc.FromWorker) -> None:
+        rest = memoryview(ipc.encode(message))
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+
+def take_over_stdio() -> tuple[int, int]:
+    """Moves the frame pipes away from stdin and stdout, so that nothing a library prints can end up in a frame.
+
+    Returns (receiving, sending) descriptors; afterwards stdin is empty and stdout goes to stderr.
+    """
+    receiving, sending = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return receiving, sending

@@ -1,0 +1,82 @@
+"""Puts a worker's parts together for one model: load, then intake thread and step loop around one queue."""
+
+import time
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+
+from shimmy.core import ipc
+from shimmy.core.request import Sampling
+from shimmy.hardware.cpu import num_usable_cores
+from shimmy.worker.chat.template import ChatTemplate
+from shimmy.worker.intake import Intake
+from shimmy.worker.llama import backend
+from shimmy.worker.llama.context import Context
+from shimmy.worker.llama.model import Model
+from shimmy.worker.llama.sampler import Sampler
+from shimmy.worker.loop import Command, Loop
+from shimmy.worker.prompt import Prompter
+from shimmy.worker.scheduler import Scheduler
+from shimmy.worker.sequence import Request
+from shimmy.worker.threads import ThreadGovernor
+
+# A longer context is allocated, zeroed and paid for at load; more than this only when asked for.
+DEFAULT_CONTEXT_LENGTH = 8192
+
+
+class Engine:
+    """A loaded model with its context. Raises `ModelInvalid` or `ModelFailed` when made."""
+
+    def __init__(self, paths: list[str], options: ipc.EngineOptions, on_progress: Callable[[float], None]) -> None:
+        self._cpu_variant = backend.start()
+        self._model = model = Model(paths, on_progress)
+        self._options = options
+        self._num_threads = options.num_threads or num_usable_cores()
+        self._context = Context(
+            model,
+            context_length=options.context_length or min(model.training_context_length, DEFAULT_CONTEXT_LENGTH),
+            num_sequences=options.num_sequences,
+            num_threads=self._num_threads,
+        )
+        self._template = ChatTemplate(
+            model.chat_template,
+            bos_token=model.text_of(model.bos_token),
+            eos_token=model.text_of(model.eos_token),
+        )
+
+    def facts(self, load_seconds: float) -> ipc.Loaded:
+        return ipc.Loaded(
+            context_length=self._context.context_length,
+            training_context_length=self._model.training_context_length,
+            num_sequences=self._options.num_sequences,
+            num_threads=self._num_threads,
+            num_parameters=self._model.num_parameters,
+            model_bytes=self._model.size_bytes,
+            vocabulary_size=self._model.vocabulary_size,
+            template_source=self._template.source,
+            cpu_variant=self._cpu_variant,
+            load_seconds=load_seconds,
+        )
+
+    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
+        """Serves until `messages` ends. The calling thread becomes the step thread."""
+        commands: SimpleQueue[Command] = SimpleQueue()
+        prompter = Prompter(self._model, self._template, self._context.context_length)
+        Intake(messages, prompter, commands).start()
+        self.loop(commands, send).run()
+
+    def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
+        scheduler = Scheduler(self._context, self._options.num_sequences, can_share_prefix=self._model.can_share_prefix)
+        return Loop(
+            self._context,
+            scheduler,
+            ThreadGovernor(self._num_threads, time.monotonic),
+            commands,
+            send,
+            self._model.piece,
+            self._make_sampler,
+        )
+
+    def _make_sampler(self, sampling: Sampling, request: Request, choice: int) -> Sampler:
+        sampler = Sampler(sampling, self._model.vocabulary_size, self._context.context_length, choice)
+        sampler.observe_prompt(request.prompt.tolist())
+        return sampler

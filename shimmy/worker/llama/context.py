@@ -1,0 +1,122 @@
+"""A llama context and its one batch. Only the step thread may touch either.
+
+The context has one KV cache that all sequences share (`kv_unified`). A batch never exceeds `n_batch`, a row is sampled
+only when it asked for logits: llama.cpp abort()s otherwise.
+"""
+
+import array
+
+from shimmy.core.errors import ModelFailed, ShimmyError
+from shimmy.worker.llama import abi, backend
+from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.model import Model
+
+BATCH_TOKENS = 512
+
+
+class KVCacheFull(Exception):
+    """No free cells for the batch; nothing was stored (llama.h, llama_decode returns 1)."""
+
+
+class DecodeFailed(ShimmyError):
+    """llama_decode refused the batch or was interrupted."""
+
+
+class Batch:
+    """Rows of (token, position, sequence), in arrays made once and handed to C as they are."""
+
+    def __init__(self, capacity: int, num_sequences: int) -> None:
+        self.capacity = capacity
+        self._tokens = array.array("i", bytes(4 * capacity))
+        self._positions = array.array("i", bytes(4 * capacity))
+        self._wants_logits = array.array("b", bytes(capacity))
+        self._sequence_counts = array.array("i", [1] * capacity)
+        # Each row points at its sequence's id: one int per sequence, and a pointer per row to one of them.
+        self._ids = array.array("i", range(num_sequences))
+        self._id_addresses = [self._ids.buffer_info()[0] + 4 * sequence for sequence in range(num_sequences)]
+        self._id_pointers = array.array("Q", [self._id_addresses[0]] * capacity)
+        self.size = 0
+        self.native = abi.llama_batch(
+            n_tokens=0,
+            token=self._tokens.buffer_info()[0],
+            pos=self._positions.buffer_info()[0],
+            n_seq_id=self._sequence_counts.buffer_info()[0],
+            seq_id=self._id_pointers.buffer_info()[0],
+            logits=self._wants_logits.buffer_info()[0],
+        )
+        self._token_view = memoryview(self._tokens)
+        self._position_view = memoryview(self._positions)
+        self._logits_view = memoryview(self._wants_logits)
+        self._pointer_view = memoryview(self._id_pointers)
+        self._no_logits = memoryview(array.array("b", bytes(capacity)))
+
+    def clear(self) -> None:
+        self.size = 0
+
+    def add(self, sequence: int, tokens: "array.array[int]", position: int, *, logits: bool) -> int:
+        """Appends `tokens` of one sequence from `position` on; with `logits` the last row can be sampled.
+
+        Returns the index of the last row.
+        """
+        start, end = self.size, self.size + len(tokens)
+        if end > self.capacity:
+            raise ValueError(f"batch of {end} rows is over its capacity of {self.capacity}")
+        self._token_view[start:end] = memoryview(tokens)
+        self._position_view[start:end] = memoryview(array.array("i", range(position, position + len(tokens))))
+        self._pointer_view[start:end] = memoryview(array.array("Q", [self._id_addresses[sequence]]) * len(tokens))
+        self._logits_view[start:end] = self._no_logits[start:end]
+        self._wants_logits[end - 1] = logits
+        self.size = end
+        return end - 1
+
+
+class Context:
+    """The KV cache and compute state for `num_sequences` sequences of one model."""
+
+    def __init__(self, model: Model, *, context_length: int, num_sequences: int, num_threads: int) -> None:
+        """Raises `ModelFailed` when llama.cpp cannot make a context of that length."""
+        self._library = llama()
+        parameters = self._library.llama_context_default_params()
+        parameters.n_ctx = context_length
+        parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
+        parameters.n_seq_max = num_sequences
+        parameters.n_threads = parameters.n_threads_batch = num_threads
+        parameters.kv_unified = True
+        parameters.no_perf = True
+        self._handle = self._library.llama_init_from_model(model.handle, parameters)
+        if not self._handle:
+            reason = backend.last_error("not enough memory?")
+            raise ModelFailed(f"cannot make a context of {context_length} tokens: {reason}")
+        self._memory = self._library.llama_get_memory(self._handle)
+        self._decode = self._library.llama_decode
+        self.context_length = int(self._library.llama_n_ctx(self._handle))
+        self.batch = Batch(BATCH_TOKENS, num_sequences)
+
+    @property
+    def handle(self) -> int:
+        return int(self._handle)
+
+    def decode(self) -> None:
+        """Runs the batch. Raises `KVCacheFull` (recoverable) or `DecodeFailed`."""
+        native = self.batch.native
+        native.n_tokens = self.batch.size
+        code = self._decode(self._handle, native)
+        if code == 1:
+            raise KVCacheFull
+        if code != 0:
+            raise DecodeFailed(f"llama_decode returned {code}: {backend.last_error('no reason given')}")
+
+    def forget(self, sequence: int) -> None:
+        """Frees every cell of a sequence."""
+        self._library.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def share_prefix(self, source: int, target: int, length: int) -> bool:
+        """Lets `target` start with the first `length` cells of `source`; False where they are no longer all there."""
+        if self._library.llama_memory_seq_pos_min(self._memory, source) != 0:
+            return False
+        self._library.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        return True
+
+    def set_num_threads(self, count: int) -> None:
+        """Legal between decodes."""
+        self._library.llama_set_n_threads(self._handle, count, count)

@@ -1,0 +1,67 @@
+"""Opens libllama and libggml from our own folder and makes their functions callable.
+
+Two ways to call: long calls (decode, load, tokenize) release the interpreter lock; all others keep it (`PyDLL`),
+because a short call that gives the lock away can wait a whole switch interval to get it back.
+"""
+
+import ctypes as c
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from shimmy.worker.llama import abi
+
+FOLDER = Path(__file__).resolve().parents[2] / "native"
+
+_LONG_CALLS = {
+    "llama_model_load_from_file",
+    "llama_model_load_from_splits",
+    "llama_init_from_model",
+    "llama_decode",
+    "llama_tokenize",
+}
+
+# ggml-backend.h and ggml-backend-impl.h, which llama-cpp-python does not bind
+_GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_backend_load": (c.c_void_p, (c.c_char_p,)),
+    "ggml_backend_dev_count": (c.c_size_t, ()),
+    "ggml_backend_dev_get": (c.c_void_p, (c.c_size_t,)),
+    "ggml_backend_dev_name": (c.c_char_p, (c.c_void_p,)),
+    "ggml_backend_dev_description": (c.c_char_p, (c.c_void_p,)),
+    "ggml_backend_dev_type": (c.c_int, (c.c_void_p,)),
+    "ggml_backend_dev_memory": (None, (c.c_void_p, c.c_void_p, c.c_void_p)),
+    "ggml_backend_dev_backend_reg": (c.c_void_p, (c.c_void_p,)),
+    "ggml_backend_reg_name": (c.c_char_p, (c.c_void_p,)),
+    "ggml_backend_reg_get_proc_address": (c.c_void_p, (c.c_void_p, c.c_char_p)),
+}
+
+
+class Library:
+    """One shared library whose prototypes are made on first use."""
+
+    def __init__(self, path: Path, prototypes: dict[str, tuple[Any, tuple[Any, ...]]]) -> None:
+        self._path = str(path)
+        self._prototypes = prototypes
+        self._short = c.PyDLL(self._path, mode=c.RTLD_GLOBAL)
+
+    def __getattr__(self, name: str) -> Any:
+        prototype = self._prototypes.get(name)
+        if prototype is None:
+            raise AttributeError(f"{name} is not bound")
+        library = c.CDLL(self._path) if name in _LONG_CALLS else self._short
+        function = getattr(library, name)
+        function.restype, function.argtypes = prototype
+        setattr(self, name, function)
+        return function
+
+
+@cache
+def ggml() -> Library:
+    """libggml, by the SONAME that libllama links: a second copy would have its own, empty, backend registry."""
+    return Library(FOLDER / "libggml.so.0", _GGML_PROTOTYPES)
+
+
+@cache
+def llama() -> Library:
+    """libllama; raises `OSError` when the native libraries were never built."""
+    return Library(FOLDER / "libllama.so.0", abi.PROTOTYPES)

@@ -1,0 +1,161 @@
+"""A loaded model: its vocabulary and facts. It knows nothing of contexts or sequences.
+
+Every argument that would make llama.cpp abort() is checked here first: token ids, UTF-8, text length.
+"""
+
+import ctypes as c
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
+from shimmy.worker.llama import abi, backend
+from shimmy.worker.llama.library import llama
+
+MAX_TEXT_BYTES = 4 << 20
+_PROGRESS_INTERVAL_SECONDS = 0.05
+_PIECE_BYTES = 512
+
+
+class Model:
+    """One model file in memory. Tokenizing is safe from any thread; everything else belongs to the loading thread."""
+
+    def __init__(self, paths: list[str], on_progress: Callable[[float], None]) -> None:
+        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason."""
+        self._library = llama()
+        self._handle = _load(paths, on_progress)
+        self._vocab = self._library.llama_model_get_vocab(self._handle)
+        self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocab))
+        self._pieces: dict[int, bytes | None] = {}
+        self._buffer = c.create_string_buffer(_PIECE_BYTES)
+        if self._library.llama_model_has_encoder(self._handle) and not self._library.llama_model_has_decoder(
+            self._handle
+        ):
+            raise ModelInvalid("the model is an encoder and cannot generate text")
+
+    @property
+    def handle(self) -> int:
+        return self._handle
+
+    @property
+    def training_context_length(self) -> int:
+        return int(self._library.llama_model_n_ctx_train(self._handle))
+
+    @property
+    def num_parameters(self) -> int:
+        return int(self._library.llama_model_n_params(self._handle))
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self._library.llama_model_size(self._handle))
+
+    @property
+    def can_share_prefix(self) -> bool:
+        """Whether part of a sequence's memory can be copied: not the state of a recurrent layer."""
+        recurrent = self._library.llama_model_is_recurrent(self._handle)
+        return not (recurrent or self._library.llama_model_is_hybrid(self._handle))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template the file carries (tokenizer.chat_template)."""
+        text = self._library.llama_model_chat_template(self._handle, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(self._library.llama_vocab_get_add_bos(self._vocab))
+
+    @property
+    def bos_token(self) -> int | None:
+        return self._checked(self._library.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_token(self) -> int | None:
+        return self._checked(self._library.llama_vocab_eos(self._vocab))
+
+    def _checked(self, token: int) -> int | None:
+        """A file may name any id as its eos; only one inside the vocabulary may reach llama.cpp again."""
+        return int(token) if 0 <= token < self.vocabulary_size else None
+
+    def text_of(self, token: int | None) -> str:
+        """A special token as templates spell it, e.g. "<s>"; empty for None."""
+        return self._convert(token, special=True).decode("utf-8", "replace") if token is not None else ""
+
+    def piece(self, token: int) -> bytes | None:
+        """The bytes that a token adds to the text (empty for control tokens); None ends the generation."""
+        try:
+            return self._pieces[token]
+        except KeyError:
+            self._require_token(token)
+            ends = self._library.llama_vocab_is_eog(self._vocab, token)
+            piece = self._pieces[token] = None if ends else self._convert(token, special=False)
+            return piece
+
+    def check_tokens(self, tokens: list[int]) -> None:
+        """Raises `RequestError` for an id outside the vocabulary."""
+        for token in tokens:
+            self._require_token(token)
+
+    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids of `text`; special tokens spelled in it become single tokens. Slow for megabytes of one letter."""
+        data = _utf8(text)
+        if len(data) > MAX_TEXT_BYTES:
+            raise TooLarge(f"the prompt has {len(data)} bytes; at most {MAX_TEXT_BYTES} are tokenized", param="prompt")
+        capacity = len(data) // 2 + 16
+        while True:
+            tokens = (c.c_int32 * capacity)()
+            count = self._library.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, True)
+            if count >= 0:
+                return tokens[:count]
+            if count == -(2**31):
+                raise TooLarge("the prompt has too many tokens to count", param="prompt")
+            capacity = -count
+
+    def _require_token(self, token: int) -> None:
+        if not 0 <= token < self.vocabulary_size:
+            raise RequestError(f"token id {token} is outside the vocabulary of {self.vocabulary_size}", param="prompt")
+
+    def _convert(self, token: int, *, special: bool) -> bytes:
+        size = self._library.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, special)
+        if size < 0:
+            self._buffer = c.create_string_buffer(-size)
+            return self._convert(token, special=special)
+        return self._buffer.raw[:size]
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the prompt is not valid Unicode: {error.reason}", param="prompt") from error
+
+
+def _load(paths: list[str], on_progress: Callable[[float], None]) -> int:
+    library = llama()
+    parameters = library.llama_model_default_params()
+    callback = _throttled(on_progress)
+    parameters.progress_callback = c.cast(callback, c.c_void_p)
+    if len(paths) == 1:
+        handle = library.llama_model_load_from_file(os.fsencode(paths[0]), parameters)
+    else:
+        names = (c.c_char_p * len(paths))(*(os.fsencode(path) for path in paths))
+        handle = library.llama_model_load_from_splits(names, len(paths), parameters)
+    if not handle:
+        raise ModelInvalid(backend.last_error("llama.cpp could not load the file"))
+    return int(handle)
+
+
+def _throttled(on_progress: Callable[[float], None]) -> Any:
+    """llama.cpp calls back for every tensor; a frame for each would cost more than the tensors."""
+    last_at = time.monotonic()
+
+    def report(fraction: float, _data: object) -> bool:
+        nonlocal last_at
+        now = time.monotonic()
+        if now - last_at >= _PROGRESS_INTERVAL_SECONDS:
+            last_at = now
+            on_progress(fraction)
+        return True
+
+    return abi.llama_progress_callback(report)

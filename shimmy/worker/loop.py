@@ -1,0 +1,171 @@
+"""The step loop: schedule, decode, sample, emit. Runs on the step thread, which alone touches the llama context.
+
+It takes commands from one queue, which the intake thread fills, and sends one frame of events per step. It knows
+tokens, never text that was not made of them, and no process or pipe.
+"""
+
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
+
+import msgspec
+
+from shimmy.core.errors import Fault, ShimmyError
+from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta
+from shimmy.core.ipc import Abort, Events, Pause, Resume
+from shimmy.core.request import Sampling
+from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
+from shimmy.worker.scheduler import Memory, Scheduler
+from shimmy.worker.sequence import Request, Sequence, TokenSampler
+from shimmy.worker.threads import ThreadGovernor
+
+
+class Context(Memory, Protocol):
+    """What the loop needs of a context (worker/llama/context.py is the real one)."""
+
+    @property
+    def handle(self) -> int: ...
+    def decode(self) -> None: ...
+    def set_num_threads(self, count: int) -> None: ...
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """The server is gone or wants the worker to end."""
+
+
+Command = Request | Failed | Abort | Pause | Resume | Closed
+MakeSampler = Callable[[Sampling, Request, int], TokenSampler]
+
+
+class Loop:
+    """Owns the scheduler and the events of the current step."""
+
+    def __init__(
+        self,
+        context: Context,
+        scheduler: Scheduler,
+        governor: ThreadGovernor,
+        commands: "SimpleQueue[Command]",
+        send: Callable[[Events], None],
+        piece: Callable[[int], bytes | None],
+        make_sampler: MakeSampler,
+    ) -> None:
+        """`piece` gives a token's bytes, None for one that ends the generation."""
+        self._context = context
+        self._scheduler = scheduler
+        self._governor = governor
+        self._commands = commands
+        self._send = send
+        self._piece = piece
+        self._make_sampler = make_sampler
+        self._events: list[Event] = []
+        self._open = True
+
+    def run(self) -> None:
+        """Steps until `Closed` arrives."""
+        idle = False
+        while self._open:
+            self._receive(wait=idle)
+            idle = not self.step()
+            self._emit()
+
+    def step(self) -> bool:
+        """One decode for everybody who has something to compute; False when nobody has."""
+        for sequence in self._scheduler.admit(time.monotonic()):
+            self._prepare(sequence)
+        sampled = self._scheduler.fill_batch()
+        if not self._context.batch.size:
+            return False
+        try:
+            self._decode()
+        except KVCacheFull:
+            if not self._scheduler.preempt():
+                self._fail_batch(ShimmyError("the KV cache cannot hold one sequence").fault())
+            return True
+        except DecodeFailed as error:
+            self._fail_batch(error.fault())
+            return True
+        self._scheduler.commit()
+        for sequence, row in sampled:
+            self._sample(sequence, row)
+        return True
+
+    def _receive(self, *, wait: bool) -> None:
+        commands = self._commands
+        if wait:
+            self._apply(commands.get())
+        while not commands.empty():
+            self._apply(commands.get())
+
+    def _apply(self, command: Command) -> None:
+        match command:
+            case Request():
+                self._events.append(Accepted(command.id, len(command.prompt)))
+                self._scheduler.add(command)
+            case Failed():
+                self._events.append(command)
+            case Abort(id):
+                self._scheduler.abort(id)
+            case Pause(id):
+                self._scheduler.set_paused(id, True)
+            case Resume(id):
+                self._scheduler.set_paused(id, False)
+            case Closed():
+                self._open = False
+
+    def _prepare(self, sequence: Sequence) -> None:
+        request = sequence.request
+        sequence.sampler = self._make_sampler(request.generation.sampling, request, sequence.index)
+
+    def _decode(self) -> None:
+        batch = self._context.batch
+        only_decoding = batch.size == self._scheduler.num_planned
+        started_at = time.monotonic()
+        self._context.decode()
+        if only_decoding:
+            before = self._governor.num_threads
+            after = self._governor.observe(batch.size, time.monotonic() - started_at)
+            if after != before:
+                self._context.set_num_threads(after)
+
+    def _sample(self, sequence: Sequence, row: int) -> None:
+        assert sequence.sampler is not None
+        token = sequence.sampler.sample(self._context.handle, row)
+        if sequence.first_token_at is None:
+            sequence.first_token_at = time.monotonic()
+        piece = self._piece(token)
+        if piece is None:
+            self._finish(sequence, "stop")
+            return
+        sequence.tokens.append(token)
+        text, stop = sequence.text.push(piece)
+        if text:
+            self._events.append(TextDelta(sequence.request.id, sequence.index, text))
+        if stop is not None:
+            self._finish(sequence, "stop", stop)
+        elif self._is_full(sequence):
+            self._finish(sequence, "length")
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        limit = sequence.request.generation.max_tokens
+        reached = limit is not None and sequence.num_generated >= limit
+        return reached or len(sequence.tokens) >= self._context.context_length
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, stop: str | None = None) -> None:
+        request_id, index = sequence.request.id, sequence.index
+        if stop is None and (held := sequence.text.flush()):
+            self._events.append(TextDelta(request_id, index, held))
+        timings = sequence.timings(time.monotonic())
+        self._events.append(Finished(request_id, index, reason, sequence.usage(), timings, stop))
+        self._scheduler.finish(sequence)
+
+    def _fail_batch(self, fault: Fault) -> None:
+        for request in self._scheduler.batch_requests():
+            self._events.append(Failed(request.id, fault))
+            self._scheduler.abort(request.id)
+
+    def _emit(self) -> None:
+        if self._events:
+            self._send(Events(self._events))
+            self._events = []

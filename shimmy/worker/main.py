@@ -1,0 +1,67 @@
+"""The hidden `_worker` command: one process, one model, frames on stdin and stdout.
+
+The main thread loads the model and then is the step thread; the intake thread starts once there is a model to
+tokenize for. Everything native is imported after the process has entered its sandbox.
+"""
+
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+
+from shimmy.core import ipc
+from shimmy.core.errors import ModelFailed, ShimmyError
+from shimmy.worker import channel, sandbox
+
+# A step hands the interpreter lock to the intake thread at most this long at a time (default 5 ms).
+_SWITCH_INTERVAL_SECONDS = 0.0005
+
+
+def main() -> int:
+    """Serves until the server closes the pipe. Exit codes: 0 after a clean end, 1 when the model would not load."""
+    receiving, sending = channel.take_over_stdio()
+    sandbox.enter()
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    messages = channel.receive(receiving)
+    send = channel.Sender(sending)
+    code = 0
+    match next(messages, None):
+        case ipc.ListDevices():
+            _list_devices(send)
+        case ipc.Load(paths, options):
+            code = _serve(paths, options, messages, send)
+        case None:
+            pass
+        case other:
+            sys.exit(f"the first message was {type(other).__name__}")
+    # Nothing in llama.cpp needs a tidy end, and the system frees memory faster than destructors do.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _list_devices(send: channel.Sender) -> None:
+    from shimmy.worker.llama import backend
+
+    send(backend.devices())
+
+
+def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> int:
+    from shimmy.worker.engine import Engine
+
+    started_at = time.monotonic()
+    try:
+        engine = Engine(paths, options, lambda fraction: send(ipc.LoadProgress(fraction)))
+    except ShimmyError as error:
+        send(ipc.LoadFailed(error.fault()))
+        return 1
+    except OSError as error:
+        send(ipc.LoadFailed(ModelFailed(f"the native library cannot be opened: {error}").fault()))
+        return 1
+    send(engine.facts(time.monotonic() - started_at))
+    gc.collect()
+    gc.freeze()
+    engine.run(messages, send)
+    return 0

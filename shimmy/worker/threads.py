@@ -1,0 +1,93 @@
+"""How many threads decode. ggml's threads wait for each other several hundred times per step, so when another process
+takes a core, a step on all cores can be many times slower than one on a core less.
+
+The governor watches the time of decode steps. It only ever trusts comparisons it made itself: a change is tried for a
+few steps and kept if those were faster. It tries one when steps become slow against their running minimum, and now and
+then all the same, since a machine may have been busy from the start or quiet again.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from statistics import median
+
+SLOW_FACTOR = 2.0
+WINDOW_STEPS = 5
+TRIAL_STEPS = 3
+# A trial downwards must win clearly; upwards a tie is a win, since more threads is the normal state.
+KEEP_BELOW = 0.9
+FIRST_PROBE_SECONDS = 1.0
+LONGEST_PROBE_SECONDS = 16.0
+# The best step time ages, as a longer context makes steps slower without anybody competing.
+BASELINE_DRIFT = 1.002
+
+
+class _State(Enum):
+    STEADY = "steady"
+    TRYING_FEWER = "trying fewer"
+    TRYING_MORE = "trying more"
+
+
+class ThreadGovernor:
+    """Decides the thread count from observed step times. Owns nothing native: `observe` returns what to set."""
+
+    def __init__(self, max_threads: int, clock: Callable[[], float]) -> None:
+        self.num_threads = max_threads
+        self._max_threads = max_threads
+        self._clock = clock
+        self._state = _State.STEADY
+        self._num_rows = 0
+        self._recent: list[float] = []
+        self._before_trial = 0.0
+        self._baseline: dict[tuple[int, int], float] = {}
+        self._probe_seconds = FIRST_PROBE_SECONDS
+        self._probe_at = 0.0
+
+    def observe(self, num_rows: int, seconds: float) -> int:
+        """Takes one decode step of `num_rows` rows; returns the thread count for the next one."""
+        if num_rows != self._num_rows:
+            self._num_rows = num_rows
+            self._recent.clear()
+        self._recent.append(seconds)
+        if self._state is _State.STEADY:
+            self._watch(seconds)
+        elif len(self._recent) >= TRIAL_STEPS:
+            self._judge()
+        return self.num_threads
+
+    def _watch(self, seconds: float) -> None:
+        key = (self.num_threads, self._num_rows)
+        baseline = min(seconds, self._baseline.get(key, seconds) * BASELINE_DRIFT)
+        self._baseline[key] = baseline
+        del self._recent[:-WINDOW_STEPS]
+        if len(self._recent) < WINDOW_STEPS:
+            return
+        due = self._clock() >= self._probe_at
+        if due and self.num_threads < self._max_threads:
+            self._try(self.num_threads + 1, _State.TRYING_MORE)
+        elif self.num_threads > 1 and (due or median(self._recent) > SLOW_FACTOR * baseline):
+            self._try(self.num_threads - 1, _State.TRYING_FEWER)
+
+    def _try(self, num_threads: int, state: _State) -> None:
+        self._before_trial = median(self._recent)
+        self._recent.clear()
+        self._state = state
+        self.num_threads = num_threads
+
+    def _judge(self) -> None:
+        seconds = median(self._recent)
+        if self._state is _State.TRYING_FEWER:
+            kept = seconds < KEEP_BELOW * self._before_trial
+            back = self.num_threads + 1
+        else:
+            kept = seconds <= self._before_trial
+            back = self.num_threads - 1
+        if kept:
+            self._probe_seconds = FIRST_PROBE_SECONDS
+        else:
+            self.num_threads = back
+            self._probe_seconds = min(self._probe_seconds * 2, LONGEST_PROBE_SECONDS)
+            # If steps had become slow, then of themselves: that is what normal means now.
+            self._baseline[(back, self._num_rows)] = self._before_trial
+        self._probe_at = self._clock() + self._probe_seconds
+        self._state = _State.STEADY
+        self._recent.clear()
