@@ -33,7 +33,7 @@ class Engine:
         self._num_threads = options.num_threads or num_usable_cores()
         self._context = Context(
             model,
-            context_length=options.context_length or min(model.training_context_length, DEFAULT_CONTEXT_LENGTH),
+            context_length=_context_length(options.context_length, model.training_context_length),
             num_sequences=options.num_sequences,
             num_threads=self._num_threads,
         )
@@ -80,3 +80,9 @@ class Engine:
         sampler = Sampler(sampling, self._model.vocabulary_size, self._context.context_length, choice)
         sampler.observe_prompt(request.prompt.tolist())
         return sampler
+
+
+def _context_length(wanted: int | None, trained: int) -> int:
+    """At most what the model was trained for, where its file says so: it answers nonsense beyond that."""
+    length = wanted or DEFAULT_CONTEXT_LENGTH
+    return min(length, trained) if trained > 0 else length

@@ -46,7 +46,7 @@ class ThreadGovernor:
         """Takes one decode step of `num_rows` rows; returns the thread count for the next one."""
         if num_rows != self._num_rows:
             self._num_rows = num_rows
-            self._recent.clear()
+            self._give_up_trial()
         self._recent.append(seconds)
         if self._state is _State.STEADY:
             self._watch(seconds)
@@ -72,6 +72,15 @@ class ThreadGovernor:
         self._recent.clear()
         self._state = state
         self.num_threads = num_threads
+
+    def _give_up_trial(self) -> None:
+        """Steps of different batches cannot be compared."""
+        if self._state is _State.TRYING_FEWER:
+            self.num_threads += 1
+        elif self._state is _State.TRYING_MORE:
+            self.num_threads -= 1
+        self._state = _State.STEADY
+        self._recent.clear()
 
     def _judge(self) -> None:
         seconds = median(self._recent)

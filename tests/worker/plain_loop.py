@@ -1,0 +1,31 @@
+"""The plain, one-sequence loop: prefill, then one token at a time. What the batching loop must equal, byte for byte."""
+
+import array
+
+from shimmy.core.request import Sampling
+from shimmy.worker.llama.context import BATCH_TOKENS, Context
+from shimmy.worker.llama.model import Model
+from shimmy.worker.llama.sampler import Sampler
+
+
+def generate(model: Model, context: Context, prompt: list[int], max_tokens: int, sampling: Sampling) -> bytes:
+    sampler = Sampler(sampling, model.vocabulary_size, context.context_length, 0)
+    sampler.observe_prompt(prompt)
+    batch, text, row = context.batch, b"", 0
+    for start in range(0, len(prompt), BATCH_TOKENS):
+        chunk = array.array("i", prompt[start : start + BATCH_TOKENS])
+        batch.clear()
+        row = batch.add(0, chunk, start, logits=start + len(chunk) == len(prompt))
+        context.decode()
+    for position in range(len(prompt), len(prompt) + max_tokens):
+        token = sampler.sample(context.handle, row)
+        piece = model.piece(token)
+        if piece is None:
+            break
+        text += piece
+        batch.clear()
+        row = batch.add(0, array.array("i", [token]), position, logits=True)
+        context.decode()
+    context.forget(0)
+    sampler.free()
+    return text

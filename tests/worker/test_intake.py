@@ -1,0 +1,76 @@
+"""The intake turns frames into commands, and nothing that arrives can end it but the end of the pipe."""
+
+import os
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+
+from shimmy.core import ipc
+from shimmy.core.errors import RequestError
+from shimmy.core.events import Failed
+from shimmy.core.request import Generation, Text
+from shimmy.worker import channel
+from shimmy.worker.intake import Intake
+from shimmy.worker.loop import Closed, Command
+from shimmy.worker.prompt import Prompter
+from shimmy.worker.sequence import Request
+
+
+class FakePrompter(Prompter):
+    def __init__(self) -> None:
+        pass
+
+    def prepare(self, generation: Generation) -> Request:
+        assert isinstance(generation.prompt, Text)
+        if generation.prompt.text == "wrong":
+            raise RequestError("no", param="prompt")
+        if generation.prompt.text == "bug":
+            raise ZeroDivisionError("secret")
+        return Request(generation, [1, 2], [], 0.0)
+
+
+def generate(text: str) -> ipc.Generate:
+    return ipc.Generate(Generation(id=text, model="m", prompt=Text(text)))
+
+
+def commands_for(messages: Iterator[ipc.ToWorker]) -> list[Command]:
+    queue: SimpleQueue[Command] = SimpleQueue()
+    Intake(messages, FakePrompter(), queue).run()
+    return [queue.get() for _ in range(queue.qsize())]
+
+
+def test_messages_become_commands_in_order() -> None:
+    request, abort, closed = commands_for(iter([generate("ok"), ipc.Abort("ok")]))
+    assert isinstance(request, Request) and request.id == "ok"
+    assert abort == ipc.Abort("ok")
+    assert closed == Closed()
+
+
+def test_errors_fail_their_request_and_reveal_nothing() -> None:
+    wrong, bug, fine, _ = commands_for(iter([generate("wrong"), generate("bug"), generate("ok")]))
+    assert isinstance(wrong, Failed) and wrong.fault.param == "prompt"
+    assert isinstance(bug, Failed) and "secret" not in bug.fault.message
+    assert isinstance(fine, Request)
+
+
+def test_a_broken_frame_ends_the_worker() -> None:
+    receiving, sending = os.pipe()
+    os.write(sending, ipc.encode(generate("ok")) + b"\x04\x00\x00\x00junk")
+    os.close(sending)
+    try:
+        assert [type(command) for command in commands_for(channel.receive(receiving))] == [Request, Closed]
+    finally:
+        os.close(receiving)
+
+
+def test_a_frame_longer_than_the_pipe_arrives_whole() -> None:
+    receiving, sending = os.pipe()
+    message = ipc.LoadFailed(RequestError("x" * 300_000).fault())
+    writer = threading.Thread(target=lambda: (channel.Sender(sending)(message), os.close(sending)))
+    writer.start()
+    reader, found = ipc.FrameReader(ipc.FromWorker), []
+    while data := os.read(receiving, 65536):
+        found += list(reader.feed(data))
+    writer.join()
+    os.close(receiving)
+    assert found == [message]
