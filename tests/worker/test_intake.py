@@ -66,7 +66,12 @@ def test_a_broken_frame_ends_the_worker() -> None:
 def test_a_frame_longer_than_the_pipe_arrives_whole() -> None:
     receiving, sending = os.pipe()
     message = ipc.LoadFailed(RequestError("x" * 300_000).fault())
-    writer = threading.Thread(target=lambda: (channel.Sender(sending)(message), os.close(sending)))
+
+    def send() -> None:
+        channel.Sender(sending)(message)
+        os.close(sending)
+
+    writer = threading.Thread(target=send)
     writer.start()
     reader, found = ipc.FrameReader(ipc.FromWorker), []
     while data := os.read(receiving, 65536):
