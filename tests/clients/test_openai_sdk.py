@@ -1,0 +1,120 @@
+"""The official OpenAI SDK against the real program and the real demo model."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+
+from tests.program import DEMO_ID, Program
+
+pytestmark = pytest.mark.model
+
+TOKYO: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
+
+
+@pytest.fixture
+def client(server: Program) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+
+
+def test_models_are_listed_with_their_template_source(client: OpenAI) -> None:
+    (model,) = client.models.list()
+    assert model.id == DEMO_ID
+    assert model.model_extra is not None and model.model_extra["template_source"] == "gguf"
+    assert client.models.retrieve(DEMO_ID).id == DEMO_ID
+
+
+def test_a_chat_is_answered_with_real_counts(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model=DEMO_ID, messages=TOKYO, temperature=0, max_tokens=30)
+    assert answer.choices[0].message.content == "The capital of Japan is Tokyo."
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.model == DEMO_ID
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (37, 7)
+
+
+def test_a_stream_has_the_same_text_and_ends_properly(client: OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=DEMO_ID,
+            messages=TOKYO,
+            temperature=0,
+            max_completion_tokens=30,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "The capital of Japan is Tokyo."
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 44
+
+
+def test_a_cut_answer_says_length(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model=DEMO_ID, messages=TOKYO, temperature=0, max_tokens=3)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None and answer.usage.completion_tokens == 3
+
+
+def test_choices_seed_and_stop(client: OpenAI) -> None:
+    fields: Any = {"model": DEMO_ID, "messages": TOKYO, "n": 3, "seed": 5, "temperature": 1.5, "max_tokens": 12}
+    first, second = (client.chat.completions.create(**fields, stop=["."]) for _ in range(2))
+    texts = [choice.message.content for choice in first.choices]
+    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    assert len(texts) == 3 and not any("." in (text or "") for text in texts)
+    assert texts[0] == second.choices[0].message.content
+
+
+def test_completions_take_text_tokens_and_several_prompts(client: OpenAI) -> None:
+    answer = client.completions.create(model=DEMO_ID, prompt=["One, two,", "A, B,"], max_tokens=4, temperature=0)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert "three" in answer.choices[0].text and "C" in answer.choices[1].text
+    by_tokens = client.completions.create(model=DEMO_ID, prompt=[504, 7, 1270], max_tokens=2)
+    assert by_tokens.usage is not None and by_tokens.usage.prompt_tokens == 3
+
+
+def test_a_streamed_completion(client: OpenAI) -> None:
+    chunks = client.completions.create(model=DEMO_ID, prompt="One, two,", max_tokens=4, temperature=0, stream=True)
+    assert "three" in "".join(chunk.choices[0].text for chunk in chunks)
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_counts(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model=DEMO_ID, messages=[{"role": "user", "content": "word " * 4000}])
+    assert caught.value.code == "context_length_exceeded"
+    assert caught.value.param == "messages"
+    assert "2048" in str(caught.value) and "40" in str(caught.value)
+
+
+def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(client: OpenAI) -> None:
+    with pytest.raises(NotFoundError, match=DEMO_ID) as caught:
+        client.chat.completions.create(model="no/such:model", messages=TOKYO)
+    assert caught.value.code == "model_not_found"
+
+
+def test_many_streams_at_once_each_get_their_own_answer(server: Program) -> None:
+    capitals = {"Japan": "Tokyo", "Germany": "Berlin", "Egypt": "Cairo", "England": "London", "China": "Beijing"}
+
+    async def ask(client: AsyncOpenAI, country: str) -> str:
+        messages: Any = [{"role": "user", "content": f"What is the capital of {country}?"}]
+        stream = await client.chat.completions.create(
+            model=DEMO_ID, messages=messages, temperature=0, max_tokens=20, stream=True
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def ask_all() -> list[str]:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+            return await asyncio.gather(*(ask(client, country) for country in capitals))
+
+    for answer, capital in zip(asyncio.run(ask_all()), capitals.values(), strict=True):
+        assert capital in answer
+
+
+def test_a_wrong_field_is_named(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model=DEMO_ID, messages=TOKYO, temperature=-1)
+    assert caught.value.param == "temperature"
