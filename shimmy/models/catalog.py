@@ -1,0 +1,64 @@
+"""The models there are: owns the current listing. Knows files and headers, not workers.
+
+A rescan replaces the listing as a whole, so readers on other threads see the old one or the new one.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+
+from shimmy.core.errors import ModelInvalid, ModelNotFound
+from shimmy.models.discovery import Source
+from shimmy.models.facts import Facts
+from shimmy.models.listing import Listing, Model, scan
+
+__all__ = ["Catalog", "Facts", "Model"]
+
+_MAX_NAMES_IN_MESSAGE = 50
+
+
+class Catalog:
+    """Cheap to make; empty until the first `refresh`."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
+        self._listing = Listing()
+        self._refreshing = threading.Lock()
+
+    def refresh(self) -> None:
+        """Scans again, which blocks; only the headers of new and changed files are read."""
+        with self._refreshing:
+            self._listing = scan(self._sources, self._listing.inspections)
+
+    def models(self) -> list[Model]:
+        """Sorted by id, those that cannot be served included."""
+        return sorted(self._listing.models.values(), key=lambda model: model.id)
+
+    def find(self, name: str) -> Model:
+        """The model that `name` leads to: an id, however spelled and without `:latest`, or another name of its file.
+
+        Raises `ModelNotFound`, or `ModelInvalid` for one that cannot be served.
+        """
+        model = self._listing.find(name)
+        if model is None:
+            raise ModelNotFound(f"the model {name[:200]!r} does not exist; {self._available()}", param="model")
+        if model.invalid:
+            raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
+        return model
+
+    def searched(self) -> list[str]:
+        """The places that are looked in, each with what is wrong with it."""
+        return [f"{source.label}: {source.place}{_trouble(source.place)}" for source in self._sources]
+
+    def _available(self) -> str:
+        ids = [model.id for model in self.models() if not model.invalid]
+        if not ids:
+            return "no models were found on this machine"
+        more = f" and {len(ids) - _MAX_NAMES_IN_MESSAGE} more" if len(ids) > _MAX_NAMES_IN_MESSAGE else ""
+        return f"there is {', '.join(ids[:_MAX_NAMES_IN_MESSAGE])}{more}"
+
+
+def _trouble(place: str) -> str:
+    if not os.path.exists(place):
+        return " (does not exist)"
+    return "" if os.access(place, os.R_OK) else " (not readable)"

@@ -1,0 +1,85 @@
+"""What a model's headers say about it, read once per version of its files."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from shimmy.core.errors import ModelInvalid
+from shimmy.models.gguf import Header, Kind, check_servable, kind_of, num_tokens, read_header
+
+# llama.h enum llama_ftype without the "MOSTLY"; the missing numbers were withdrawn.
+_FILE_TYPES = dict(enumerate("F32 F16 Q4_0 Q4_1".split()))
+_FILE_TYPES |= dict(enumerate("Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K".split(), 7))
+_FILE_TYPES |= dict(enumerate("IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S".split(), 19))
+_FILE_TYPES |= dict(enumerate("IQ2_M IQ4_XS IQ1_M BF16".split(), 29))
+_FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36))
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"."""
+
+    architecture: str | None
+    name: str | None
+    quantization: str | None
+    num_parameters: int
+    context_length: int | None
+    num_layers: int | None
+    embedding_length: int | None
+    vocabulary_size: int | None
+    has_chat_template: bool
+    tokenizer_model: str | None
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """The outcome of reading headers. `lasting` is False when another try may end differently."""
+
+    kind: Kind
+    facts: Facts | None
+    invalid: str | None
+    lasting: bool = True
+
+
+def inspect(paths: Sequence[str]) -> Inspection:
+    """Never raises: what is wrong with the files is part of the outcome."""
+    headers: list[Header] = []
+    try:
+        for path in paths:
+            headers.append(read_header(path))
+    except ModelInvalid as error:
+        which = f"shard {len(headers) + 1}: " if len(paths) > 1 else ""
+        return Inspection("model", None, which + error.message, not isinstance(error.__cause__, OSError))
+    try:
+        check_servable(headers)
+    except ModelInvalid as error:
+        return Inspection(kind_of(headers), _facts_of(headers), error.message)
+    return Inspection("model", _facts_of(headers), None)
+
+
+def _facts_of(headers: Sequence[Header]) -> Facts:
+    first = headers[0]
+    architecture = first.architecture
+    return Facts(
+        architecture=architecture,
+        name=first.text("general.name"),
+        quantization=_quantization(headers),
+        num_parameters=sum(header.num_parameters for header in headers),
+        context_length=first.integer(f"{architecture}.context_length"),
+        num_layers=first.integer(f"{architecture}.block_count"),
+        embedding_length=first.integer(f"{architecture}.embedding_length"),
+        vocabulary_size=num_tokens(first.metadata),
+        has_chat_template="tokenizer.chat_template" in first.metadata,
+        tokenizer_model=first.text("tokenizer.ggml.model"),
+    )
+
+
+def _quantization(headers: Sequence[Header]) -> str | None:
+    """What the file calls itself, else the type that most of its parameters have."""
+    file_type = headers[0].integer("general.file_type")
+    if file_type in _FILE_TYPES:
+        return _FILE_TYPES[file_type]
+    weights: Counter[str] = Counter()
+    for header in headers:
+        for tensor in header.tensors:
+            weights[tensor.type] += tensor.num_elements
+    return weights.most_common(1)[0][0] if weights else None

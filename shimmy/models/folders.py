@@ -1,0 +1,158 @@
+"""GGUF files in folders, however the folders are arranged. Looks at names and kinds of files only, never into them."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from shimmy.models.names import name_of_file, printable, shards_of
+
+MAX_DEPTH = 8
+MAX_ENTRIES = 100_000
+
+log = logging.getLogger("shimmy.models")
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A model's file, or all its shards in order. `reason` says why it cannot be served, if that is known already."""
+
+    name: str
+    paths: tuple[str, ...]
+    reason: str | None = None
+
+
+class File:
+    """One file that a person named: it is listed whatever it holds, and whatever it is called."""
+
+    named = True
+
+    def __init__(self, label: str, path: str) -> None:
+        self.label = label
+        self.place = os.path.abspath(os.path.expanduser(path))
+
+    def find(self) -> Iterator[Found]:
+        if os.path.exists(self.place):
+            yield from as_models([self.place])
+
+
+class Folder:
+    """Everything that ends in `.gguf` below a folder, `depth` levels down (1 is the folder itself)."""
+
+    named = False
+
+    def __init__(self, label: str, path: str, depth: int = MAX_DEPTH) -> None:
+        self.label = label
+        self.place = os.path.abspath(os.path.expanduser(path))
+        self._depth = depth
+
+    def find(self) -> Iterator[Found]:
+        yield from as_models(gguf_files(self.place, self._depth))
+
+
+class DataFolder:
+    """The folder the operating system gives Shimmy for its data. Asked for late, as the import takes milliseconds."""
+
+    named = False
+    label = "data folder"
+
+    @property
+    def place(self) -> str:
+        from platformdirs import user_data_dir
+
+        return os.path.join(user_data_dir("shimmy", appauthor=False), "models")
+
+    def find(self) -> Iterator[Found]:
+        yield from as_models(gguf_files(self.place))
+
+
+class HuggingFaceCache:
+    """The snapshots of a Hugging Face hub cache: `models--org--name/snapshots/revision/...`."""
+
+    named = False
+    label = "Hugging Face cache"
+
+    def __init__(self, path: str) -> None:
+        self.place = os.path.abspath(os.path.expanduser(path))
+
+    def find(self) -> Iterator[Found]:
+        for entry in _entries(self.place):
+            if entry.name.startswith("models--"):
+                yield from as_models(gguf_files(os.path.join(entry.path, "snapshots")))
+
+
+def as_models(paths: Iterable[str]) -> Iterator[Found]:
+    """Groups shards; a set that is not whole is found with the reason."""
+    seen: set[str] = set()
+    for path in paths:
+        shards = shards_of(path) or [path]
+        if shards[0] in seen:
+            continue
+        seen.add(shards[0])
+        yield _found(name_of_file(path), shards)
+
+
+def _found(name: str, shards: list[str]) -> Found:
+    if any(printable(shard) != shard for shard in shards):
+        return Found(name, (), f"its path is not plain text: {printable(shards[0])}")
+    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    if missing:
+        present = tuple(shard for shard in shards if shard not in missing)
+        first = os.path.basename(missing[0])
+        return Found(name, present, f"{len(missing)} of {len(shards)} shards are missing, the first is {first}")
+    return Found(name, tuple(shards))
+
+
+def gguf_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
+    return (path for path in regular_files(root, depth) if path.lower().endswith(".gguf"))
+
+
+def regular_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
+    """Regular files in a fixed order, links followed, hidden names and unreadable folders left out."""
+    pending = [(root, 1)]
+    visited: set[tuple[int, int]] = set()
+    entries_left = MAX_ENTRIES
+    while pending:
+        folder, level = pending.pop()
+        if not _is_new(folder, visited):
+            continue
+        folders = []
+        for entry in _entries(folder):
+            entries_left -= 1
+            if entries_left < 0:
+                log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
+                return
+            if _is_folder(entry):
+                folders.append(entry.path)
+            elif os.path.isfile(entry.path):
+                yield entry.path
+        if level < depth:
+            pending += [(path, level + 1) for path in reversed(folders)]
+
+
+def _is_new(folder: str, visited: set[tuple[int, int]]) -> bool:
+    """False for a folder that was reached by another way before: links may form loops."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return False
+    key = (status.st_dev, status.st_ino)
+    new = key not in visited
+    visited.add(key)
+    return new
+
+
+def _entries(folder: str) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        log.debug("%s is not searched: %s", folder, error.strerror)
+        return []
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,304 @@
+"""A worker without a model: a real process that speaks the real frames and echoes the prompt word by word.
+
+The prompt's text is the script. A plain text is echoed, one word per step. A text that begins with "!" is an order:
+
+    !stall N            N words, then silence until aborted or released
+    !release            ends every stall: the stalled requests finish
+    !crash SIGNAL N     N words, then the process dies by that signal (SIGABRT, SIGSEGV ...)
+    !exit CODE N        N words, then the process exits
+    !garbage N          N words, then bytes that are no frame
+    !misplaced          a message that is out of place
+    !fail CODE TEXT     `Failed` instead of `Accepted`
+    !break CODE TEXT    `Failed` after two words
+    !flood N            N words of 1 KiB, heeding Pause
+    !deluge             words of 1 KiB for ever, not heeding Pause
+    !deaf               stops reading its stdin, so that the pipe fills up and a close goes unheard
+    !say TEXT           TEXT as one single delta
+    !log                which Abort, Pause and Resume came, as "abort ID pause ID ..."
+    !request            the whole Generation as JSON
+    !pid, !environment  the process id, the environment as JSON
+
+The model file, where it exists, is the script for loading, as JSON: {"load": ...} with "ready" (default), "hold" (until
+a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (never answers).
+"""
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import NoReturn
+
+import msgspec
+
+from shimmy.core import ipc
+from shimmy.core.errors import ContextOverflow, Fault
+from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta, Timings, Usage
+from shimmy.core.request import Chat, Generation, Text
+
+CONTEXT_LENGTH = 4096
+BIG_WORD = "x" * 1023 + " "
+Inbox = SimpleQueue[ipc.ToWorker | None]
+
+
+def send(message: ipc.FromWorker) -> None:
+    write(ipc.encode(message))
+
+
+def write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def die(name: str) -> NoReturn:
+    print(f"fake worker: dying by {name}", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.Signals[name])
+    while True:
+        time.sleep(1)
+
+
+def words_of(text: str) -> list[str]:
+    """The text in pieces that join to it again: "a b" is "a", " b"."""
+    pieces = text.split(" ")
+    return [piece for piece in [pieces[0], *(f" {piece}" for piece in pieces[1:])] if piece]
+
+
+def prompt_of(generation: Generation) -> tuple[str, int]:
+    """What to echo, and the number of tokens of the whole prompt: a word is a token."""
+    match generation.prompt:
+        case Chat(messages):
+            return messages[-1].content, sum(len(words_of(message.content)) for message in messages)
+        case Text(text):
+            return text, len(words_of(text))
+        case tokens:
+            return " ".join(f"t{id}" for id in tokens.ids), len(tokens.ids)
+
+
+def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
+    """The text before the first stop string in it, and which one that is."""
+    found = [(text.find(stop), stop) for stop in stops if stop in text]
+    at, stop = min(found, default=(len(text), None))
+    return text[:at], stop
+
+
+class Sequence:
+    """One request while it runs; `script` yields a word per step, or None for a step without one."""
+
+    def __init__(self, generation: Generation, num_prompt_tokens: int, text: str) -> None:
+        self.generation = generation
+        self.num_prompt_tokens = num_prompt_tokens
+        self.text, self.stop = (text, None) if text.startswith("!") else cut(text, generation.stop)
+        self.script: Iterator[str | None] = iter(())
+        self.num_tokens = 0
+        self.paused = False
+
+    def step(self) -> list[Event]:
+        if self.num_tokens == self.generation.max_tokens:
+            return self.finish("length", None)
+        try:
+            word = next(self.script)
+        except StopIteration:
+            return self.finish("stop", self.stop)
+        if word is None:
+            return []
+        self.num_tokens += 1
+        return [TextDelta(self.generation.id, index, word) for index in range(self.generation.num_choices)]
+
+    def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
+        usage = Usage(self.num_prompt_tokens, self.num_tokens)
+        timings = Timings(0.001, 0.002, 0.003)
+        choices = range(self.generation.num_choices)
+        return [Finished(self.generation.id, index, reason, usage, timings, stop) for index in choices]
+
+
+class Worker:
+    """Runs up to `num_sequences` requests side by side, the rest in the order they came."""
+
+    def __init__(self, inbox: Inbox, options: ipc.EngineOptions) -> None:
+        self.inbox = inbox
+        self.limit = options.num_sequences
+        self.context_length = options.context_length or CONTEXT_LENGTH
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[str, Sequence] = {}
+        self.log: list[str] = []
+        self.num_releases = 0
+        self.deaf = False
+
+    def run(self) -> None:
+        while True:
+            progress = self.step()
+            while not (progress and self.inbox.empty()):
+                message = self.inbox.get()
+                if message is None:
+                    os._exit(0)
+                self.receive(message)
+                progress = True
+
+    def step(self) -> bool:
+        """One word for each that runs; False when there was nothing to do."""
+        while self.waiting and len(self.running) < self.limit:
+            sequence = self.waiting.popleft()
+            self.running[sequence.generation.id] = sequence
+        events: list[Event] = []
+        for id, sequence in list(self.running.items()):
+            if not sequence.paused:
+                fresh = sequence.step()
+                events += fresh
+                if fresh and isinstance(fresh[-1], Finished | Failed):
+                    self.running.pop(id, None)
+        if events:
+            send(ipc.Events(events))
+        return bool(events)
+
+    def receive(self, message: ipc.ToWorker) -> None:
+        match message:
+            case ipc.Generate(generation):
+                self.accept(generation)
+            case ipc.Abort(id):
+                self.log += ["abort", id]
+                self.running.pop(id, None)
+                self.waiting = deque(sequence for sequence in self.waiting if sequence.generation.id != id)
+            case ipc.Pause(id) | ipc.Resume(id):
+                self.log += [type(message).__name__.lower(), id]
+                if id in self.running:
+                    self.running[id].paused = isinstance(message, ipc.Pause)
+
+    def accept(self, generation: Generation) -> None:
+        text, num_tokens = prompt_of(generation)
+        if num_tokens > self.context_length:
+            error = ContextOverflow(
+                f"the prompt has {num_tokens} tokens, the context {self.context_length}",
+                num_prompt_tokens=num_tokens,
+                context_length=self.context_length,
+            )
+            return send(ipc.Events([Failed(generation.id, error.fault())]))
+        if text.startswith("!fail "):
+            _, code, reason = text.split(" ", 2)
+            return send(ipc.Events([Failed(generation.id, Fault(code, reason))]))
+        send(ipc.Events([Accepted(generation.id, num_tokens)]))
+        sequence = Sequence(generation, num_tokens, text)
+        sequence.script = self.script(generation, sequence.text)
+        self.waiting.append(sequence)
+
+    def script(self, generation: Generation, text: str) -> Iterator[str | None]:
+        order, *arguments = text.split(" ") if text.startswith("!") else [""]
+        count = int(arguments[-1]) if arguments and arguments[-1].isdigit() else 0
+        few = (f"{'' if i == 0 else ' '}w{i}" for i in range(count))
+        match order:
+            case "":
+                yield from words_of(text)
+            case "!stall":
+                yield from few
+                releases = self.num_releases
+                while self.num_releases == releases:
+                    yield None
+            case "!release":
+                self.num_releases += 1
+                yield "released"
+            case "!crash":
+                yield from few
+                die(arguments[0])
+            case "!exit":
+                yield from few
+                os._exit(int(arguments[0]))
+            case "!garbage":
+                yield from few
+                write(b"\xff" * 64)
+                yield None
+            case "!misplaced":
+                send(ipc.LoadProgress(0.5))
+                yield None
+            case "!break":
+                yield from ["one", " two"]
+                send(ipc.Events([Failed(generation.id, Fault(arguments[0], " ".join(arguments[1:])))]))
+                self.running.pop(generation.id)
+                yield None
+            case "!flood":
+                yield from (BIG_WORD for _ in range(count))
+            case "!deluge":
+                while True:
+                    send(ipc.Events([TextDelta(generation.id, 0, BIG_WORD)]))
+            case "!deaf":
+                yield "deaf"
+                os.kill(os.getpid(), signal.SIGSTOP)
+                yield None
+            case "!say":
+                yield text.removeprefix("!say ")
+            case "!log":
+                yield " ".join(self.log)
+            case "!request":
+                yield msgspec.json.encode(generation).decode()
+            case "!pid":
+                yield str(os.getpid())
+            case "!environment":
+                yield msgspec.json.encode(dict(os.environ)).decode()
+            case unknown:
+                yield f"no such order: {unknown}"
+
+
+def read(inbox: Inbox) -> None:
+    frames = ipc.FrameReader(ipc.ToWorker)
+    while data := os.read(0, 1 << 16):
+        for message in frames.feed(data):
+            inbox.put(message)
+    inbox.put(None)
+
+
+def load_script(path: str) -> str:
+    if not os.path.isfile(path):
+        return "ready"
+    with open(path, "rb") as file:
+        return msgspec.json.decode(file.read(), type=dict[str, str])["load"]
+
+
+def load(path: str, options: ipc.EngineOptions) -> None:
+    order, *arguments = load_script(path).split(" ")
+    send(ipc.LoadProgress(0.5))
+    match order:
+        case "hold":
+            while not os.path.exists(f"{path}.go"):
+                time.sleep(0.005)
+        case "crash":
+            die(arguments[0])
+        case "exit":
+            os._exit(int(arguments[0]))
+        case "fail":
+            send(ipc.LoadFailed(Fault(arguments[0], " ".join(arguments[1:]))))
+            os._exit(1)
+        case "mute":
+            threading.Event().wait()
+    send(
+        ipc.Loaded(
+            context_length=options.context_length or CONTEXT_LENGTH,
+            training_context_length=CONTEXT_LENGTH,
+            num_sequences=options.num_sequences,
+            num_threads=options.num_threads or 2,
+            num_parameters=1000,
+            model_bytes=4000,
+            vocabulary_size=256,
+            template_source="chatml",
+            cpu_variant="fake",
+            load_seconds=0.01,
+        )
+    )
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    inbox: Inbox = SimpleQueue()
+    threading.Thread(target=read, args=(inbox,), daemon=True).start()
+    match inbox.get():
+        case ipc.ListDevices():
+            cpu = ipc.Device("CPU", "a fake CPU", "cpu", "CPU", 1 << 30, 2 << 30)
+            send(ipc.Devices([cpu], [ipc.AbsentBackend("CUDA", "not built in")], "b0", "fake", ["sse"]))
+        case ipc.Load(paths, options):
+            load(paths[0], options)
+            Worker(inbox, options).run()
+
+
+if __name__ == "__main__":
+    main()
