@@ -1,0 +1,156 @@
+"""One loaded model as the server sees it: its worker process, its state and its running streams.
+
+Knows one life only; what comes after a death is the supervisor's business.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum, auto
+
+from shimmy.core import ipc
+from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, WorkerLost, from_fault
+from shimmy.core.request import Generation
+from shimmy.pool.process import Exit, Spawn, WorkerProcess
+from shimmy.pool.stream import Stream
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 2.0
+
+
+class State(Enum):
+    STARTING = auto()
+    LOADING = auto()
+    READY = auto()
+    LOST = auto()
+    CLOSED = auto()
+
+
+_MOVES = {
+    State.STARTING: {State.LOADING, State.LOST, State.CLOSED},
+    State.LOADING: {State.READY, State.LOST, State.CLOSED},
+    State.READY: {State.LOST, State.CLOSED},
+    State.LOST: {State.CLOSED},
+    State.CLOSED: {State.CLOSED},
+}
+
+
+class Handle:
+    """`open` it, `submit` to it, `close` it; `ended` is set once the worker is gone, `idle` while it has no stream."""
+
+    def __init__(self, name: str, load: ipc.Load, on_progress: Callable[[float], None]) -> None:
+        self.name = name
+        self.state = State.STARTING
+        self.loaded: ipc.Loaded | None = None
+        self.exit: Exit | None = None
+        self.ended = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._load = load
+        self._on_progress = on_progress
+        self._opened = asyncio.Event()
+        self._error: ShimmyError | None = None
+        self._process: WorkerProcess | None = None
+        self._streams: dict[str, Stream] = {}
+
+    async def open(self, spawn: Spawn) -> None:
+        """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
+        try:
+            self._process = await spawn(self._on_message, self._on_end)
+        except OSError as error:
+            raise ModelFailed(f"model {self.name!r} cannot have a worker process: {error.strerror}") from error
+        if self.state is State.STARTING:
+            self._move(State.LOADING)
+            self._process.send(self._load)
+        await self._opened.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def submit(self, generation: Generation) -> Stream:
+        """Hand a request to the worker, once it has read the ones before. Raises `WorkerLost` when there is none."""
+        if self.state is not State.READY or self._process is None:
+            raise WorkerLost("the model's worker process is gone")
+        if generation.id in self._streams:
+            raise ShimmyError(f"request id {generation.id!r} is in use")
+        stream = self._streams[generation.id] = Stream(generation.id, generation.num_choices, self._process.send)
+        self.idle.clear()
+        try:
+            await self._process.send_in_turn(ipc.Generate(generation))
+        except ipc.FrameError as error:
+            self._forget(generation.id)
+            raise TooLarge(str(error)) from error
+        except BaseException:
+            self._forget(generation.id)
+            raise
+        return stream
+
+    def abort(self, stream: Stream) -> None:
+        """The reader has left; nothing happens for a stream that is over."""
+        if self._streams.get(stream.id) is stream:
+            self._forget(stream.id)
+            if self._process is not None:
+                self._process.send(ipc.Abort(stream.id))
+
+    async def close(self, error: ShimmyError) -> None:
+        """End the worker, and with `error` whatever still waits for it. Returns once the process is gone."""
+        grace_seconds = CLOSE_SECONDS if self.state is State.READY else 0.0
+        self._move(State.CLOSED)
+        self._fail(error)
+        if self._process is not None:
+            await self._process.close(grace_seconds)
+
+    def _on_message(self, message: ipc.FromWorker) -> None:
+        match message:
+            case ipc.Events(events):
+                for event in events:
+                    if (stream := self._streams.get(event.id)) is not None:
+                        stream.push(event)
+                        if stream.over:
+                            self._forget(event.id)
+            case ipc.LoadProgress(fraction) if self.state is State.LOADING:
+                self._on_progress(fraction)
+            case ipc.Loaded() if self.state is State.LOADING:
+                self.loaded = message
+                self._move(State.READY)
+                log.info("model %s is ready after %.2f s", self.name, message.load_seconds)
+                self._opened.set()
+            case ipc.LoadFailed(fault) if self.state is State.LOADING:
+                log.error("model %s cannot be loaded: %s", self.name, fault.message)
+                self._error = from_fault(fault)
+                self._opened.set()
+            case _ if self.state is not State.CLOSED:
+                raise ipc.FrameError(f"{type(message).__name__} is out of place while {self.state.name.lower()}")
+
+    def _on_end(self, exit: Exit) -> None:
+        self.exit = exit
+        if self.state is State.READY:
+            error: ShimmyError = WorkerLost(f"the model's worker process ended ({exit})")
+        else:
+            error = ModelFailed(f"model {self.name!r} cannot be loaded: its worker process ended ({exit})")
+        if self.state is not State.CLOSED:
+            self._move(State.LOST)
+            tail = "".join(f"\n  {line}" for line in exit.stderr_tail)
+            log.error("worker of model %s ended: %s %s%s", self.name, exit, exit.violation or "", tail)
+        self._fail(error)
+        self.ended.set()
+
+    def _fail(self, error: ShimmyError) -> None:
+        """End everyone who waits; the first error stands."""
+        if not self._opened.is_set():
+            self._error = error
+            self._opened.set()
+        for stream in self._streams.values():
+            stream.fail(error)
+        self._streams.clear()
+        self.idle.set()
+
+    def _forget(self, id: str) -> None:
+        self._streams.pop(id, None)
+        if not self._streams:
+            self.idle.set()
+
+    def _move(self, state: State) -> None:
+        if state not in _MOVES[self.state]:
+            raise RuntimeError(f"worker of {self.name}: {self.state.name} cannot become {state.name}")
+        self.state = state

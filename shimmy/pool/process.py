@@ -1,0 +1,193 @@
+"""One worker process: how it is started, what goes over its pipes, how it ended.
+
+Owns the operating system's side only; what the messages mean is the owner's business (`Handle`, `list_devices`).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import cast
+
+import msgspec
+
+from shimmy.core import ipc
+from shimmy.pool.command import worker_argv, worker_environment
+
+log = logging.getLogger(__name__)
+
+_STDERR_LINES = 50
+_STDERR_LINE_BYTES = 4096
+_STDIN, _STDERR = 0, 2
+_LINGER_SECONDS = 1.0
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a worker ended: exit code, or minus the signal; `violation` is what it was killed for, if we did it."""
+
+    returncode: int
+    stderr_tail: tuple[str, ...] = ()
+    violation: str | None = None
+
+    def __str__(self) -> str:
+        """Safe to show to a client."""
+        if self.violation is not None:
+            return "it broke the frame protocol"
+        if self.returncode >= 0:
+            return f"exit code {self.returncode}"
+        if self.returncode == -signal.SIGKILL:
+            return "SIGKILL, perhaps for lack of memory"
+        return signal_name(-self.returncode)
+
+
+OnMessage = Callable[[ipc.FromWorker], None]
+OnEnd = Callable[[Exit], None]
+Spawn = Callable[[OnMessage, OnEnd], Awaitable["WorkerProcess"]]
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+async def spawn_worker(on_message: OnMessage, on_end: OnEnd) -> "WorkerProcess":
+    """The default `Spawn`; raises OSError when the process cannot be started."""
+    return await spawn(worker_argv(), worker_environment(os.environ), on_message, on_end)
+
+
+async def spawn(
+    argv: Sequence[str], environment: Mapping[str, str], on_message: OnMessage, on_end: OnEnd
+) -> "WorkerProcess":
+    """Start a worker in a session of its own, so that a terminal's Ctrl-C reaches the server alone."""
+    loop = asyncio.get_running_loop()
+    _, worker = await loop.subprocess_exec(
+        lambda: WorkerProcess(on_message, on_end), *argv, env=dict(environment), start_new_session=True
+    )
+    return worker
+
+
+class WorkerProcess(asyncio.SubprocessProtocol):
+    """Calls `on_message` per frame, then `on_end` exactly once, when the process is gone and its output is read.
+
+    `on_message` may raise `ipc.FrameError` for a message that is out of place: like an undecodable frame, that kills
+    the worker, because a message that is lost would leave someone waiting.
+    """
+
+    def __init__(self, on_message: OnMessage, on_end: OnEnd) -> None:
+        self._on_message = on_message
+        self._on_end = on_end
+        self._frames = ipc.FrameReader(ipc.FromWorker)
+        self._stderr = _Tail()
+        self._violation: str | None = None
+        self._clear = asyncio.Event()
+        self._clear.set()
+        self._turn = asyncio.Lock()
+        self._ended = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        return self._transport.get_pid() or 0
+
+    def send(self, message: ipc.ToWorker) -> None:
+        """Write, or drop it when the worker is gone. For small messages: what the pipe does not take is kept."""
+        if not self._stdin.is_closing():
+            self._stdin.write(ipc.encode(message))
+
+    async def send_in_turn(self, message: ipc.ToWorker) -> None:
+        """Write when the worker has read what was written before; dropped when the worker is gone.
+
+        Raises `ipc.FrameError` for a message over the frame limit.
+        """
+        async with self._turn:
+            await self._clear.wait()
+            self.send(message)
+
+    async def close(self, grace_seconds: float) -> None:
+        """Close the worker's stdin, its sign to leave, and kill it after `grace_seconds`. Returns once it ended."""
+        self._stdin.close()
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            log.warning("worker %d did not leave within %g s: killed", self.pid, grace_seconds)
+        finally:
+            self.kill()
+        await self._ended.wait()
+
+    def kill(self) -> None:
+        """os.kill and not the transport's: that one may reap the child before asyncio's watcher does."""
+        if self._transport.get_returncode() is None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(_STDIN))
+
+    def pause_writing(self) -> None:
+        self._clear.clear()
+
+    def resume_writing(self) -> None:
+        self._clear.set()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == _STDERR:
+            self._stderr.feed(data, self.pid)
+        elif self._violation is None:
+            try:
+                for message in self._frames.feed(data):
+                    self._on_message(message)
+            except Exception as error:
+                if not isinstance(error, ipc.FrameError):
+                    log.exception("cannot handle what worker %d sends", self.pid)
+                self._violation = str(error)
+                self.kill()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """A worker that closes a frame pipe is on its way out; one that then stays is helped."""
+        if fd != _STDERR:
+            self._clear.set()
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.kill)
+
+    def process_exited(self) -> None:
+        """`connection_lost` follows when the pipes are read to the end; a stray heir of them must not hold that up."""
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._end)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._clear.set()
+        self._transport.close()
+        returncode = self._transport.get_returncode()
+        self._on_end(Exit(returncode or 0, self._stderr.lines(), self._violation))
+
+
+class _Tail:
+    """The last lines of a worker's stderr, for the log when it crashes."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._partial = b""
+
+    def feed(self, data: bytes, pid: int) -> None:
+        *complete, partial = (self._partial + data).split(b"\n")
+        self._partial = partial[-_STDERR_LINE_BYTES:]
+        for line in complete:
+            self._lines.append(line[-_STDERR_LINE_BYTES:].decode(errors="replace"))
+            log.debug("worker %d: %s", pid, self._lines[-1])
+
+    def lines(self) -> tuple[str, ...]:
+        partial = self._partial.decode(errors="replace")
+        return (*self._lines, partial) if partial else tuple(self._lines)

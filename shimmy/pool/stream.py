@@ -1,0 +1,105 @@
+"""One request as the server sees it: the events that wait for its reader, and the brake on the worker.
+
+Knows nothing of processes or wire formats; what it has to tell the worker goes through the callback it is given.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from shimmy.core import ipc
+from shimmy.core.errors import ShimmyError, from_fault
+from shimmy.core.events import Event, Failed, Finished, TextDelta
+
+MAX_WAITING_CHARS = 64 << 10
+MAX_WAITING_EVENTS = 256
+_OVERRUN = 64
+
+
+class Stream:
+    """An async iterator of batches: every event that waits, never an empty list.
+
+    Ends after the last choice's `Finished`; a failure is raised, after the events that came before it. For one reader.
+    """
+
+    def __init__(self, id: str, num_choices: int, send: Callable[[ipc.Pause | ipc.Resume], None]) -> None:
+        self.id = id
+        self._send = send
+        self._num_open = num_choices
+        self._error: ShimmyError | None = None
+        self._events: list[Event] = []
+        self._num_chars = 0
+        self._paused = False
+        self._arrived = asyncio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will arrive, though events may still wait."""
+        return self._num_open == 0 or self._error is not None
+
+    def push(self, event: Event) -> None:
+        """Raises `ipc.FrameError` when the worker goes on far beyond a `Pause`."""
+        if isinstance(event, Failed):
+            return self.fail(from_fault(event.fault))
+        if isinstance(event, Finished):
+            self._num_open -= 1
+        elif isinstance(event, TextDelta):
+            self._num_chars += len(event.text)
+        self._events.append(event)
+        self._arrived.set()
+        self._brake()
+
+    def fail(self, error: ShimmyError) -> None:
+        self._error = error
+        self._arrived.set()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            if self._num_open == 0:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._take()
+
+    def _take(self) -> list[Event]:
+        batch, self._events, self._num_chars = self._events, [], 0
+        if self._paused:
+            self._paused = False
+            if not self.over:
+                self._send(ipc.Resume(self.id))
+        return _merged(batch) if len(batch) > 1 else batch
+
+    def _brake(self) -> None:
+        fullness = max(self._num_chars / MAX_WAITING_CHARS, len(self._events) / MAX_WAITING_EVENTS)
+        if fullness > _OVERRUN:
+            raise ipc.FrameError("the worker ignores Pause")
+        if fullness > 1 and not self._paused and not self.over:
+            self._paused = True
+            self._send(ipc.Pause(self.id))
+
+
+def _merged(batch: list[Event]) -> list[Event]:
+    """Neighbouring text of one choice as one delta."""
+    merged: list[Event] = []
+    pieces: list[str] = []
+    for event in batch:
+        last = merged[-1] if merged else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.index == event.index:
+            pieces.append(event.text)
+            continue
+        _join(merged, pieces)
+        merged.append(event)
+        pieces = [event.text] if isinstance(event, TextDelta) else []
+    _join(merged, pieces)
+    return merged
+
+
+def _join(merged: list[Event], pieces: list[str]) -> None:
+    if len(pieces) > 1:
+        merged[-1] = msgspec.structs.replace(merged[-1], text="".join(pieces))

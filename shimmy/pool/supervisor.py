@@ -1,0 +1,176 @@
+"""Keeps one model file loaded: one load shared by everyone who waits, restarts with back-off, an end to crash loops."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from shimmy.core import ipc
+from shimmy.core.errors import Draining, Fault, ModelFailed, ShimmyError, WorkerLost, from_fault
+from shimmy.pool.handle import Handle, State
+from shimmy.pool.process import Spawn
+
+if TYPE_CHECKING:
+    from shimmy.models.catalog import Model
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS = 0.5
+LONGEST_DELAY_SECONDS = 30.0
+STABLE_SECONDS = 60.0
+MAX_CRASHES = 3
+CRASH_WINDOW_SECONDS = 300.0
+
+Phase = Literal["unloaded", "loading", "ready", "failed", "restarting"]
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What a supervisor works with: how to start a worker, how to tell and wait for time, whom to tell of progress."""
+
+    spawn: Spawn
+    clock: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    on_progress: Callable[[str, float], None]
+
+
+class Crashes:
+    """The ends a model came to lately, and the rule that follows: how long to wait, when to give up."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._at: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._streak = 0
+
+    def record(self, lived_seconds: float) -> None:
+        self._streak = 1 if lived_seconds >= STABLE_SECONDS else self._streak + 1
+        self._at.append(self._clock())
+
+    def delay_seconds(self) -> float:
+        """How much longer the next start has to wait."""
+        if not self._at:
+            return 0.0
+        pause = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._streak - 1, 10))
+        return max(0.0, self._at[-1] + pause - self._clock())
+
+    def too_many(self) -> bool:
+        """Three in five minutes; over again once the first of them is five minutes old."""
+        return len(self._at) == MAX_CRASHES and self._clock() - self._at[0] < CRASH_WINDOW_SECONDS
+
+
+class Supervisor:
+    """Owns the current handle of one model file, identity included, and the one task that loads and restarts it.
+
+    A load that fails is tried again when the model is asked for again; a worker that dies after it was ready is
+    restarted unasked. Both count as crashes.
+    """
+
+    def __init__(self, model: "Model", options: ipc.EngineOptions, tools: Tools) -> None:
+        self.model = model
+        self.phase: Phase = "unloaded"
+        self.fraction = 0.0
+        self._load = ipc.Load(list(model.paths), options)
+        self._tools = tools
+        self._crashes = Crashes(tools.clock)
+        self._handle: Handle | None = None
+        self._failure: Fault | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._leaving = False
+
+    @property
+    def reason(self) -> str | None:
+        return self._failure.message if self._failure is not None else None
+
+    @property
+    def loaded(self) -> ipc.Loaded | None:
+        handle = self._ready_handle()
+        return handle.loaded if handle is not None else None
+
+    async def acquire(self) -> Handle:
+        """The ready handle; starts or joins the load. Raises why there is none; `WorkerLost` is worth another try."""
+        while (handle := self._ready_handle()) is None:
+            self._begin()
+            await self._changed.wait()
+            if self._failure is not None:
+                raise from_fault(self._failure)
+        return handle
+
+    async def retire(self) -> None:
+        """Another file took the model's name: no restarts, and an end once the last stream is over."""
+        self._leaving = True
+        if (handle := self._ready_handle()) is not None:
+            await handle.idle.wait()
+        await self._leave(WorkerLost("the model's file was replaced"))
+
+    async def close(self) -> None:
+        await self._leave(Draining("the server is shutting down"))
+
+    async def _leave(self, error: ShimmyError) -> None:
+        self._leaving = True
+        self._settle("unloaded", error.fault())
+        if self._task is not None:
+            self._task.cancel()
+        if self._handle is not None:
+            await self._handle.close(error)
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def _ready_handle(self) -> Handle | None:
+        return self._handle if self._handle is not None and self._handle.state is State.READY else None
+
+    def _begin(self) -> None:
+        if self._leaving or (self._failure is not None and self._crashes.too_many()):
+            raise from_fault(self._failure or WorkerLost("the model's file was replaced").fault())
+        if self._task is None or self._task.done():
+            self._failure = None
+            self.phase = "loading"
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._keep_loaded()
+        except ShimmyError as error:
+            self._settle("failed", error.fault())
+        except Exception:
+            log.exception("cannot keep model %s loaded", self.model.id)
+            self._settle("failed", ModelFailed(f"model {self.model.id!r} cannot be loaded").fault())
+
+    async def _keep_loaded(self) -> None:
+        """Returns only when the supervisor leaves; raises why the model cannot be kept."""
+        while not self._leaving:
+            self.fraction = 0.0
+            await self._tools.sleep(self._crashes.delay_seconds())
+            handle = await self._open()
+            ready_at = self._tools.clock()
+            self._progress(1.0)
+            self._settle("ready", None)
+            await handle.ended.wait()
+            self._crashes.record(self._tools.clock() - ready_at)
+            self.phase = "restarting"
+            if self._crashes.too_many():
+                raise ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
+            log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
+
+    async def _open(self) -> Handle:
+        handle = self._handle = Handle(self.model.id, self._load, self._progress)
+        try:
+            await handle.open(self._tools.spawn)
+        except ShimmyError as error:
+            self._crashes.record(0.0)
+            await handle.close(error)
+            raise
+        return handle
+
+    def _progress(self, fraction: float) -> None:
+        self.fraction = fraction
+        self._tools.on_progress(self.model.id, fraction)
+
+    def _settle(self, phase: Phase, failure: Fault | None) -> None:
+        """Wake everyone who waits now; later ones wait for the next change."""
+        self.phase = phase
+        self._failure = failure
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

@@ -1,0 +1,125 @@
+"""The only thing protocols see of the engine: a request in, batches of events out, errors raised.
+
+Knows no wire format. Finds the model, takes a place, gets it loaded, and sees to it that nobody waits for ever.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from shimmy.core.errors import ModelInvalid, ModelNotFound, WorkerLost
+from shimmy.core.events import Accepted, Event
+from shimmy.core.request import Generation
+from shimmy.pool.admission import Admission
+from shimmy.pool.placement import ModelStatus, Placement
+from shimmy.pool.stream import Stream
+
+if TYPE_CHECKING:
+    from shimmy.models.catalog import Catalog, Model
+
+REFRESH_SECONDS = 2.0
+
+
+class Inference:
+    """Owns the way of a request through catalog, admission and placement; `close` ends the workers too."""
+
+    def __init__(
+        self,
+        catalog: "Catalog",
+        placement: Placement,
+        admission: Admission,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.catalog = catalog
+        self._placement = placement
+        self._admission = admission
+        self._clock = clock
+        self._refreshing = asyncio.Lock()
+        self._refreshed_at = float("-inf")
+
+    async def generate(self, request: Generation) -> AsyncGenerator[list[Event], None]:
+        """Batches of every event that waits, never empty; the first one starts with `Accepted`.
+
+        Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
+        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
+        """
+        with self._admission.admit():
+            sent = _Sent()
+            while True:
+                try:
+                    async with self._stream(request) as stream:
+                        async for batch in stream:
+                            if fresh := sent.note(batch):
+                                yield fresh
+                        return
+                except WorkerLost:
+                    if not sent.may_retry():
+                        raise
+
+    async def preload(self, name: str) -> None:
+        """Load a model before anyone asks. Raises why that is not possible."""
+        await self._placement.acquire(await self._find(name))
+
+    async def refresh(self) -> None:
+        """Rescan the catalog, in a thread; a scan that is younger than two seconds will do."""
+        async with self._refreshing:
+            if self._clock() - self._refreshed_at >= REFRESH_SECONDS:
+                await asyncio.to_thread(self.catalog.refresh)
+                self._refreshed_at = self._clock()
+
+    def statuses(self) -> list[ModelStatus]:
+        """Of the models ever asked for."""
+        return self._placement.statuses()
+
+    @property
+    def num_active(self) -> int:
+        """Requests waiting or running."""
+        return self._admission.num_active
+
+    async def drain(self, seconds: float) -> bool:
+        """Admit nothing more and wait for the requests inside, at most `seconds`. True when all have ended."""
+        return await self._admission.drain(seconds)
+
+    async def close(self) -> None:
+        """Fail what is left with `Draining` at once, then end the workers."""
+        await self._placement.close()
+
+    @asynccontextmanager
+    async def _stream(self, request: Generation) -> AsyncGenerator[Stream, None]:
+        handle = await self._placement.acquire(await self._find(request.model))
+        stream = await handle.submit(request)
+        try:
+            yield stream
+        finally:
+            handle.abort(stream)
+
+    async def _find(self, name: str) -> "Model":
+        """A file may have come, or have been repaired, since the last scan."""
+        try:
+            return self.catalog.find(name)
+        except (ModelNotFound, ModelInvalid):
+            await self.refresh()
+            return self.catalog.find(name)
+
+
+class _Sent:
+    """How far the client has seen a request, which decides whether a second try can go unnoticed."""
+
+    def __init__(self) -> None:
+        self._accepted = self._text = self._retried = False
+
+    def note(self, batch: list[Event]) -> list[Event]:
+        """What of a batch is news to the client: it is told `Accepted` once."""
+        if self._accepted and isinstance(batch[0], Accepted):
+            batch = batch[1:]
+        self._accepted = True
+        self._text = self._text or any(not isinstance(event, Accepted) for event in batch)
+        return batch
+
+    def may_retry(self) -> bool:
+        """True once, as long as the client has seen no text."""
+        allowed = not self._text and not self._retried
+        self._retried = True
+        return allowed

@@ -1,0 +1,48 @@
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from shimmy.core.errors import Busy, Draining
+from shimmy.pool.admission import Admission
+from tests.fakes.pool import run
+
+
+def test_a_full_house_refuses_until_someone_leaves() -> None:
+    admission = Admission(2)
+    with admission.admit(), ExitStack() as second:
+        second.enter_context(admission.admit())
+        assert admission.num_active == 2
+        with pytest.raises(Busy) as refused, admission.admit():
+            pass
+        assert refused.value.details == {"retry_after_seconds": 1}
+        second.close()
+        with admission.admit():
+            assert admission.num_active == 2
+    assert admission.num_active == 0
+
+
+def test_a_place_is_given_back_after_an_error() -> None:
+    admission = Admission(1)
+    with pytest.raises(KeyError), admission.admit():
+        raise KeyError
+    assert admission.num_active == 0
+
+
+def test_draining_refuses_and_waits_for_those_inside() -> None:
+    async def test() -> None:
+        admission = Admission(2)
+        with admission.admit():
+            assert not await admission.drain(0)
+            with pytest.raises(Draining), admission.admit():
+                pass
+            drained = asyncio.create_task(admission.drain(60))
+            await asyncio.sleep(0)
+            assert not drained.done()
+        assert await drained
+
+    run(test())
+
+
+def test_an_empty_house_is_drained_at_once() -> None:
+    assert run(Admission(1).drain(0))

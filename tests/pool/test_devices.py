@@ -1,0 +1,34 @@
+import sys
+
+import pytest
+
+from shimmy.core.errors import ShimmyError
+from shimmy.pool.devices import list_devices
+from shimmy.pool.process import OnEnd, OnMessage, Spawn, WorkerProcess, spawn
+from tests.fakes.pool import fake_spawn, run
+
+
+def test_a_worker_without_a_model_is_asked_and_ended() -> None:
+    devices = run(list_devices(fake_spawn))
+    assert [device.name for device in devices.devices] == ["CPU"]
+    assert devices.absent[0].name == "CUDA"
+
+
+def python(code: str) -> Spawn:
+    async def spawn_python(on_message: OnMessage, on_end: OnEnd) -> WorkerProcess:
+        return await spawn([sys.executable, "-c", code], {}, on_message, on_end)
+
+    return spawn_python
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(3)", "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("print('no frame', flush=True); input()", "broke the frame protocol"),
+    ],
+)
+def test_a_worker_that_does_not_answer_is_an_error(code: str, message: str) -> None:
+    with pytest.raises(ShimmyError, match=message):
+        run(list_devices(python(code)))

@@ -1,0 +1,155 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shimmy.core import ipc
+from shimmy.core.errors import Draining, ModelInvalid, WorkerLost
+from shimmy.models.catalog import Model
+from shimmy.pool.handle import Handle, State
+from shimmy.pool.placement import ModelStatus, Placement
+from tests.fakes.clock import FakeTime
+from tests.fakes.pool import children, fake_model, fake_spawn, generation, run, scripted_model, text_of
+
+
+@asynccontextmanager
+async def placed(**collaborators: object) -> AsyncIterator[Placement]:
+    time = FakeTime()
+    placement = Placement(
+        ipc.EngineOptions(num_sequences=3),
+        spawn=fake_spawn,
+        clock=time.clock,
+        sleep=time.sleep,
+        **collaborators,  # type: ignore[arg-type]
+    )
+    try:
+        yield placement
+    finally:
+        await placement.close()
+
+
+async def say(handle: Handle, prompt: str) -> str:
+    stream = await handle.submit(generation(prompt))
+    return text_of([event async for batch in stream for event in batch])
+
+
+def test_every_model_has_its_own_worker_and_keeps_it() -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            a, b = await asyncio.gather(*(placement.acquire(fake_model(id)) for id in "ab"))
+            assert await say(a, "!pid") != await say(b, "!pid")
+            assert await placement.acquire(fake_model("a")) is a
+
+    run(test())
+
+
+def test_a_loaded_model_answers_while_another_one_loads(tmp_path: Path) -> None:
+    slow = scripted_model("slow", tmp_path, "hold")
+
+    async def test() -> None:
+        async with placed() as placement:
+            await placement.acquire(fake_model("quick"))
+            loading = asyncio.create_task(placement.acquire(slow))
+            while placement.status("slow").fraction == 0:
+                await asyncio.sleep(0.001)
+            assert await say(await placement.acquire(fake_model("quick")), "hello") == "hello"
+            assert not loading.done()
+            Path(f"{slow.paths[0]}.go").touch()
+            assert await say(await loading, "finally") == "finally"
+
+    run(test())
+
+
+def test_status_of_models_asked_for(tmp_path: Path) -> None:
+    progress: list[tuple[str, float]] = []
+    held = scripted_model("held", tmp_path, "hold")
+    broken = scripted_model("broken", tmp_path, "fail model_invalid bad magic")
+
+    async def test() -> None:
+        async with placed(on_progress=lambda *seen: progress.append(seen)) as placement:
+            assert placement.status("echo") == ModelStatus("echo", "unloaded", 0.0, None, None)
+            assert placement.statuses() == []
+            await placement.acquire(fake_model("echo"))
+            with pytest.raises(ModelInvalid):
+                await placement.acquire(broken)
+            loading = asyncio.create_task(placement.acquire(held))
+            while ("held", 0.5) not in progress:
+                await asyncio.sleep(0.001)
+            one, two, three = placement.statuses()
+            assert (one.id, one.state, one.reason, one.loaded) == ("broken", "failed", "bad magic", None)
+            assert (two.id, two.state, two.fraction) == ("echo", "ready", 1.0)
+            assert two.loaded is not None and two.loaded.num_sequences == 3
+            assert (three.id, three.state, three.fraction) == ("held", "loading", 0.5)
+            assert ("echo", 1.0) in progress
+        with pytest.raises(Draining):
+            await loading
+
+    run(test())
+
+
+def test_a_replaced_file_is_loaded_beside_the_old_one_which_leaves_with_its_last_stream(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            old = await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            stream = await old.submit(generation("!stall 1"))
+            await anext(stream)
+            replaced = scripted_model("m", tmp_path, "ready")
+            new = await placement.acquire(replaced)
+            assert new is not old
+            assert await placement.acquire(replaced) is new
+            assert old.state is State.READY
+            assert len(children()) == 2
+            assert [status.id for status in placement.statuses()] == ["m"]
+            old.abort(stream)
+            await old.ended.wait()
+            assert old.exit is not None and old.exit.returncode == 0
+            assert await say(new, "hello") == "hello"
+
+    run(test())
+
+
+def test_a_file_replaced_while_it_loads_sends_its_waiters_to_the_new_one(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            waiter = asyncio.create_task(placement.acquire(scripted_model("m", tmp_path, "hold")))
+            while placement.status("m").fraction == 0:
+                await asyncio.sleep(0.001)
+            await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            with pytest.raises(WorkerLost, match="replaced"):
+                await waiter
+
+    run(test())
+
+
+def test_a_repaired_file_starts_with_a_clean_slate(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            broken = scripted_model("m", tmp_path, "fail model_invalid bad magic")
+            for _ in range(4):
+                with pytest.raises(ModelInvalid):
+                    await placement.acquire(broken)
+            repaired: Model = scripted_model("m", tmp_path, "ready")
+            assert await say(await placement.acquire(repaired), "hello") == "hello"
+
+    run(test())
+
+
+def test_closing_ends_everything_and_lets_nothing_new_in(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            old = await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            old_stream = await old.submit(generation("!stall 1"))
+            new = await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            new_stream = await new.submit(generation("!stall 1"))
+            await placement.close()
+            for stream in (old_stream, new_stream):
+                with pytest.raises(Draining):
+                    while True:
+                        await anext(stream)
+            with pytest.raises(Draining):
+                await placement.acquire(fake_model("echo"))
+            await placement.close()
+
+    run(test())

@@ -1,0 +1,229 @@
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import pytest
+
+from shimmy.core import ipc
+from shimmy.pool import process
+from shimmy.pool.process import Exit, WorkerProcess, spawn
+from tests.fakes.pool import children, generation, run
+
+ECHO_STDIN = "import sys; print(len(sys.stdin.buffer.read()), file=sys.stderr)"
+
+
+class Owner:
+    """Keeps what a worker says, and how it ended."""
+
+    def __init__(self) -> None:
+        self.messages: list[ipc.FromWorker] = []
+        self.exits: list[Exit] = []
+        self.ended = asyncio.Event()
+
+    async def start(self, code: str) -> WorkerProcess:
+        return await spawn([sys.executable, "-c", code], {}, self.messages.append, self.on_end)
+
+    def on_end(self, exit: Exit) -> None:
+        self.exits.append(exit)
+        self.ended.set()
+
+
+def end_of(code: str) -> Exit:
+    """Runs a worker that ends by itself; checks that its end is told once."""
+
+    async def test() -> Exit:
+        owner = Owner()
+        worker = await owner.start(code)
+        await owner.ended.wait()
+        await worker.close(0)
+        [exit] = owner.exits
+        return exit
+
+    return run(test())
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode", "text"),
+    [
+        ("raise SystemExit(7)", 7, "exit code 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV, "SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL, "SIGKILL, perhaps for lack of memory"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 3)", -signal.SIGRTMIN - 3, "signal 37"),
+    ],
+)
+def test_how_a_worker_ended_is_told(code: str, returncode: int, text: str) -> None:
+    exit = end_of("import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); " + code)
+    assert (exit.returncode, str(exit)) == (returncode, text)
+
+
+def test_the_last_lines_of_stderr_are_kept() -> None:
+    exit = end_of("import os\nfor i in range(200): os.write(2, b'line %d\\n' % i)\nos.write(2, b'half \\xff a line')")
+    assert len(exit.stderr_tail) == 51
+    assert exit.stderr_tail[-2:] == ("line 199", "half \ufffd a line")
+
+
+def test_a_line_without_end_does_not_fill_the_memory() -> None:
+    exit = end_of("import sys\nfor _ in range(100): sys.stderr.write('x' * 100_000)")
+    assert [len(line) for line in exit.stderr_tail] == [4096]
+
+
+def test_stderr_is_forwarded_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "shimmy.pool.process"):
+        end_of("import sys; print('llama says', file=sys.stderr)")
+    assert "llama says" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "output", [b"\xff" * 8, b"\x02\x00\x00\x00\xc1\xc1", b"\x03\x00\x00\x00abc"], ids=["size", "msgpack", "type"]
+)
+def test_bytes_that_are_no_frame_get_the_worker_killed(output: bytes) -> None:
+    exit = end_of(f"import os, time; os.write(1, {output!r}); time.sleep(600)")
+    assert exit.violation
+    assert str(exit) == "it broke the frame protocol"
+
+
+def test_a_message_its_owner_cannot_handle_gets_the_worker_killed(caplog: pytest.LogCaptureFixture) -> None:
+    frame = ipc.encode(ipc.LoadProgress(0.5))
+
+    def on_message(message: ipc.FromWorker) -> None:
+        raise KeyError("a mistake of ours")
+
+    async def test() -> Exit:
+        owner = Owner()
+        code = f"import os, time; os.write(1, {frame!r}); time.sleep(600)"
+        await spawn([sys.executable, "-c", code], {}, on_message, owner.on_end)
+        await owner.ended.wait()
+        return owner.exits[0]
+
+    assert run(test()).violation is not None
+    assert "a mistake of ours" in caplog.text
+
+
+def test_frames_arrive_whole_however_they_are_split_and_before_the_end_is_told() -> None:
+    frames = b"".join(ipc.encode(ipc.LoadProgress(i / 100)) for i in range(100))
+    code = f"import os\nfor byte in {frames!r}: os.write(1, bytes([byte]))\nos.abort()"
+
+    async def test() -> None:
+        owner = Owner()
+        await owner.start("import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n" + code)
+        await owner.ended.wait()
+        assert owner.messages == [ipc.LoadProgress(i / 100) for i in range(100)]
+        assert owner.exits[0].returncode == -signal.SIGABRT
+
+    run(test())
+
+
+def test_a_worker_is_asked_to_leave_by_the_end_of_its_stdin() -> None:
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start(ECHO_STDIN)
+        abort = ipc.Abort("r")
+        worker.send(abort)
+        await worker.close(60)
+        assert owner.exits == [Exit(0, (str(len(ipc.encode(abort))),))]
+        worker.send(abort)
+        await worker.close(60)
+
+    run(test())
+
+
+def test_a_worker_that_does_not_leave_is_killed() -> None:
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start("import time; time.sleep(600)")
+        await worker.close(0.05)
+        assert owner.exits[0].returncode == -signal.SIGKILL
+
+    run(test())
+
+
+def test_a_close_that_is_cancelled_kills_too() -> None:
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start("import time; time.sleep(600)")
+        closing = asyncio.create_task(worker.close(600))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await owner.ended.wait()
+        assert owner.exits[0].returncode == -signal.SIGKILL
+
+    run(test())
+
+
+def test_a_worker_that_closes_its_output_but_stays_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LINGER_SECONDS", 0.05)
+    assert end_of("import os, time; os.close(1); time.sleep(600)").returncode == -signal.SIGKILL
+
+
+def test_an_heir_of_the_pipes_does_not_hide_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heir here leaves once the server has let go of the pipes."""
+    monkeypatch.setattr(process, "_LINGER_SECONDS", 0.05)
+    assert end_of("import os\nif os.fork(): os._exit(4)\nos.read(0, 1)").returncode == 4
+
+
+def test_ctrl_c_on_the_terminal_does_not_reach_a_worker() -> None:
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start(ECHO_STDIN)
+        assert os.getsid(worker.pid) == worker.pid != os.getsid(0)
+        await worker.close(60)
+
+    run(test())
+
+
+def test_a_program_that_is_not_there_is_an_error() -> None:
+    async def test() -> None:
+        owner = Owner()
+        with pytest.raises(OSError, match="no such program"):
+            await spawn(["/no such program"], {}, owner.messages.append, owner.on_end)
+
+    run(test())
+
+
+def test_a_worker_that_does_not_read_holds_up_the_next_in_turn_and_nothing_else() -> None:
+    big = ipc.Generate(generation("x" * (1 << 20)))
+
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start("import time; time.sleep(600)")
+        await worker.send_in_turn(big)
+        second = asyncio.create_task(worker.send_in_turn(big))
+        given_up = asyncio.create_task(worker.send_in_turn(big))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not second.done()
+        given_up.cancel()
+        worker.kill()
+        await second
+        assert given_up.cancelled()
+        await owner.ended.wait()
+
+    run(test())
+
+
+def test_what_was_held_up_is_read_in_the_order_it_came() -> None:
+    messages = [ipc.Generate(generation("x" * (1 << 20))) for _ in range(4)]
+
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start(ECHO_STDIN)
+        await asyncio.gather(*(worker.send_in_turn(message) for message in messages))
+        await worker.close(60)
+        assert owner.exits[0].stderr_tail == (str(sum(len(ipc.encode(message)) for message in messages)),)
+
+    run(test())
+
+
+def test_children_are_seen_at_all() -> None:
+    """The check that every test here ends with must be able to fail."""
+
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start(ECHO_STDIN)
+        assert worker.pid in children()
+        await worker.close(60)
+        assert worker.pid not in children()
+
+    run(test())
