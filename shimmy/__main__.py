@@ -1,0 +1,19 @@
+"""Where the program starts: `python -m shimmy`, the `shimmy` command and the frozen executable. The worker command is
+dispatched before anything of the command line is imported: a worker's start-up time is part of a model's."""
+
+import sys
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["_worker"]:
+        from shimmy.worker.main import main as work
+
+        return work()
+    from shimmy.cli.program import program
+
+    program(prog_name="shimmy")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""`shimmy gpu-info`: what llama.cpp itself finds to compute on, asked of a worker that loads no model."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shimmy.cli.output import decimal_bytes, print_json, print_table
+
+if TYPE_CHECKING:
+    from shimmy.core.ipc import Device, Devices
+
+
+@click.command("gpu-info")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def command(as_json: bool) -> None:
+    """Show the devices that models can run on, and why others are absent."""
+    import asyncio
+
+    from shimmy.pool.devices import list_devices
+
+    devices = asyncio.run(list_devices())
+    if as_json:
+        _print_as_json(devices)
+    else:
+        _print(devices)
+
+
+def _print_as_json(devices: "Devices") -> None:
+    import msgspec
+
+    fields = msgspec.to_builtins(devices)
+    del fields["type"]
+    print_json(fields)
+
+
+def _row(device: "Device") -> tuple[str, ...]:
+    memory, free = decimal_bytes(device.total_bytes), decimal_bytes(device.free_bytes)
+    return (device.name, device.kind, device.backend, memory, free, device.description)
+
+
+def _print(devices: "Devices") -> None:
+    print_table([("DEVICE", "KIND", "BACKEND", "MEMORY", "FREE", "DESCRIPTION"), *map(_row, devices.devices)])
+    click.echo(f"\nllama.cpp {devices.llama_version}, CPU code for {devices.cpu_variant}")
+    click.echo(f"CPU features: {' '.join(devices.cpu_features)}")
+    for absent in devices.absent:
+        click.echo(f"no {absent.name}: {absent.reason}")

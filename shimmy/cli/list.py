@@ -1,0 +1,77 @@
+"""`shimmy list`: the models on this machine, as the server would see them."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shimmy.cli.options import model_sources
+from shimmy.cli.output import count, decimal_bytes, print_json, print_table
+
+if TYPE_CHECKING:
+    from shimmy.models.catalog import Catalog, Model
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print everything known, as JSON.")
+@click.option("--short", is_flag=True, help="Print only the names of models that can be served.")
+@model_sources
+def command(as_json: bool, short: bool, model_path: str | None, model_dirs: tuple[str, ...]) -> None:
+    """List the models found on this machine, and the files that cannot be served."""
+    catalog = scanned(model_path, model_dirs)
+    models = catalog.models()
+    if as_json:
+        print_json([described(model) for model in models])
+    elif short:
+        _print_names(models)
+    elif models:
+        print_table([_HEADINGS, *map(_row, models)])
+    if not models:
+        _say_where_we_looked(catalog)
+
+
+def _print_names(models: "list[Model]") -> None:
+    names = [model.id for model in models if model.invalid is None]
+    for name in names:
+        click.echo(name)
+    if models and not names:
+        click.echo(f"shimmy: none of the {len(models)} files found can be served; shimmy list says why", err=True)
+
+
+def scanned(model_path: str | None, model_dirs: tuple[str, ...]) -> "Catalog":
+    from shimmy.core.settings import Settings
+    from shimmy.models.catalog import Catalog
+    from shimmy.models.discovery import sources_from
+
+    catalog = Catalog(sources_from(Settings(model_path=model_path, model_dirs=model_dirs), os.environ))
+    catalog.refresh()
+    return catalog
+
+
+def described(model: "Model") -> dict[str, Any]:
+    """A model as JSON: what the catalogue knows, without the identity, which means nothing elsewhere."""
+    import msgspec
+
+    known: dict[str, Any] = msgspec.to_builtins(model)
+    del known["identity"]
+    return known | {"status": "invalid" if model.invalid else "ok"}
+
+
+_HEADINGS = ("NAME", "SIZE", "PARAMS", "QUANT", "CONTEXT", "SOURCE")
+
+
+def _row(model: "Model") -> tuple[str, ...]:
+    facts = model.facts
+    if model.invalid or facts is None:
+        return (model.id, decimal_bytes(model.size_bytes), "-", "-", "-", f"invalid: {model.invalid}")
+    context = "-" if facts.context_length is None else str(facts.context_length)
+    size = decimal_bytes(model.size_bytes)
+    return (model.id, size, count(facts.num_parameters), facts.quantization or "-", context, model.source)
+
+
+def _say_where_we_looked(catalog: "Catalog") -> None:
+    places = "".join(f"\n  {place}" for place in catalog.searched())
+    click.echo(
+        f"shimmy: no models found; put a .gguf file into one of these, or name one with --model-path:{places}",
+        err=True,
+    )

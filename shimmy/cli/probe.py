@@ -1,0 +1,44 @@
+"""`shimmy probe`: load one model, as the server would, and say what came of it."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shimmy.cli.options import model_sources
+from shimmy.cli.output import count
+
+if TYPE_CHECKING:
+    from shimmy.core.settings import Settings
+    from shimmy.pool.placement import ModelStatus
+
+
+@click.command("probe")
+@click.argument("name")
+@model_sources
+def command(name: str, model_path: str | None, model_dirs: tuple[str, ...]) -> None:
+    """Load the model NAME once and say what came of it."""
+    import asyncio
+
+    from shimmy.core.settings import Settings
+
+    status = asyncio.run(_load(Settings(model_path=model_path, model_dirs=model_dirs), name))
+    click.echo(f"ok: loaded {status.id} {_figures(status)}")
+
+
+async def _load(settings: "Settings", name: str) -> "ModelStatus":
+    from shimmy.cli.engine import engine
+
+    async with engine(settings) as inference:
+        await inference.preload(name)
+        [status] = inference.statuses()
+        return status
+
+
+def _figures(status: "ModelStatus") -> str:
+    loaded = status.loaded
+    assert loaded is not None, "a preload that returned has loaded the model"
+    return (
+        f"in {loaded.load_seconds:.2f} s: {count(loaded.num_parameters)} parameters, "
+        f"{loaded.num_sequences} sequences in a context of {loaded.context_length} tokens, "
+        f"{loaded.num_threads} threads on {loaded.cpu_variant}, chat template from {loaded.template_source}"
+    )

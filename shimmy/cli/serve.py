@@ -1,0 +1,49 @@
+"""`shimmy serve`: flags and environment in, `Settings` out; the server does the rest."""
+
+import sys
+from typing import Any
+
+import click
+
+from shimmy.cli.options import api_key, bind, model_sources, seconds
+from shimmy.cli.progress import LoadingBar
+
+_tokens = click.IntRange(32, 2**31 - 1)
+_sequences = click.IntRange(1, 256)
+_threads = click.IntRange(1, 512)
+_file = click.Path(dir_okay=False)
+_log_format = click.Choice(["text", "json"])
+
+
+@click.command("serve")
+@click.option("--bind", type=bind, metavar="HOST:PORT|auto", envvar="SHIMMY_BIND", help="Where to listen.")
+@model_sources
+@click.option("--ctx", type=_tokens, envvar="SHIMMY_CTX", help="Context of a model, in tokens.")
+@click.option("--parallel", type=_sequences, envvar="SHIMMY_PARALLEL", help="Sequences of a model side by side.")
+@click.option("--threads", type=_threads, envvar="SHIMMY_THREADS", help="Threads of a model at most.")
+@click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
+@click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
+@click.option("--log-format", type=_log_format, envvar="SHIMMY_LOG_FORMAT", help="How lines on stderr look.")
+@click.option("--api-key", type=api_key, multiple=True, metavar="KEY", envvar="SHIMMY_API_KEY", help="To be let in.")
+@click.option("--insecure-no-auth", is_flag=True, default=None, help="Let other machines in without a key.")
+@click.option("--drain-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_DRAIN_SECONDS", help="At the end.")
+def command(**flags: Any) -> None:
+    """Answer requests until told to stop.
+
+    Each flag with a value can also be given as SHIMMY_ and its name (SHIMMY_BIND, SHIMMY_API_KEY ...); the folders as
+    SHIMMY_MODEL_PATHS.
+    """
+    from shimmy.core.settings import Settings
+    from shimmy.server.lifecycle import serve
+
+    given = {_FIELDS.get(name, name): value for name, value in flags.items() if value not in (None, ())}
+    sys.exit(serve(Settings(**given), on_progress=LoadingBar()))
+
+
+# Where a flag and its field in `Settings` have different names.
+_FIELDS = {
+    "ctx": "context_length",
+    "parallel": "num_sequences",
+    "threads": "num_threads",
+    "api_key": "api_keys",
+}

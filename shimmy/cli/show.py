@@ -1,0 +1,52 @@
+"""`shimmy show`: what the header of one model says."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from shimmy.cli.list import described, scanned
+from shimmy.cli.options import model_sources
+from shimmy.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from shimmy.models.catalog import Model
+
+
+@click.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@model_sources
+def command(name: str, as_json: bool, model_path: str | None, model_dirs: tuple[str, ...]) -> None:
+    """Show what is known of the model NAME from its header."""
+    model = scanned(model_path, model_dirs).find(name)
+    if as_json:
+        print_json(described(model))
+    else:
+        print_table(_rows(model))
+
+
+def _rows(model: "Model") -> list[tuple[str, str]]:
+    import msgspec
+
+    facts = msgspec.to_builtins(model.facts)
+    modified = datetime.fromtimestamp(model.modified_unix).isoformat(" ", "seconds")
+    return [
+        ("id", model.id),
+        *((label.replace("_", " "), _text(value)) for label, value in facts.items()),
+        ("size", f"{model.size_bytes:,} bytes"),
+        ("modified", modified),
+        ("source", model.source),
+        *(("file", path) for path in model.paths),
+    ]
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "not stated"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+    return str(value)

@@ -1,0 +1,153 @@
+"""`generate` and `probe`, with fake workers and, marked `model`, with the real one."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shimmy.core.request import Chat, Generation, Message, Sampling, Text
+from tests.cli.conftest import Invoke
+from tests.cli.fake_engine import fake_engine
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shimmy.server.lifecycle.build_engine", fake_engine)
+
+
+def asked(invoke: Invoke, *flags: str, stdin: str | None = None) -> Generation:
+    """What reached the worker."""
+    import msgspec
+
+    result = invoke("generate", "echo", *flags, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return msgspec.json.decode(result.stdout, type=Generation)
+
+
+@pytest.mark.usefixtures("fake")
+class TestGenerate:
+    def test_writes_the_answer(self, invoke: Invoke) -> None:
+        result = invoke("generate", "echo", "--prompt", "one two three")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "one two three\n", "")
+
+    def test_the_prompt_may_be_piped(self, invoke: Invoke) -> None:
+        assert invoke("generate", "echo", stdin="one\ntwo\n").stdout == "one\ntwo\n"
+
+    def test_every_flag_reaches_the_worker(self, invoke: Invoke) -> None:
+        flags = "--max-tokens 9 --temperature 0.5 --top-p 0.25 --top-k 3 --seed -7 --system Terse.".split()
+        generation = asked(invoke, "--prompt", "!request", *flags)
+        assert generation.prompt == Chat([Message("system", "Terse."), Message("user", "!request")])
+        assert generation.sampling == Sampling(temperature=0.5, top_p=0.25, top_k=3, seed=-7)
+        assert (generation.model, generation.max_tokens) == ("echo", 9)
+
+    def test_raw_leaves_the_template_out(self, invoke: Invoke) -> None:
+        generation = asked(invoke, "--raw", stdin="!request\n")
+        assert generation.prompt == Text("!request")
+        assert (generation.sampling, generation.max_tokens) == (Sampling(), None)
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--prompt", ""], "The prompt is empty."),
+            (["--prompt", "x", "--raw", "--system", "y"], "--system needs the chat template"),
+            (["--prompt", "x", "--temperature", "nan"], "Invalid value for '--temperature'"),
+            (["--prompt", "x", "--top-p", "2"], "Invalid value for '--top-p'"),
+            (["--prompt", "x", "--top-k", "1.5"], "Invalid value for '--top-k'"),
+            (["--prompt", "x", "--max-tokens", "0"], "Invalid value for '--max-tokens'"),
+            (["--prompt", "x", "--seed", "many"], "Invalid value for '--seed'"),
+            (["--prompt", "x\udcff"], "Invalid value for '--prompt': it is not valid UTF-8."),
+        ],
+    )
+    def test_nonsense_is_a_usage_error(self, flags: list[str], message: str, invoke: Invoke) -> None:
+        result = invoke("generate", "echo", *flags)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+
+    def test_bytes_that_are_no_text_are_a_usage_error(self, invoke: Invoke) -> None:
+        result = invoke("generate", "echo", stdin=b"\xff\xfe")
+        assert result.exit_code == 2 and "not UTF-8" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            (("nobody", "--prompt", "x"), 3, "model 'nobody' not found"),
+            (("broken", "--prompt", "x"), 5, "model 'broken' cannot be served: truncated"),
+            (("echo", "--prompt", "!crash SIGABRT 3"), 5, "SIGABRT"),
+            (("echo", "--prompt", "!fail context_length_exceeded too long"), 1, "too long"),
+        ],
+    )
+    def test_failures_have_codes(
+        self, arguments: tuple[str, ...], code: int, message: str, invoke: Invoke
+    ) -> None:
+        result = invoke("generate", *arguments)
+        assert result.exit_code == code
+        assert result.stderr.startswith("shimmy: ") and message in result.stderr
+
+
+@pytest.mark.usefixtures("fake")
+class TestProbe:
+    def test_says_what_was_loaded(self, invoke: Invoke) -> None:
+        result = invoke("probe", "echo")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout.startswith("ok: loaded echo in ")
+
+    @pytest.mark.parametrize(("name", "code"), [("nobody", 3), ("broken", 5)])
+    def test_failures_have_codes(self, name: str, code: int, invoke: Invoke) -> None:
+        result = invoke("probe", name)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert result.stderr.startswith("shimmy: ")
+
+
+def run(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_ctrl_c_ends_it_cleanly() -> None:
+    with run("tests.cli.fake_engine", "generate", "echo", "--prompt", "!stall 2") as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == b""
+
+
+def test_a_reader_that_leaves_ends_it_quietly() -> None:
+    with run("tests.cli.fake_engine", "generate", "echo", "--prompt", "!deluge") as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not DEMO.exists(), reason="make model fetches the demo model")
+class TestRealModel:
+    def test_generates(self) -> None:
+        flags = ["--prompt", "The capital of France is", "--raw", "--temperature", "0", "--max-tokens", "4"]
+        with run("shimmy", "generate", DEMO.stem, "--model-path", str(DEMO), *flags) as process:
+            stdout, stderr = process.communicate(timeout=100)
+        assert (process.returncode, stderr) == (0, b"")
+        assert b"Paris" in stdout
+
+    def test_probes(self) -> None:
+        with run("shimmy", "probe", DEMO.stem, "--model-path", str(DEMO)) as process:
+            stdout, stderr = process.communicate(timeout=100)
+        assert (process.returncode, stderr) == (0, b"")
+        assert stdout.startswith(b"ok: loaded smollm2-135m-instruct.q4-1 in ")
+        assert b"135M parameters" in stdout
+
+    def test_ctrl_c(self) -> None:
+        flags = ["--prompt", "Count to one thousand.", "--model-path", str(DEMO)]
+        with run("shimmy", "generate", DEMO.stem, *flags) as process:
+            assert process.stdout and process.stderr
+            assert process.stdout.read(1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+            assert process.stderr.read() == b""

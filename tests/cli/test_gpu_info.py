@@ -1,0 +1,61 @@
+"""`gpu-info`: what a worker says of its devices."""
+
+import json
+
+import pytest
+
+from shimmy.core.errors import ShimmyError
+from shimmy.core.ipc import AbsentBackend, Device, Devices
+from tests.cli.conftest import Invoke
+
+FOUND = Devices(
+    devices=[Device("CPU", "Some Processor", "cpu", "CPU", 8_000_000_000, 16_000_000_000)],
+    absent=[AbsentBackend("vulkan", "this build carries no libggml-vulkan.so")],
+    llama_version="b1234",
+    cpu_variant="haswell",
+    cpu_features=["AVX2", "FMA"],
+)
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, outcome: Devices | ShimmyError) -> None:
+    async def list_devices() -> Devices:
+        if isinstance(outcome, ShimmyError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("shimmy.pool.devices.list_devices", list_devices)
+
+
+def test_shows_devices_and_why_others_are_absent(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, FOUND)
+    result = invoke("gpu-info")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "DEVICE  KIND  BACKEND  MEMORY  FREE  DESCRIPTION",
+        "CPU     cpu   CPU      16GB    8GB   Some Processor",
+        "",
+        "llama.cpp b1234, CPU code for haswell",
+        "CPU features: AVX2 FMA",
+        "no vulkan: this build carries no libggml-vulkan.so",
+    ]
+
+
+def test_json(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, FOUND)
+    shown = json.loads(invoke("gpu-info", "--json").stdout)
+    assert list(shown) == ["devices", "absent", "llama_version", "cpu_variant", "cpu_features"]
+    assert shown["devices"][0]["total_bytes"] == 16_000_000_000
+
+
+def test_a_worker_that_fails(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, ShimmyError("the worker process ended"))
+    result = invoke("gpu-info")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "shimmy: the worker process ended\n")
+
+
+@pytest.mark.model
+def test_a_real_worker_finds_the_cpu(invoke: Invoke) -> None:
+    shown = json.loads(invoke("gpu-info", "--json").stdout)
+    assert "cpu" in {device["kind"] for device in shown["devices"]}
+    assert all(device["total_bytes"] > 0 for device in shown["devices"])
+    assert shown["cpu_variant"] and shown["llama_version"]

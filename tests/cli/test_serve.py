@@ -1,0 +1,188 @@
+"""`serve`: what flags and environment make of the settings, and a real start and end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shimmy.core.settings import Settings
+from tests.cli.conftest import Invoke
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings that the server was started with; it ends at once with code 7."""
+    taken: list[Settings] = []
+
+    def serve(settings: Settings, on_progress: Any) -> int:
+        taken.append(settings)
+        return 7
+
+    monkeypatch.setattr("shimmy.server.lifecycle.serve", serve)
+    return taken
+
+
+def test_without_flags_the_defaults_hold(invoke: Invoke, served: list[Settings]) -> None:
+    assert invoke("serve").exit_code == 7
+    assert served == [Settings()]
+
+
+def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Path) -> None:
+    (machine / "m.gguf").touch()
+    flags = """--bind [::1]:8080 --model-path m.gguf --model-dirs .;.. --model-dirs / --ctx 4096 --parallel 2
+        --threads 3 --preload a --preload b --ready-file r.json --log-format json --api-key one --api-key two
+        --insecure-no-auth --drain-seconds 1.5"""
+    assert invoke("serve", *flags.split()).exit_code == 7
+    assert served == [
+        Settings(
+            bind="[::1]:8080",
+            model_path="m.gguf",
+            model_dirs=(".", "..", "/"),
+            context_length=4096,
+            num_sequences=2,
+            num_threads=3,
+            preload=("a", "b"),
+            ready_file="r.json",
+            log_format="json",
+            api_keys=("one", "two"),
+            insecure_no_auth=True,
+            drain_seconds=1.5,
+        )
+    ]
+
+
+VARIABLES = {
+    "SHIMMY_BIND": "auto",
+    "SHIMMY_CTX": "64",
+    "SHIMMY_PARALLEL": "1",
+    "SHIMMY_THREADS": "2",
+    "SHIMMY_PRELOAD": "a b",
+    "SHIMMY_READY_FILE": "r",
+    "SHIMMY_LOG_FORMAT": "json",
+    "SHIMMY_API_KEY": "one two",
+    "SHIMMY_DRAIN_SECONDS": "0",
+}
+
+
+def test_variables_stand_in_for_flags(
+    invoke: Invoke, served: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    invoke("serve")
+    invoke("serve", "--bind", "127.0.0.1:0", "--ctx", "128", "--api-key", "three", "--log-format", "text")
+    assert served == [
+        Settings(
+            bind="auto",
+            context_length=64,
+            num_sequences=1,
+            num_threads=2,
+            preload=("a", "b"),
+            ready_file="r",
+            log_format="json",
+            api_keys=("one", "two"),
+            drain_seconds=0.0,
+        ),
+        Settings(
+            bind="127.0.0.1:0",
+            context_length=128,
+            num_sequences=1,
+            num_threads=2,
+            preload=("a", "b"),
+            ready_file="r",
+            log_format="text",
+            api_keys=("three",),
+            drain_seconds=0.0,
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--bind", "localhost"),
+        ("--bind", "127.0.0.1:65536"),
+        ("--bind", "::1:80"),
+        ("--bind", ":80"),
+        ("--bind", ""),
+        ("--ctx", "0"),
+        ("--ctx", "many"),
+        ("--parallel", "0"),
+        ("--parallel", "257"),
+        ("--threads", "-1"),
+        ("--log-format", "xml"),
+        ("--api-key", ""),
+        ("--api-key", "two words"),
+        ("--api-key", "schlüssel"),
+        ("--drain-seconds", "nan"),
+        ("--drain-seconds", "-1"),
+        ("--drain-seconds", "inf"),
+        ("--drain-seconds", "soon"),
+        ("--model-path", "absent.gguf"),
+        ("--model-path", "."),
+        ("--model-dirs", "absent"),
+        ("--ready-file", "."),
+    ],
+)
+def test_nonsense_is_a_usage_error_that_names_the_flag(
+    flag: str, value: str, invoke: Invoke, served: list[Settings]
+) -> None:
+    result = invoke("serve", flag, value)
+    assert (result.exit_code, result.stdout, served) == (2, "", [])
+    assert f"Invalid value for '{flag}'" in result.stderr
+
+
+def test_a_refused_key_is_not_shown(invoke: Invoke) -> None:
+    assert "secret" not in invoke("serve", "--api-key", "secret word").stderr
+
+
+def test_nonsense_in_a_variable_is_a_usage_error(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHIMMY_CTX", "many")
+    result = invoke("serve")
+    assert result.exit_code == 2 and "--ctx" in result.stderr
+
+
+def start(machine: Path, *flags: str) -> "subprocess.Popen[str]":
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "shimmy", "serve", *flags]
+    return subprocess.Popen(command, cwd=machine, env=environ, stderr=subprocess.PIPE, text=True)
+
+
+def test_serves_until_it_is_told_to_stop(machine: Path) -> None:
+    with start(machine, "--bind", "127.0.0.1:0", "--ready-file", "ready.json") as server:
+        assert server.stderr
+        try:
+            for line in server.stderr:
+                if "listening on" in line:
+                    break
+            ready = json.loads((machine / "ready.json").read_text())
+            assert ready["pid"] == server.pid
+            with urllib.request.urlopen(f"{ready['url']}/health", timeout=30) as answer:
+                assert answer.status == 200
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+            server.stderr.read()
+
+
+def test_a_port_in_use_has_its_own_code(machine: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with start(machine, "--bind", f"127.0.0.1:{taken.getsockname()[1]}") as server:
+            assert server.communicate(timeout=60)[1].startswith("shimmy: port ")
+            assert server.returncode == 4
+
+
+def test_other_machines_are_not_let_in_without_a_key(machine: Path) -> None:
+    with start(machine, "--bind", "0.0.0.0:0") as server:
+        assert "--api-key" in server.communicate(timeout=60)[1]
+        assert server.returncode == 2

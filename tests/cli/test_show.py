@@ -1,0 +1,56 @@
+"""`show`: one model, from its header."""
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Invoke
+from tests.fakes.gguf_writer import model
+
+
+def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
+    path = model("Tiny", tokenizer__chat_template="x").write(machine / "models" / "Tiny.gguf")
+    result = invoke("show", "TINY")
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    shown = {label: value.strip() for label, value in shown.items()}
+    assert shown.pop("modified")
+    assert shown == {
+        "id": "tiny",
+        "architecture": "llama",
+        "name": "Tiny",
+        "quantization": "F32",
+        "num parameters": "2,088",
+        "context length": "4,096",
+        "num layers": "2",
+        "embedding length": "8",
+        "vocabulary size": "260",
+        "has chat template": "yes",
+        "tokenizer model": "llama",
+        "size": f"{path.stat().st_size:,} bytes",
+        "source": "models folder",
+        "file": str(path),
+    }
+
+
+def test_says_what_the_header_does_not_state(invoke: Invoke, machine: Path) -> None:
+    model(llama__context_length=None).write(machine / "m.gguf")
+    assert "context length     not stated" in invoke("show", "m", "--model-path", "m.gguf").stdout
+
+
+def test_json_is_the_entry_of_the_list(invoke: Invoke, machine: Path) -> None:
+    model().write(machine / "models" / "a.gguf")
+    assert [json.loads(invoke("show", "a", "--json").stdout)] == json.loads(invoke("list", "--json").stdout)
+
+
+def test_an_unknown_name_is_not_found(invoke: Invoke, machine: Path) -> None:
+    model().write(machine / "models" / "a.gguf")
+    result = invoke("show", "b")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == "shimmy: the model 'b' does not exist; there is a\n"
+
+
+def test_a_broken_file_is_a_failed_model(invoke: Invoke, machine: Path) -> None:
+    (machine / "cut.gguf").write_bytes(b"GGUF")
+    result = invoke("show", "cut", "--model-path", "cut.gguf")
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert result.stderr.startswith("shimmy: the model 'cut' cannot be served: truncated")
