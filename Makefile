@@ -1,0 +1,56 @@
+# make serve: a chat model answers on this machine. make test: everything is tested. README.md has the rest.
+
+PYTHON ?=
+ARGS   ?=
+PY     := .venv/bin/python
+# The environment is made anew when what goes into it changes.
+LOCK   := $(shell cat requirements/dev.txt pyproject.toml build/environment.sh | cksum | tr ' ' '-')
+STAMP  := .venv/made-$(LOCK)
+PYTEST := $(PY) -m pytest -n auto --dist loadfile
+# Without byte code every start compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup model serve test test-fast check bench freeze frozen-test lock clean
+
+setup: $(STAMP)
+	@$(PY) -m build.native
+
+model: $(STAMP)
+	@$(PY) -m build.model
+
+serve: setup model
+	@exec $(PY) -m shimmy serve --bind auto $(ARGS)
+
+test: setup model
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(STAMP)
+	@$(PYTEST) -m "not model" --hypothesis-profile fast $(ARGS)
+
+check: $(STAMP)
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -m pytest -q tests/test_imports.py
+
+bench: setup model
+	@$(PY) -m bench $(ARGS)
+
+# One executable, dist/shimmy. BOOTLOADER=stock takes PyInstaller's own.
+freeze: setup
+	@$(PY) -m build.freeze $(if $(BOOTLOADER),--bootloader $(BOOTLOADER))
+
+# One process: start-up times are measured.
+frozen-test: freeze model
+	@SHIMMY_EXE=$(CURDIR)/dist/shimmy $(PY) -m pytest -rP tests/frozen $(ARGS)
+
+# Choose versions anew, within the bounds of pyproject.toml, and pin them with their hashes.
+lock: $(STAMP)
+	@$(PY) -m pip install --quiet uv==0.13.8
+	@sh requirements/lock.sh $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis shimmy/native dist build/out
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP):
+	@PYTHON="$(PYTHON)" sh build/environment.sh $@ >&2

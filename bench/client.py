@@ -1,0 +1,128 @@
+"""A small HTTP client for streamed completions that notes when each piece of text arrived.
+
+Bare asyncio streams: it must take as little as possible of the cores that the measured server runs on.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class HttpError(Exception):
+    """The server answered with another status than 200."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"HTTP {status}: {body[:300]!r}")
+        self.status = status
+
+
+@dataclass
+class Reply:
+    """One streamed completion; times in seconds of `time.perf_counter`, token counts as the server reports them."""
+
+    sent_at: float
+    arrived_at: list[float] = field(default_factory=list)
+    text: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+
+    @property
+    def first_token_seconds(self) -> float:
+        return self.arrived_at[0] - self.sent_at
+
+    @property
+    def worst_gap_seconds(self) -> float:
+        """The longest silence between two pieces of text, 0 when there is only one."""
+        pairs = zip(self.arrived_at, self.arrived_at[1:], strict=False)
+        return max((later - earlier for earlier, later in pairs), default=0.0)
+
+
+class Endpoint:
+    """Where a server listens; `url` is its base without a path, e.g. "http://127.0.0.1:8080"."""
+
+    def __init__(self, url: str, model: str) -> None:
+        parts = urlsplit(url)
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
+        self.model = model
+
+    async def status(self, path: str) -> int | None:
+        """The status of a GET, None when nobody listens."""
+        try:
+            reader, writer = await asyncio.open_connection(self.host, self.port)
+        except OSError:
+            return None
+        try:
+            writer.write(self._head("GET", path))
+            return (await _response_head(reader))[0]
+        except (OSError, EOFError):
+            return None
+        finally:
+            writer.close()
+
+    async def complete(self, prompt: str, max_tokens: int) -> Reply:
+        """Stream one greedy completion to its end. Raises `HttpError`, or OSError when the connection fails."""
+        wanted = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+        body = json.dumps({**wanted, "stream_options": {"include_usage": True}}).encode()
+        reply = Reply(sent_at=time.perf_counter())
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            writer.write(self._head("POST", "/v1/completions", body))
+            async for event in _events(reader):
+                _note(reply, event)
+        finally:
+            writer.close()
+        if not reply.arrived_at or not reply.completion_tokens:
+            raise HttpError(200, b"the stream had no text, or no usage")
+        return reply
+
+    def _head(self, method: str, path: str, body: bytes = b"") -> bytes:
+        lines = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nConnection: close\r\n"
+        if body:
+            lines += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        return lines.encode() + b"\r\n" + body
+
+
+def _note(reply: Reply, event: dict[str, Any]) -> None:
+    if "error" in event:
+        raise HttpError(200, json.dumps(event).encode())
+    for choice in event.get("choices") or []:
+        if choice.get("text"):
+            reply.arrived_at.append(time.perf_counter())
+            reply.text += choice["text"]
+    if usage := event.get("usage"):
+        reply.prompt_tokens, reply.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        reply.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+
+
+async def _events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """The JSON events of a server-sent event stream up to its [DONE]."""
+    status, is_chunked = await _response_head(reader)
+    if status != 200:
+        raise HttpError(status, await reader.read(4096))
+    pending = b""
+    async for piece in _chunks(reader) if is_chunked else _plain(reader):
+        *lines, pending = (pending + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and b"[DONE]" not in line:
+                yield json.loads(line[5:])
+
+
+async def _response_head(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """The status, and whether the body is chunked."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    return int(head.split(None, 2)[1]), b"transfer-encoding: chunked" in head
+
+
+async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        yield (await reader.readexactly(size + 2))[:-2]
+
+
+async def _plain(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while piece := await reader.read(65536):
+        yield piece

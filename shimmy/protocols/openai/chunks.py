@@ -1,0 +1,74 @@
+"""A request's events as server-sent events. Chat and plain completions differ in what a choice looks like, no more."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import msgspec
+
+from shimmy.core.events import Accepted, Event, Finished, FinishReason, TextDelta
+from shimmy.protocols.openai.answer import Batches, Head, Tally
+
+DONE = b"data: [DONE]\n\n"
+
+encode = msgspec.json.encode
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """A choice within a chunk, encoded: when it begins (if that is worth a chunk), goes on, and ends."""
+
+    begin: Callable[[int], bytes]
+    text: Callable[[int, str], bytes]
+    finish: Callable[[int, FinishReason], bytes]
+
+
+class ChunkEncoder:
+    """Encodes the chunks of one stream; what is the same in all of them is encoded once."""
+
+    def __init__(self, head: Head, shape: Shape, num_choices: int, include_usage: bool) -> None:
+        """`num_choices` is that of one prompt."""
+        self.tally = Tally()
+        self._shape = shape
+        self._num_choices = num_choices
+        self._opening = b"data: " + encode(head)[:-1] + b',"choices":['
+        # With include_usage every other chunk says that it has none (OpenAI API reference, stream_options).
+        self._closing = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def encode(self, prompt: int, events: list[Event]) -> bytes:
+        choices: list[bytes] = []
+        for event in events:
+            choices += self._choices(prompt * self._num_choices, prompt, event)
+        return b"".join(self._opening + choice + self._closing for choice in choices)
+
+    def usage(self) -> bytes:
+        """The last chunk, if it was asked for: no choices, but the counts of all."""
+        total = {"usage": self.tally.usage(), "timings": self.tally.timings()}
+        return self._opening + b"]," + encode(total)[1:] + b"\n\n"
+
+    def _choices(self, base: int, prompt: int, event: Event) -> list[bytes]:
+        match event:
+            case TextDelta(_, index, text):
+                return [self._shape.text(base + index, text)]
+            case Finished(_, index, reason):
+                self.tally.add(prompt, event)
+                return [self._shape.finish(base + index, reason)]
+            case Accepted():
+                begun = [self._shape.begin(base + index) for index in range(self._num_choices)]
+                return [choice for choice in begun if choice]
+        return []
+
+
+async def stream(
+    batches: Batches, encoder: ChunkEncoder, num_prompts: int, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """One piece of bytes per batch. Holds everything back until all prompts are accepted: until then the request can
+    still fail as a whole."""
+    held: list[bytes] = []
+    num_waiting = num_prompts
+    async with aclosing(batches):
+        async for prompt, events in batches:
+            num_waiting -= sum(isinstance(event, Accepted) for event in events)
+            held.append(encoder.encode(prompt, events))
+            if num_waiting == 0:
+                yield b"".join(held)
+                held.clear()
+    yield (encoder.usage() if include_usage else b"") + DONE

@@ -1,0 +1,52 @@
+"""What both kinds of completion do with their generations: run them, and answer whole or as a stream."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.request import Generation
+from shimmy.core.settings import Settings
+from shimmy.protocols.openai.answer import Choice, Head, Tally, collect, head
+from shimmy.protocols.openai.chunks import ChunkEncoder, Shape, stream
+from shimmy.protocols.openai.errors import encode_error_event
+from shimmy.protocols.openai.merge import merge
+from shimmy.protocols.openai.wire import CommonFields
+from shimmy.server.inference import Inference
+from shimmy.server.streaming import EventStream, observed, until_disconnect
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What a chat completion and a plain one look like: the `object` of an answer and of a chunk, and their choices."""
+
+    object: str
+    chunk_object: str
+    choice: Callable[[int, Choice], dict[str, Any]]
+    shape: Shape
+
+
+class Endpoint:
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        self._inference = inference
+        self._ping_seconds = settings.ping_seconds
+
+    async def answer(
+        self, request: Request, body: CommonFields, kind: Kind, id: str, generations: list[Generation]
+    ) -> Response | EventStream:
+        """One generation per prompt; the answer goes by `id`."""
+        generate = self._inference.generate
+        batches = merge([observed(request.scope, body.model, generate(generation)) for generation in generations])
+        if body.stream:
+            include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            encoder = ChunkEncoder(head(id, kind.chunk_object, body.model), kind.shape, body.n or 1, include_usage)
+            source = stream(batches, encoder, len(generations), include_usage)
+            return EventStream(source, encode_error_event, self._ping_seconds)
+        choices, tally = await until_disconnect(request.receive, collect(batches, body.n or 1))
+        return _whole(head(id, kind.object, body.model), [kind.choice(*pair) for pair in enumerate(choices)], tally)
+
+
+def _whole(head: Head, choices: list[dict[str, Any]], tally: Tally) -> Response:
+    answer = msgspec.structs.asdict(head) | {"choices": choices, "usage": tally.usage(), "timings": tally.timings()}
+    return Response(msgspec.json.encode(answer), media_type="application/json")

@@ -1,0 +1,70 @@
+"""GET /v1/models and GET /v1/models/{id}: OpenAI's four fields, and what there is to know before choosing a model."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.server.inference import Inference
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `context_length` is what a request may use, known once the model is loaded; sizes in bytes."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["shimmy"] = "shimmy"
+    status: Literal["valid", "invalid"]
+    reason: str | None
+    state: str
+    source: str
+    size: int
+    quantization: str | None
+    num_parameters: int | None
+    context_length: int | None
+    training_context_length: int | None
+    template_source: str | None
+
+
+class Models:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def list(self, request: Request) -> Response:
+        """Those that cannot be served are listed too, with the reason."""
+        await self._inference.refresh()
+        return _json({"object": "list", "data": list(self._entries())})
+
+    async def get(self, request: Request) -> Response:
+        await self._inference.refresh()
+        found = self._inference.catalog.find(request.path_params["id"])
+        return _json(next(entry for entry in self._entries() if entry.id == found.id))
+
+    def _entries(self) -> Iterator[Entry]:
+        statuses = {status.id: status for status in self._inference.statuses()}
+        for model in self._inference.catalog.models():
+            facts = model.facts
+            status = statuses.get(model.id)
+            loaded = status.loaded if status else None
+            template = None if facts is None else "gguf" if facts.has_chat_template else "chatml"
+            yield Entry(
+                id=model.id,
+                created=int(model.modified_unix),
+                status="invalid" if model.invalid else "valid",
+                reason=model.invalid or (status.reason if status else None),
+                state=status.state if status else "unloaded",
+                source=model.source,
+                size=model.size_bytes,
+                quantization=facts.quantization if facts else None,
+                num_parameters=facts.num_parameters if facts else None,
+                context_length=loaded.context_length if loaded else None,
+                training_context_length=facts.context_length if facts else None,
+                template_source=loaded.template_source if loaded else template,
+            )
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -1,0 +1,145 @@
+"""The ASGI application: each request passes the guards, then one route, and ends in exactly one answer.
+
+What an error looks like is the protocols' business.
+"""
+
+import asyncio
+import os
+import re
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from shimmy import __version__
+from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError
+from shimmy.core.settings import DEFAULT_HOST, Settings
+from shimmy.protocols import openai
+from shimmy.server.access import Access
+from shimmy.server.body import Body
+from shimmy.server.connection import Connection
+from shimmy.server.guards import Guard
+from shimmy.server.inference import Inference
+from shimmy.server.readiness import Readiness
+from shimmy.server.reply import Reply
+from shimmy.server.streaming import ClientGone, internal_error
+
+_CLIENT_GONE = 499  # nginx's number for it
+_SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
+
+
+def build_app(
+    inference: Inference,
+    settings: Settings,
+    readiness: Readiness | None = None,
+    host: str = DEFAULT_HOST,
+    address: str = DEFAULT_HOST,
+) -> "App":
+    """`host` and `address` are where the server is bound, by name and by IP address."""
+    guard = Guard(settings.api_keys, host, address)
+    probes = Probes(readiness or Readiness(inference))
+    routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
+    return App(routes, guard, settings)
+
+
+class Probes:
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    async def health(self, request: Request) -> Response:
+        """Liveness: this process answers."""
+        return _json(200, {"status": "ok", "version": __version__})
+
+    async def readyz(self, request: Request) -> Response:
+        return _json(200 if self._readiness.state == "ready" else 503, self._readiness.report())
+
+
+class App:
+    def __init__(self, routes: list[Route], guard: Guard, settings: Settings) -> None:
+        self.routes = routes
+        self._router = Router(routes, redirect_slashes=False)
+        self._guard = guard
+        self._settings = settings
+        self._replies: set[Reply] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for the answers that are under way, at most `seconds`, and cut off the rest."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            for reply in list(self._replies):
+                await reply.abandon()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        access = Access(_request_id(scope), scope["method"], scope["path"])
+        scope["state"] = {"access": access}
+        scope["app"] = self  # or Starlette answers 404 and 405 itself, in plain text, and does not raise them
+        connection = Connection(send)
+        reply = Reply(send, connection, access, self._settings.stall_seconds)
+        self._replies.add(reply)
+        self._idle.clear()
+        try:
+            await self._route(scope, Body(connection.watch(receive), self._settings.max_body_bytes), reply)
+        except ClientGone:
+            access.status = _CLIENT_GONE
+        finally:
+            await connection.settle()
+            access.log()
+            self._replies.remove(reply)
+            if not self._replies:
+                self._idle.set()
+
+    async def _route(self, scope: Scope, body: Body, reply: Reply) -> None:
+        try:
+            self._guard.check(scope)
+            await body.read(scope, self._settings.body_seconds)
+            await self._router(scope, body.replay, reply)
+        except ClientGone:
+            raise
+        except Exception as exception:
+            error = _as_shimmy(exception, scope)
+            await reply.refuse(error, openai.encode_error(error), body, scope["http_version"])
+
+
+def _as_shimmy(error: Exception, scope: Scope) -> ShimmyError:
+    if isinstance(error, ShimmyError):
+        return error
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return NotFound(f"there is no {scope['path']}")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        return MethodNotAllowed(f"{scope['path']} takes {allow}, not {scope['method']}", allow=allow)
+    return internal_error(error, scope["state"]["access"].id)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own, if it could have been one of ours."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return str(value.decode())
+    return f"req_{os.urandom(12).hex()}"
+
+
+def _json(status: int, content: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})

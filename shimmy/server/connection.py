@@ -1,0 +1,78 @@
+"""What ASGI has no words for. The only module that knows Hypercorn's insides (0.18): from its `send` to the connection.
+
+Covered by tests/faults, which fail when these insides change.
+"""
+
+import asyncio
+from typing import Any
+
+from starlette.types import Message, Receive, Send
+
+_CANCEL = 8  # RFC 9113, section 7
+_HIGH_WATER_BYTES = 32 << 10
+_LOOK_SECONDS = 1.0
+
+
+class Connection:
+    """What is behind Hypercorn's own `send` of one exchange."""
+
+    def __init__(self, send: Send) -> None:
+        self._stream: Any = send.__self__  # type: ignore[attr-defined]
+        self._protocol = self._stream.send.__self__
+        server = self._protocol.send.__self__
+        self._reader: asyncio.StreamReader = server.reader
+        self._transport = server.writer.transport
+
+    async def cut(self) -> None:
+        """End this exchange now: on HTTP/1 the connection, on HTTP/2 the one stream, unless the connection is stuck.
+
+        Returning from the app is not enough: Hypercorn then waits for the client to take all that was written.
+        """
+        if self._is_http2 and self._transport.get_write_buffer_size() == 0:
+            await self._reset()
+        else:
+            self._transport.abort()
+
+    def watch(self, receive: Receive) -> Receive:
+        """A `receive` that also notices the end of a client that has sent its next request already: while that one
+        waits, Hypercorn does not read, and so does not learn of it."""
+
+        async def receive_or_notice() -> Message:
+            while True:
+                try:
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        return await receive()
+                except TimeoutError:
+                    if self._reader.at_eof() or self._transport.is_closing():
+                        return {"type": "http.disconnect"}
+
+        return receive_or_notice
+
+    async def drained(self) -> None:
+        """Returns when the client has taken enough of this exchange for more to be sent.
+
+        Hypercorn's `send` waits for HTTP/1 clients, but for HTTP/2 clients whose window is shut it buffers without end.
+        """
+        buffered = self._protocol.stream_buffers.get(self._stream.stream_id) if self._is_http2 else None
+        if buffered is not None and len(buffered.buffer) > _HIGH_WATER_BYTES:
+            await buffered.drain()
+
+    async def settle(self) -> None:
+        """To be called when the exchange is over. For a next request that will never have its turn, Hypercorn would
+        wait for ever; without it the end of the connection is found."""
+        if not self._is_http2 and (self._transport.is_closing() or self._reader.at_eof()):
+            h11_connection = self._protocol.connection
+            self._protocol.connection = type(h11_connection)(h11_connection.our_role)
+            await self._protocol.can_read.set()
+
+    @property
+    def _is_http2(self) -> bool:
+        return hasattr(self._protocol, "stream_buffers")
+
+    async def _reset(self) -> None:
+        protocol, stream_id = self._protocol, self._stream.stream_id
+        if stream_id in protocol.streams:
+            protocol.connection.reset_stream(stream_id, error_code=_CANCEL)
+            await protocol.stream_buffers[stream_id].close()
+            await protocol._flush()
+            await protocol._close_stream(stream_id)

@@ -1,0 +1,150 @@
+"""How long answers travel: the only place that streams, and that watches whether the client is still there.
+
+Knows no wire format: it gets bytes that are ready to send.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.types import Receive, Scope, Send
+
+from shimmy.core.errors import ShimmyError
+from shimmy.core.events import Event, Finished, TextDelta
+from shimmy.server.access import Access
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PING = b": ping\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """The client left before its answer was complete; nobody is there to read an error."""
+
+
+class EventStream:
+    """A `text/event-stream` answer that ends with its source, its client or its first error.
+
+    `source` yields encoded events, any number at a time, and is closed in every case. The status waits for its first
+    yield (which may be empty), so that an error before it has a status of its own, but no longer than `ping_seconds`;
+    after that, and in every later silence, comments keep the connection alive. Nothing is pulled from `source` while
+    the client takes nothing.
+    """
+
+    def __init__(
+        self, source: AsyncGenerator[bytes, None], encode_error: Callable[[ShimmyError], bytes], ping_seconds: float
+    ) -> None:
+        self._source = source
+        self._encode_error = encode_error
+        self._ping_seconds = ping_seconds
+        self._started = False
+        self._writing = False
+        self._wrote_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._wrote_at = asyncio.get_running_loop().time()
+        pump = asyncio.create_task(self._pump(scope, send))
+        others = [asyncio.create_task(_disconnected(receive)), asyncio.create_task(self._ping(send))]
+        try:
+            await asyncio.wait((pump, *others), return_when=asyncio.FIRST_COMPLETED)
+            if not pump.done():
+                raise ClientGone
+            pump.result()
+        finally:
+            await _stop(pump, *others)
+
+    async def _pump(self, scope: Scope, send: Send) -> None:
+        try:
+            async with aclosing(self._source) as source:
+                async for data in source:
+                    await self._write(send, data)
+                    # Hypercorn's send neither raises nor suspends when the client has left.
+                    await asyncio.sleep(0)
+        except ClientGone:
+            raise
+        except Exception as error:
+            if not self._started:
+                raise
+            await self._write(send, self._encode_error(_shown(error, scope)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _ping(self, send: Send) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            silent = now() - self._wrote_at
+            if self._writing or silent < self._ping_seconds:
+                await asyncio.sleep(self._ping_seconds if self._writing else self._ping_seconds - silent)
+            else:
+                await self._write(send, PING)
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        self._writing = True
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._writing = False
+        self._wrote_at = asyncio.get_running_loop().time()
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; cancels it and raises `ClientGone` when the client leaves first."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await _stop(task, gone)
+
+
+async def observed(
+    scope: Scope, model: str, events: AsyncGenerator[list[Event], None]
+) -> AsyncGenerator[list[Event], None]:
+    """Passes `events` on, and notes for the access log when the first text came and how many tokens there were."""
+    access: Access = scope["state"]["access"]
+    access.model = model
+    async with aclosing(events):
+        async for batch in events:
+            for event in batch:
+                if isinstance(event, TextDelta):
+                    access.saw_text()
+                elif isinstance(event, Finished):
+                    access.num_tokens += event.usage.completion_tokens
+            yield batch
+
+
+def _shown(error: Exception, scope: Scope) -> ShimmyError:
+    """The error a client may read; one we did not foresee goes to the log only."""
+    access: Access = scope["state"]["access"]
+    shown = error if isinstance(error, ShimmyError) else internal_error(error, access.id)
+    access.error = shown.code
+    return shown
+
+
+def internal_error(error: Exception, request_id: str) -> ShimmyError:
+    """Log what nobody foresaw, and return what may be said about it."""
+    log.error("request %s failed", request_id, exc_info=error)
+    return ShimmyError(f"internal error; the server's log has it under request id {request_id}")
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stop(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,24 @@
+"""Streams that are opened and reset at once (CVE-2023-44487): the work of each is stopped, the server goes on."""
+
+from tests.server.http2 import http2
+from tests.server.live import Live, chat_body, run_live
+
+NUM_STREAMS = 300
+
+
+def test_rapid_reset() -> None:
+    async def test(server: Live) -> None:
+        async with http2(server) as client:
+            for _ in range(NUM_STREAMS):
+                stream = await client.request("POST", "/v1/chat/completions", chat_body("!stall 1", stream=True))
+                client.connection.reset_stream(stream)
+            await client.flush()
+            await server.until_active(0)
+            last = await client.request("GET", "/health")
+            while last not in client.ended:
+                await client.turn()
+            assert b'"ok"' in client.data[last]
+        await server.until_active(0)
+        await server.until_no_connections()
+
+    run_live(test, keep_alive_seconds=0.1)

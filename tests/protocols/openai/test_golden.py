@@ -1,0 +1,65 @@
+"""Whole exchanges as they go over the wire, compared byte by byte; what differs each time is put into capitals.
+
+`REGENERATE=1 python -m pytest tests/protocols/openai/test_golden.py` writes tests/golden anew.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shimmy import __version__
+from tests.server.live import Live, chat_body, run_live
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+USAGE = {"stream_options": {"include_usage": True}}
+
+EXCHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai-chat": (CHAT, chat_body("!say Hello there.")),
+    "openai-chat-stream": (CHAT, chat_body("!say Hello there.", stream=True)),
+    "openai-chat-stream-usage": (CHAT, chat_body("!say Hello there.", stream=True, n=2, **USAGE)),
+    "openai-chat-stream-error": (CHAT, chat_body("!crash SIGABRT 1", stream=True)),
+    "openai-chat-error": (CHAT, chat_body("hello", temperature="hot")),
+    "openai-chat-unknown-model": (CHAT, chat_body("hello") | {"model": "nope"}),
+    "openai-completions": (COMPLETIONS, {"model": "echo", "prompt": ["!say one", "!say two"]}),
+    "openai-completions-stream": (COMPLETIONS, {"model": "echo", "prompt": "!say one", "stream": True, **USAGE}),
+}
+
+
+def normalised(answer: str) -> str:
+    for pattern, replacement in (
+        (r"(chatcmpl|cmpl|req)([-_])[0-9a-f]{24}", r"\1\2ID"),
+        (r'"created":\d+', '"created":TIME'),
+        (r"date: .*", "date: DATE"),
+        (rf"shimmy-{re.escape(__version__)}", "shimmy-VERSION"),
+        (r"content-length: \d+", "content-length: LENGTH"),
+    ):
+        answer = re.sub(pattern, replacement, answer)
+    return answer
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_the_wire_is_what_it_was(name: str) -> None:
+    path, body = EXCHANGES[name]
+
+    async def test(server: Live) -> None:
+        async with server.connect() as client:
+            await client.request("POST", path, body)
+            answer = await client.answer()
+        headers = "".join(f"{field}: {value}\n" for field, value in answer.headers.items())
+        received = normalised(f"HTTP {answer.status}\n{headers}\n{answer.body.decode()}")
+        transcript = f"POST {path}\n{json.dumps(body)}\n\n{received}"
+        file = GOLDEN / f"{name}.txt"
+        if os.environ.get("REGENERATE"):
+            file.write_text(transcript)
+        assert transcript == file.read_text()
+
+    run_live(test)
+
+
+def test_there_is_no_transcript_too_many() -> None:
+    assert {path.stem for path in GOLDEN.glob("openai-*.txt")} == set(EXCHANGES)

@@ -1,0 +1,272 @@
+"""What is accepted, what is refused, and which field an error names. The worker shows what it was asked for."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shimmy.core.request import Chat, Generation, Message, Sampling, Text, Tokens
+from shimmy.protocols.openai.completions import prompts_of
+from shimmy.protocols.openai.wire import CompletionRequest
+from tests.server.live import Live, run_live
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+REQUEST = [{"role": "user", "content": "!request"}]
+
+
+async def asked(server: Live, path: str, **fields: Any) -> Generation:
+    """The `Generation` that a request becomes."""
+    own = {"messages": REQUEST} if path == CHAT else {"prompt": "!request"}
+    answer = await server.ask("POST", path, {"model": "echo", **own, **fields})
+    assert answer.status == 200, answer.body
+    choice = answer.json()["choices"][0]
+    return msgspec.json.decode(choice["text"] if path == COMPLETIONS else choice["message"]["content"], type=Generation)
+
+
+def test_every_sampling_field_arrives() -> None:
+    fields = {
+        "temperature": 0,
+        "top_k": 7,
+        "top_p": 0.5,
+        "min_p": 0.25,
+        "presence_penalty": -2,
+        "frequency_penalty": 2.0,
+        "repetition_penalty": 1.5,
+        "seed": -1,
+    }
+
+    async def test(server: Live) -> None:
+        for path in (CHAT, COMPLETIONS):
+            generation = await asked(server, path, **fields, logit_bias={"15": -100, "7": 1.5}, max_tokens=9)
+            assert generation.sampling == Sampling(**fields, logit_bias={15: -100, 7: 1.5})  # type: ignore[arg-type]
+            assert generation.max_tokens == 9
+
+    run_live(test)
+
+
+def test_absent_and_null_leave_the_defaults() -> None:
+    null = dict.fromkeys((*Sampling.__struct_fields__, "stop", "n", "stream", "stream_options", "repeat_penalty"))
+
+    async def test(server: Live) -> None:
+        for fields in ({}, null | {"max_completion_tokens": None, "tools": None, "logprobs": None}):
+            generation = await asked(server, CHAT, **fields)
+            assert generation.sampling == Sampling()
+            assert (generation.max_tokens, generation.stop, generation.num_choices) == (None, [], 1)
+        assert (await asked(server, COMPLETIONS)).max_tokens == 16
+
+    run_live(test)
+
+
+def test_names_of_one_thing() -> None:
+    async def test(server: Live) -> None:
+        assert (await asked(server, CHAT, max_completion_tokens=5)).max_tokens == 5
+        assert (await asked(server, CHAT, max_completion_tokens=5, max_tokens=7)).max_tokens == 5
+        assert (await asked(server, CHAT, repeat_penalty=1.25)).sampling.repetition_penalty == 1.25
+        assert (await asked(server, CHAT, repeat_penalty=2, repetition_penalty=3)).sampling.repetition_penalty == 3
+
+    run_live(test)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"), [("END", ["END"]), (["a", "b"], ["a", "b"]), (["", "x"], ["x"]), ("", []), ([], [])]
+)
+def test_stop_strings(stop: Any, expected: list[str]) -> None:
+    async def test(server: Live) -> None:
+        assert (await asked(server, CHAT, stop=stop)).stop == expected
+
+    run_live(test)
+
+
+def test_messages_of_every_form() -> None:
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"},
+        {"role": "assistant", "content": None},
+        {"role": "assistant"},
+        {"role": "tool", "content": "42", "tool_call_id": "call_1"},
+        {"role": "function", "content": [], "name": "f"},
+        *REQUEST,
+    ]
+
+    async def test(server: Live) -> None:
+        generation = await asked(server, CHAT, messages=messages)
+        assert isinstance(generation.prompt, Chat)
+        assert generation.prompt.messages == [
+            Message("system", "be brief"),
+            Message("user", "ab", "Ann"),
+            Message("assistant", ""),
+            Message("assistant", ""),
+            Message("tool", "42"),
+            Message("function", "", "f"),
+            Message("user", "!request"),
+        ]
+
+    run_live(test)
+
+
+def test_what_clients_send_beside_it_is_accepted() -> None:
+    extra = {
+        "user": "u1",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "reasoning_effort": "low",
+        "parallel_tool_calls": True,
+        "some_field_of_the_future": [{"deep": [1, 2, {"er": None}]}],
+        "tools": [],
+        "tool_choice": "auto",
+        "functions": [],
+        "function_call": "none",
+        "response_format": {"type": "text"},
+        "logprobs": False,
+        "top_logprobs": 0,
+        "modalities": ["text"],
+    }
+
+    async def test(server: Live) -> None:
+        assert (await asked(server, CHAT, **extra)).sampling == Sampling()
+        await asked(server, CHAT, tools=[{"type": "function"}], tool_choice="none")
+        await asked(server, COMPLETIONS, user="u1", echo=False, suffix="", best_of=1, logprobs=None)
+
+    run_live(test)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [*REQUEST, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file"}]}]},
+            "messages[1].content[1].type",
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    async def test(server: Live) -> None:
+        answer = await server.ask("POST", CHAT, {"model": "echo", "messages": REQUEST, **fields})
+        assert (answer.status, answer.error["code"]) == (400, "unsupported_parameter")
+        assert answer.error["param"] == param and param in answer.error["message"]
+
+    run_live(test)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"echo": True}, "echo"),
+        ({"suffix": "end"}, "suffix"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+    ],
+)
+def test_the_same_for_plain_completions(fields: dict[str, Any], param: str) -> None:
+    async def test(server: Live) -> None:
+        answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": "x", **fields})
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unsupported_parameter", param)
+
+    run_live(test)
+
+
+CHAT_FIELDS = {"model": "echo", "messages": REQUEST}
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"model": None}, "model"),
+    ({"model": 7}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role"),
+    ({"messages": [*REQUEST, {"role": "wizard"}]}, "messages[1].role"),
+    ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"top_p": 1.01}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": -1}, "min_p"),
+    ({"presence_penalty": 2.1}, "presence_penalty"),
+    ({"frequency_penalty": -2.1}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 1.5}, "max_tokens"),
+    ({"max_completion_tokens": 2**31}, "max_completion_tokens"),
+    ({"n": 0}, "n"),
+    ({"n": 129}, "n"),
+    ({"seed": 2**63}, "seed"),
+    ({"stop": 7}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
+    ({"stop": ["a", 7]}, "stop[1]"),
+    ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+    ({"logit_bias": {"one": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": [1]}, "logit_bias"),
+]
+
+
+def test_wrong_types_and_ranges_name_their_field() -> None:
+    async def test(server: Live) -> None:
+        for fields, param in WRONG:
+            answer = await server.ask("POST", CHAT, CHAT_FIELDS | fields)
+            assert (answer.status, answer.error["param"]) == (400, param), fields
+            assert answer.error["message"].startswith(f"{param}: ")
+
+    run_live(test)
+
+
+def test_missing_fields_are_named() -> None:
+    async def test(server: Live) -> None:
+        for field in CHAT_FIELDS:
+            fields = {name: value for name, value in CHAT_FIELDS.items() if name != field}
+            answer = await server.ask("POST", CHAT, fields)
+            assert (answer.status, answer.error["param"]) == (400, field)
+            assert answer.error["message"] == f"{field}: this field is required"
+
+    run_live(test)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a b", [Text("a b")]),
+        (["a", "b"], [Text("a"), Text("b")]),
+        ([1, 2], [Tokens([1, 2])]),
+        ([[1, 2], [3]], [Tokens([1, 2]), Tokens([3])]),
+    ],
+)
+def test_prompts_of_every_form(prompt: Any, expected: Any) -> None:
+    assert prompts_of(msgspec.convert({"model": "m", "prompt": prompt}, CompletionRequest)) == expected
+
+
+def test_prompts_of_no_form() -> None:
+    wrong: list[Any] = [None, 7, [], [[]], ["a", 1], [1, [2]], [[1], "a"], [-1], [2**31], [1.5], [["a"]]]
+
+    async def test(server: Live) -> None:
+        for prompt in wrong:
+            answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": prompt})
+            assert answer.status == 400 and answer.error["param"].startswith("prompt"), prompt
+
+    run_live(test)
+
+
+def test_too_many_choices() -> None:
+    async def test(server: Live) -> None:
+        body = {"model": "echo", "prompt": ["x"] * 64, "n": 3}
+        answer = await server.ask("POST", COMPLETIONS, body)
+        assert (answer.status, answer.error["param"]) == (400, "prompt")
+
+    run_live(test)

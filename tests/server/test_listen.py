@@ -1,0 +1,84 @@
+import socket
+
+import pytest
+
+from shimmy.core.settings import DEFAULT_PORT, LAST_AUTO_PORT, Settings
+from shimmy.server.listen import Listener, StartError, listen
+
+
+def close(listener: Listener) -> None:
+    socket.socket(fileno=listener.fd).close()
+
+
+def test_port_0_is_any_free_one() -> None:
+    listener = listen(Settings(bind="127.0.0.1:0"))
+    try:
+        assert listener.url == f"http://127.0.0.1:{listener.port}"
+        socket.create_connection(("127.0.0.1", listener.port)).close()  # it listens already
+    finally:
+        close(listener)
+
+
+def test_auto_takes_the_next_free_port() -> None:
+    first = listen(Settings(bind="auto"))
+    try:
+        second = listen(Settings(bind="auto"))
+        close(second)
+    finally:
+        close(first)
+    assert DEFAULT_PORT <= first.port < second.port <= LAST_AUTO_PORT
+
+
+def test_a_port_in_use_is_not_shared() -> None:
+    first = listen(Settings(bind="127.0.0.1:0"))
+    try:
+        with pytest.raises(StartError, match=f"port {first.port} of 127.0.0.1 is in use") as caught:
+            listen(Settings(bind=f"127.0.0.1:{first.port}"))
+        assert caught.value.exit_code == 4
+    finally:
+        close(first)
+
+
+def test_names_are_resolved() -> None:
+    listener = listen(Settings(bind="localhost:0"))
+    close(listener)
+    assert (listener.host, listener.address) == ("localhost", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "bind", ["", "11435", "localhost", ":11435", "host:", "host:x", "host:65536", "host:-1", "host:²"]
+)
+def test_what_is_no_address(bind: str) -> None:
+    with pytest.raises(StartError, match="HOST:PORT") as caught:
+        listen(Settings(bind=bind))
+    assert caught.value.exit_code == 2
+
+
+def test_an_address_of_nobody() -> None:
+    with pytest.raises(StartError) as caught:
+        listen(Settings(bind="no-such-host.invalid:0"))
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("fields", [{"api_keys": ("key",)}, {"insecure_no_auth": True}])
+def test_other_machines_need_a_key_or_a_word(fields: dict[str, object]) -> None:
+    elsewhere = "192.0.2.1:0"  # RFC 5737: nobody's, so that it gets as far as the bind and no further
+    with pytest.raises(StartError) as refused:
+        listen(Settings(bind=elsewhere))
+    assert refused.value.exit_code == 2
+    with pytest.raises(StartError) as allowed:
+        listen(Settings(bind=elsewhere, **fields))  # type: ignore[arg-type]
+    assert allowed.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("::1", "http://[::1]:80"),
+        ("10.1.2.3", "http://10.1.2.3:80"),
+    ],
+)
+def test_the_url_works_from_here(address: str, url: str) -> None:
+    assert Listener("host", address, 80, -1).url == url

@@ -1,0 +1,78 @@
+"""The tables in docs/ say what the code says."""
+
+import re
+from pathlib import Path
+
+from shimmy.core.errors import ShimmyError
+from shimmy.core.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table in docs/`page` whose first column is headed `heading`, without their backquotes."""
+    lines = iter((ROOT / "docs" / page).read_text().splitlines())
+    next(line for line in lines if line.startswith(f"| {heading} |"))
+    next(lines)
+    table = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
+    return table
+
+
+def classes(cls: type[ShimmyError]) -> list[type[ShimmyError]]:
+    return [cls, *(found for sub in cls.__subclasses__() for found in classes(sub))]
+
+
+def test_errors() -> None:
+    listed = [(name, int(status), code) for name, status, code, _ in rows("errors.md", "class")]
+    own = [cls for cls in classes(ShimmyError) if cls.__module__ == "shimmy.core.errors"]
+    assert sorted(listed) == sorted((cls.__name__, cls.status, cls.code) for cls in own)
+
+
+def test_settings() -> None:
+    listed = [(name, default) for name, default, _ in rows("settings.md", "setting")]
+    settings = Settings()
+    assert listed == [(name, repr(getattr(settings, name))) for name in Settings.__struct_fields__]
+
+
+def test_environment_variables() -> None:
+    listed = {name for name, *_ in rows("settings.md", "variable")}
+    paths = [path for folder in ("shimmy", "build") for path in (ROOT / folder).rglob("*.py")]
+    sources = "\n".join(path.read_text() for path in paths)
+    assert {name for name in listed if name.startswith("SHIMMY_")} == set(re.findall(r"\"(SHIMMY_[A-Z_]+)", sources))
+    assert [name for name in listed if f'"{name}"' not in sources] == []
+
+
+def test_every_page_that_is_linked_exists() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    named = {name for page in pages for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
+    assert named == targets
+
+
+def test_the_map_shows_every_module() -> None:
+    layout = (ROOT / "docs" / "map.md").read_text().partition("## Layout")[2]
+    folders: list[tuple[int, str]] = []
+    listed = set()
+    for line in layout.splitlines():
+        words = line.split()
+        if not words or line.startswith("```"):
+            continue
+        depth = len(line) - len(line.lstrip())
+        folders = [(at, folder) for at, folder in folders if at < depth]
+        if words[0].endswith("/"):
+            folders.append((depth, words[0]))
+        path = "".join(folder for _, folder in folders)
+        listed |= {path + word for word in words if word.endswith(".py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "shimmy").rglob("*.py") if path.name != "__init__.py"}
+    assert listed == modules
