@@ -7,6 +7,7 @@ from collections.abc import Callable
 from starlette.types import Scope
 
 from shimmy.core.errors import Forbidden, RequestError, Unauthorized
+from shimmy.server.listen import is_loopback
 
 _PUBLIC = frozenset({"/health", "/readyz"})
 _WEB = ("http://", "https://")
@@ -43,7 +44,7 @@ class Guard:
             raise Forbidden(f"origin {origin!r} may not use a server on a loopback address")
 
     def _is_ours(self, name: str) -> bool:
-        return name in ("localhost", self._host) or name.endswith(".localhost") or is_private(name)
+        return name in ("localhost", self._host) or name.endswith(".localhost") or _is_private(name)
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         from hmac import compare_digest
@@ -57,22 +58,12 @@ class Guard:
             raise Unauthorized("the API key is not valid")
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an IP address is reached from this machine only; False for anything else."""
+def _is_private(name: str) -> bool:
+    """Whether this is an IP address, of a private network or of this machine."""
     import ipaddress
 
     try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def is_private(address: str) -> bool:
-    """Whether this is an IP address of a private network or of this machine."""
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(address).is_private
+        return ipaddress.ip_address(name).is_private
     except ValueError:
         return False
 

@@ -7,13 +7,13 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 from shimmy.core.settings import Settings
 from shimmy.server import logs
 from shimmy.server.inference import Inference
-from shimmy.server.listen import BACKLOG, Listener, StartError, listen
+from shimmy.server.listen import BACKLOG, Listener, StartError, is_loopback, listen
 from shimmy.server.readiness import Readiness
 from shimmy.server.readyfile import ReadyFile
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hypercorn.typing import Framework
 
     from shimmy.server.app import App
+
+log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -65,8 +67,8 @@ def serve(
     except StartError as error:
         logs.say(f"shimmy: {error}")
         return error.exit_code
-    if settings.insecure_no_auth and not settings.api_keys:
-        logs.say(f"shimmy: WARNING: no API key is set: everyone who can reach {listener.url} can use this server")
+    if not settings.api_keys and not is_loopback(listener.address):
+        logs.say(f"shimmy: WARNING: without an API key everyone who can reach port {listener.port} is let in")
     _raise_file_limit()
     return asyncio.run(_run(settings, listener, engine, on_progress))
 
@@ -96,10 +98,10 @@ class Server:
         background: list[asyncio.Task[None]] = []
         if self._preloading:
             await self._inference.refresh()
-            background.append(asyncio.create_task(self._preload()))
+            background.append(asyncio.create_task(_logged(self._preload())))
             for _ in range(_SPAWN_TURNS):
                 await asyncio.sleep(0)
-        background.append(asyncio.create_task(self._announce()))
+        background.append(asyncio.create_task(_logged(self._announce())))
         try:
             await self._serve_http()
         finally:
@@ -180,6 +182,14 @@ def http_config(listener: Listener) -> "Config":
     return config
 
 
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    """Nobody waits for these steps, so a fault in them would go unseen."""
+    try:
+        await work
+    except Exception:
+        log.exception("a step of the start failed")
+
+
 async def _answered(listener: Listener) -> None:
     """Returns once the server answers a request. It is us who listen, so there is nothing to retry."""
     host, port = listener.url.removeprefix("http://").rsplit(":", 1)
@@ -198,4 +208,4 @@ def _raise_file_limit() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        logging.getLogger(__name__).warning("the limit of open files stays at %d", soft)
+        log.warning("the limit of open files stays at %d", soft)

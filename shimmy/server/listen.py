@@ -2,7 +2,6 @@
 port in between, and early clients wait instead of being refused."""
 
 import errno
-import ipaddress
 import socket
 
 import msgspec
@@ -36,17 +35,15 @@ class Listener(msgspec.Struct, frozen=True):
     @property
     def url(self) -> str:
         """One that works from this machine."""
-        address = ipaddress.ip_address(self.address)
-        if address.is_unspecified:
-            return f"http://{'127.0.0.1' if address.version == 4 else '[::1]'}:{self.port}"
-        return f"http://{self.address}:{self.port}" if address.version == 4 else f"http://[{self.address}]:{self.port}"
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
+        return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
 
 
 def listen(settings: Settings) -> Listener:
     """Raises `StartError`."""
     host, ports = _parse(settings.bind)
     family, address = _resolve(host)
-    if not ipaddress.ip_address(address).is_loopback and not settings.api_keys and not settings.insecure_no_auth:
+    if not is_loopback(address) and not settings.api_keys and not settings.insecure_no_auth:
         raise StartError(
             f"{host} can be reached from other machines: set an API key with --api-key, "
             "or allow everyone with --insecure-no-auth",
@@ -57,6 +54,11 @@ def listen(settings: Settings) -> Listener:
             return Listener(host, address, bound.getsockname()[1], bound.detach())
     which = f"port {ports[0]} of {host} is" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]} of {host} are"
     raise StartError(f"{which} in use; --bind auto takes the next free port, --bind {host}:0 any", EXIT_CANNOT_BIND)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address, in its usual form, is reached from this machine only."""
+    return address == "::1" or address.startswith("127.")
 
 
 def _parse(bind: str) -> tuple[str, range]:

@@ -1,5 +1,6 @@
 """The server as a process: how it starts, what it says, and how it leaves."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -16,6 +17,9 @@ from typing import Any
 import pytest
 
 from shimmy import __version__
+from shimmy.core.settings import Settings
+from shimmy.server import lifecycle, logs
+from shimmy.server.listen import Listener
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 60
@@ -178,6 +182,19 @@ def test_no_address_for_everyone_without_a_key(serve: Serve) -> None:
     served = serve(bind="192.0.2.1:0")
     assert served.exit_code() == 2
     assert "--api-key" in served.said and "--insecure-no-auth" in served.said
+
+
+def test_an_address_for_everyone_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(logs, "say", said.append)
+    monkeypatch.setattr(logs, "configure", lambda log_format: None)
+    monkeypatch.setattr(lifecycle, "listen", lambda settings: Listener("0.0.0.0", "0.0.0.0", 80, -1))
+    monkeypatch.setattr(lifecycle, "_run", lambda *arguments: asyncio.sleep(0, result=0))
+    assert lifecycle.serve(Settings(insecure_no_auth=True)) == 0
+    assert any("WARNING" in line and "port 80" in line for line in said)
+    said.clear()
+    assert lifecycle.serve(Settings(api_keys=("key",))) == 0
+    assert said == []
 
 
 def test_without_models_it_serves_and_says_where_it_looked(serve: Serve) -> None:
