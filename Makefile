@@ -25,7 +25,7 @@ test: setup model
 	@$(PYTEST) $(ARGS)
 
 test-fast: $(STAMP)
-	@$(PYTEST) -m "not model" --hypothesis-profile fast $(ARGS)
+	@$(PYTEST) -m "not model and not slow and not frozen" --hypothesis-profile fast $(ARGS)
 
 check: $(STAMP)
 	@$(PY) -m ruff check .

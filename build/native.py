@@ -52,6 +52,8 @@ FLAGS = (
 PATCHES = sorted((Path(__file__).parent / "patches").glob("*.patch"))
 # llama does not link to the backends that are loaded at run time; ggml depends on all of them.
 TARGETS = ("llama", "ggml")
+# The folders of llama.cpp that these need.
+PARTS = ("cmake", "ggml", "include", "licenses", "src", "vendor")
 # The names that libllama itself asks for; any other name for the same file would load a second copy of it.
 LIBRARIES = ("libllama.so.0", "libggml.so.0", "libggml-base.so.0")
 BACKENDS = ("libggml-cpu*.so", "libggml-rpc.so")
@@ -140,7 +142,7 @@ def is_wanted(member: tarfile.TarInfo) -> bool:
     parts = path.split("/")
     if parts[:2] == ["vendor", "llama.cpp"]:
         # Its .git is a link to a repository that is not there, which git would stumble over.
-        return (len(parts) == 3 and parts[2] != ".git") or parts[2] in ("cmake", "ggml", "include", "licenses", "src", "vendor")
+        return parts[2] in PARTS or (len(parts) == 3 and parts[2] != ".git")
     return parts[0] == "llama_cpp" and len(parts) == 2 and path.endswith(".py")
 
 

@@ -3,6 +3,6 @@ takes the profile with fewer examples."""
 
 import hypothesis
 
-hypothesis.settings.register_profile("shimmy", deadline=None)
+hypothesis.settings.register_profile("shimmy", deadline=None, max_examples=200)
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=15)
 hypothesis.settings.load_profile("shimmy")

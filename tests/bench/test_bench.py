@@ -18,6 +18,8 @@ from bench.process import Memory, descendants, free_port
 from bench.prompts import long_prompt, story_prompt
 from bench.report import metrics, ratios, table
 
+pytestmark = pytest.mark.slow
+
 Pieces = Callable[[], AsyncIterator[bytes]]
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from build.fetch import Artifact, fetch, sha256_of
 
+pytestmark = pytest.mark.slow
+
 WHEEL = "tiny_thing-1.0-py3-none-any.whl"
 
 

@@ -58,6 +58,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
     monkeypatch.setenv("SHIMMY_BUILD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "LINK", tmp_path / "native")
     monkeypatch.setattr(native, "fetch", fetch)
+    monkeypatch.setattr(native, "PATCHES", [])
     monkeypatch.setattr(native, "install_tools", lambda: None)
     monkeypatch.setattr(native, "require_compiler", lambda: None)
     monkeypatch.setattr(native, "cmake", fake)
@@ -138,7 +139,8 @@ def test_an_older_link_is_replaced(fake: FakeCompiler, tmp_path: Path) -> None:
     assert (tmp_path / "native" / "libllama.so.0").is_file()
 
 
-def test_only_what_is_compiled_or_compared_is_unpacked(tmp_path: Path) -> None:
+def test_only_what_is_compiled_or_compared_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "PATCHES", [])
     write_source(tmp_path / "source.tar.gz")
     native.unpack(tmp_path / "source.tar.gz", tmp_path / "source")
     files = {str(path.relative_to(tmp_path / "source")) for path in (tmp_path / "source").rglob("*") if path.is_file()}
@@ -147,6 +149,50 @@ def test_only_what_is_compiled_or_compared_is_unpacked(tmp_path: Path) -> None:
         "vendor/llama.cpp/CMakeLists.txt",
         "vendor/llama.cpp/src/llama.cpp",
     }
+
+
+PATCH = """Why it is there.
+
+--- a/src/llama.cpp
++++ b/src/llama.cpp
+@@ -1 +1 @@
+-{old}
+\\ No newline at end of file
++ours
+\\ No newline at end of file
+"""
+
+
+def write_patch(folder: Path, old: str) -> Path:
+    patch = folder / "ours.patch"
+    patch.write_text(PATCH.format(old=old))
+    return patch
+
+
+def test_our_patches_are_applied_once(fake: FakeCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "PATCHES", [write_patch(tmp_path, old="text")])
+    fake.fails = True
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            native.main()
+    (source,) = (tmp_path / "cache" / "work").glob("*/source/vendor/llama.cpp/src/llama.cpp")
+    assert source.read_text() == "ours"
+
+
+def test_a_patch_that_does_not_fit_ends_the_build(
+    fake: FakeCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "PATCHES", [write_patch(tmp_path, old="another text")])
+    with pytest.raises(SystemExit, match="ours.patch does not apply"):
+        native.main()
+    assert fake.runs == []
+
+
+def test_another_patch_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "PATCHES", [write_patch(tmp_path, old="text")])
+    name = native.entry_name()
+    write_patch(tmp_path, old="another text")
+    assert native.entry_name() != name
 
 
 def test_a_missing_compiler_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

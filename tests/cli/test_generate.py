@@ -81,9 +81,7 @@ class TestGenerate:
             (("echo", "--prompt", "!fail context_length_exceeded too long"), 1, "too long"),
         ],
     )
-    def test_failures_have_codes(
-        self, arguments: tuple[str, ...], code: int, message: str, invoke: Invoke
-    ) -> None:
+    def test_failures_have_codes(self, arguments: tuple[str, ...], code: int, message: str, invoke: Invoke) -> None:
         result = invoke("generate", *arguments)
         assert result.exit_code == code
         assert result.stderr.startswith("shimmy: ") and message in result.stderr

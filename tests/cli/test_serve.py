@@ -73,9 +73,7 @@ VARIABLES = {
 }
 
 
-def test_variables_stand_in_for_flags(
-    invoke: Invoke, served: list[Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     invoke("serve")

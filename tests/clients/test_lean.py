@@ -14,7 +14,7 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"numpy", "jinja2", "diskcache", "llama_cpp", "gguf", "openai", "pydantic", "requests"}:
+        if name.split(".")[0] in {"numpy", "jinja2", "diskcache", "llama_cpp", "gguf", "pydantic", "requests"}:
             raise ImportError(f"{name} is absent")
 
 sys.meta_path.insert(0, Refuse())

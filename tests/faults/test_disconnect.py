@@ -10,6 +10,8 @@ import pytest
 from tests.fakes.pool import scripted_model
 from tests.server.live import Client, Live, chat_body, run_live
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 RESET = struct.pack("ii", 1, 0)
 

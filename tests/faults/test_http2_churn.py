@@ -1,7 +1,11 @@
 """Streams that are opened and reset at once (CVE-2023-44487): the work of each is stopped, the server goes on."""
 
+import pytest
+
 from tests.server.http2 import http2
 from tests.server.live import Live, chat_body, run_live
+
+pytestmark = pytest.mark.slow
 
 NUM_STREAMS = 300
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.server.live import Answer, Live, chat_body, run_live
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 DEEP = 100_000
 

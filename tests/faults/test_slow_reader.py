@@ -1,7 +1,11 @@
 """Clients that stop reading: their own sequence pauses, and after a while they are cut; nobody else notices."""
 
+import pytest
+
 from tests.server.http2 import http2
 from tests.server.live import Client, Live, chat_body, run_live, with_settings
+
+pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
 NUM_WORDS = 1000  # of 1 KiB each: more than all buffers on the way hold, unless the kernel may hold what it likes

@@ -170,6 +170,7 @@ def test_a_broken_model_is_not_handed_out(tmp_path: Path) -> None:
 
 def test_a_rescan_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
+
     def counting(paths: tuple[str, ...]) -> object:
         read.extend(Path(path).name for path in paths)
         return inspect(paths)

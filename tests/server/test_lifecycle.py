@@ -21,6 +21,8 @@ from shimmy.core.settings import Settings
 from shimmy.server import lifecycle, logs
 from shimmy.server.listen import Listener
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 60
 ECHO = {"echo": "ready"}

@@ -4,7 +4,7 @@ import random
 from queue import SimpleQueue
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.events import Accepted, Event, Failed, Finished, TextDelta
@@ -109,7 +109,6 @@ requests = st.lists(
 )  # prompt length, max_tokens, choices
 
 
-@settings(max_examples=150, deadline=None)
 @given(requests, st.integers(1, 6), st.integers(8, 64), st.booleans(), st.integers(130, 600), st.integers(0, 2**32))
 def test_mixing_changes_nothing(
     specs: list[tuple[int, int, int]], slots: int, batch_tokens: int, share: bool, context_length: int, seed: int
@@ -137,7 +136,6 @@ def test_mixing_changes_nothing(
     bench.assert_clean()
 
 
-@settings(max_examples=80, deadline=None)
 @given(requests, st.integers(0, 2**32))
 def test_aborting_any_request_leaves_the_others_whole(specs: list[tuple[int, int, int]], seed: int) -> None:
     dice = random.Random(seed)

@@ -14,10 +14,11 @@ from shimmy.core.errors import ModelFailed
 from shimmy.core.ipc import AbsentBackend, Device, Devices
 from shimmy.hardware import cpu
 from shimmy.worker.llama import abi
-from shimmy.worker.llama.library import FOLDER, ggml, llama
+from shimmy.worker.llama.library import find, ggml, llama, names
 
 _DEVICE_KINDS = ["cpu", "gpu", "integrated gpu", "accelerator", "meta"]
 _OPTIONAL_BACKENDS = ["cuda", "vulkan", "hip", "metal", "sycl", "opencl"]
+_VARIANT_FILE = "libggml-cpu-*.so"
 _ERROR_LEVEL = 4
 
 _recent_errors: deque[str] = deque(maxlen=20)
@@ -51,19 +52,22 @@ def start() -> str:
 
 def _load_cpu_variant() -> str:
     for name in _candidates():
-        path = FOLDER / f"libggml-cpu-{name}.so"
-        if path.exists() and _score(path) > 0 and ggml().ggml_backend_load(os.fsencode(path)):
+        path = _variant(name)
+        if _score(path) > 0 and ggml().ggml_backend_load(os.fsencode(path)):
             return name
-    raise ModelFailed(f"no ggml CPU backend in {FOLDER} runs on this CPU")
+    raise ModelFailed(f"no CPU backend of ggml runs on this CPU; there are: {', '.join(sorted(names())) or 'none'}")
 
 
 def _candidates() -> list[str]:
-    """By CPU flags where they are known, which opens one library instead of fourteen; else every file there is."""
-    by_flags = cpu.variants(cpu.flags())
-    if any((FOLDER / f"libggml-cpu-{name}.so").exists() for name in by_flags):
-        return by_flags
-    found = {path.stem.removeprefix("libggml-cpu-"): _score(path) for path in FOLDER.glob("libggml-cpu-*.so")}
-    return sorted(found, key=lambda name: -found[name])
+    """By CPU flags where they are known, which opens one library instead of fourteen; else every variant there is."""
+    prefix, suffix = _VARIANT_FILE.split("*")
+    carried = {name.removeprefix(prefix).removesuffix(suffix) for name in names() if name.startswith(prefix)}
+    by_flags = [name for name in cpu.variants(cpu.flags()) if name in carried]
+    return by_flags or sorted(carried, key=lambda name: -_score(_variant(name)))
+
+
+def _variant(name: str) -> Path:
+    return find(_VARIANT_FILE.replace("*", name))
 
 
 def _score(path: Path) -> int:
@@ -103,9 +107,10 @@ def _device(handle: int) -> Device:
 
 def _load_optional(name: str) -> str | None:
     """Loads a backend that is not the CPU's; returns why it cannot, or None when it is there."""
-    path = FOLDER / f"libggml-{name}.so"
-    if not path.exists():
-        return f"this build carries no {path.name}"
+    library = f"libggml-{name}.so"
+    if library not in names():
+        return f"this build carries no {library}"
+    path = find(library)
     try:
         c.PyDLL(str(path))
     except OSError as error:

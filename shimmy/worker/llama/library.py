@@ -5,12 +5,14 @@ because a short call that gives the lock away can wait a whole switch interval t
 """
 
 import ctypes as c
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from shimmy.worker.llama import abi
 
+# Where a checkout has them (build/native.py). The frozen program carries them: payload.py.
 FOLDER = Path(__file__).resolve().parents[2] / "native"
 
 _LONG_CALLS = {
@@ -36,6 +38,25 @@ _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
+def names() -> list[str]:
+    """The file names of all native libraries there are."""
+    if getattr(sys, "frozen", False):
+        from shimmy.worker.llama import payload
+
+        return payload.carried().names()
+    return [path.name for path in FOLDER.iterdir()] if FOLDER.exists() else []
+
+
+@cache
+def find(name: str) -> Path:
+    """The file of one of `names()`, fit to be opened. Raises `OSError` when it is not there or cannot be put there."""
+    if getattr(sys, "frozen", False):
+        from shimmy.worker.llama import payload
+
+        return payload.carried().find(name)
+    return FOLDER / name
+
+
 class Library:
     """One shared library whose prototypes are made on first use."""
 
@@ -58,10 +79,13 @@ class Library:
 @cache
 def ggml() -> Library:
     """libggml, by the SONAME that libllama links: a second copy would have its own, empty, backend registry."""
-    return Library(FOLDER / "libggml.so.0", _GGML_PROTOTYPES)
+    # It opens this one itself, from beside it.
+    find("libggml-base.so.0")
+    return Library(find("libggml.so.0"), _GGML_PROTOTYPES)
 
 
 @cache
 def llama() -> Library:
     """libllama; raises `OSError` when the native libraries were never built."""
-    return Library(FOLDER / "libllama.so.0", abi.PROTOTYPES)
+    ggml()
+    return Library(find("libllama.so.0"), abi.PROTOTYPES)

@@ -3,7 +3,7 @@
 import tempfile
 import tracemalloc
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.errors import ModelInvalid
@@ -35,7 +35,6 @@ def test_no_truncation_passes(length: int) -> None:
     assert read(SOUND[:length]) is None
 
 
-@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, HEADER_BYTES - 1), st.integers(0, 255)), min_size=1, max_size=6))
 def test_flipped_bytes_give_a_header_or_a_refusal(flips: list[tuple[int, int]]) -> None:
     data = bytearray(SOUND)

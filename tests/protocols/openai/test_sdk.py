@@ -19,6 +19,8 @@ from openai import (
 
 from tests.server.live import Live, run_live, with_settings
 
+pytestmark = pytest.mark.slow
+
 
 def say(prompt: str, **fields: Any) -> Any:
     return {"model": "echo", "messages": [{"role": "user", "content": prompt}], **fields}

@@ -1,0 +1,202 @@
+"""The native libraries that the frozen program carries: unpacked on first need into a folder of this user's cache.
+
+Its name contains their hash, so what is there is either right or broken. A library is checked each time a process opens
+it; a broken one is unpacked again. This module knows nothing of what the libraries do.
+"""
+
+import importlib
+import io
+import os
+import stat
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+# The modules that build/payload.py writes: the small one is read by every worker, the other one only to unpack.
+INDEX, STREAM = "_shimmy_native", "_shimmy_native_stream"
+_PREFIX = "native-"
+_CACHES = {"darwin": "~/Library/Caches", "win32": "~\\AppData\\Local"}
+# Windows keeps this in access lists, and a user's folders there are the user's.
+_OTHERS_MAY_WRITE = 0o022 if hasattr(os, "geteuid") else 0
+_BUFFER_BYTES = 1 << 17
+_KEEP_UNUSED_SECONDS = 30 * 86400.0
+
+
+class Payload:
+    """`files` has the size in bytes and the CRC-32 of each library, in the order in which the xz stream has them.
+
+    A CRC tells damage, not malice: against that, nobody else may write to the folder.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        files: Mapping[str, tuple[int, int]],
+        stream: Callable[[], bytes],
+        roots: Callable[[], Iterable[Path]],
+    ) -> None:
+        self._folder_name = _PREFIX + identity
+        self._files = files
+        self._stream = stream
+        self._roots = roots
+
+    def names(self) -> list[str]:
+        return list(self._files)
+
+    def find(self, name: str) -> Path:
+        """The library's file, checked. Raises `OSError` that names every folder when it can be put into none."""
+        reasons = []
+        for root in self._roots():
+            folder = root / self._folder_name
+            try:
+                self._provide(folder, name)
+                return folder / name
+            except OSError as error:
+                reasons.append(f"{root}: {error.strerror or error}")
+        raise OSError("the native libraries cannot be unpacked: " + "; ".join(reasons))
+
+    def _provide(self, folder: Path, name: str) -> None:
+        if not (_is_private(folder) and self._is_whole(folder, name)):
+            _make_private(folder.parent)
+            _discard_exposed(folder)
+            _make_private(folder)
+            with _alone(folder):
+                self._unpack(folder)
+            _prune(folder)
+        _require_executable(folder)
+
+    def _is_whole(self, folder: Path, name: str) -> bool:
+        try:
+            return _measure(folder / name) == self._files[name]
+        except OSError:
+            return False
+
+    def _unpack(self, folder: Path) -> None:
+        """Writes what is missing or broken; another process may have been faster."""
+        broken = [name for name in self._files if not self._is_whole(folder, name)]
+        if not broken:
+            return
+        import lzma
+
+        with lzma.open(io.BytesIO(self._stream())) as stream:
+            for name, (size, checksum) in self._files.items():
+                try:
+                    content = stream.read(size)
+                except (lzma.LZMAError, EOFError):
+                    content = b""
+                if zlib.crc32(content) != checksum:
+                    raise OSError("the executable is damaged")
+                if name in broken:
+                    _write(folder / name, content)
+
+
+def _measure(path: Path) -> tuple[int, int]:
+    """Size and CRC-32, through a small buffer: a new one as large as the file would cost as much as the sum."""
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    size = checksum = 0
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            size, checksum = size + count, zlib.crc32(buffer[:count], checksum)
+    return size, checksum
+
+
+def _write(path: Path, content: bytes) -> None:
+    """By one rename: whoever has the old file open, or mapped, keeps it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.chmod(0o500)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and _is_trusted(status) and not status.st_mode & _OTHERS_MAY_WRITE
+
+
+def _is_trusted(status: os.stat_result) -> bool:
+    """By us, or by root, who could do anything anyway: an image may bring the folder along."""
+    return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid())
+
+
+def _make_private(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or not _is_trusted(status):
+            raise PermissionError(f"{folder} is not ours") from None
+        if status.st_mode & _OTHERS_MAY_WRITE:
+            folder.chmod(0o700)
+
+
+def _discard_exposed(folder: Path) -> None:
+    """What lay where others could write is not trusted."""
+    if folder.exists() and not _is_private(folder):
+        import shutil
+
+        shutil.rmtree(folder)
+
+
+def _require_executable(folder: Path) -> None:
+    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        raise PermissionError("mounted noexec")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process unpacks, others wait. Where nothing can be locked they do it all, each with the same result."""
+    with open(folder / ".lock", "w") as file:
+        if _lock(file.fileno()):
+            for path in folder.glob(".lib*"):
+                path.unlink()
+        yield
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _prune(folder: Path) -> None:
+    """Drops the libraries of other versions that were last unpacked a month ago; a version in use does that again."""
+    for path in folder.parent.glob(f"{_PREFIX}*"):
+        if path != folder and path.exists() and time.time() - path.stat().st_mtime > _KEEP_UNUSED_SECONDS:
+            import shutil
+
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def roots(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Where to unpack, best first: the user's cache, else a folder of this user's among the temporary files."""
+    cache_home = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache_home):
+        cache_home = os.path.expanduser(_CACHES.get(sys.platform, "~/.cache"))
+    yield Path(cache_home) / "shimmy"
+    import tempfile
+
+    owner = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    yield Path(tempfile.gettempdir()) / f"shimmy{owner}"
+
+
+@cache
+def carried() -> Payload:
+    """What this executable carries."""
+    index = importlib.import_module(INDEX)
+    return Payload(index.ID, index.FILES, lambda: importlib.import_module(STREAM).CONTENT, lambda: roots(os.environ))
