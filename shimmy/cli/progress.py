@@ -1,6 +1,5 @@
 """The bar that shows on a terminal how far a model has been loaded. Elsewhere nothing is shown."""
 
-import shutil
 import sys
 from typing import TextIO
 
@@ -35,6 +34,8 @@ class LoadingBar:
 
 
 def _line(model_id: str, fraction: float) -> str:
+    import shutil
+
     done = int(fraction * _BAR_WIDTH)
     bar = "#" * done + "-" * (_BAR_WIDTH - done)
     line = f"loading [{bar}] {int(fraction * 100):3} % {model_id}"

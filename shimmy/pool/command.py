@@ -4,7 +4,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_PASSED = frozenset({"PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH"})
+# The last two say where the frozen program unpacks what it carries.
+_PASSED = frozenset({"PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "HOME", "XDG_CACHE_HOME"})
 _PASSED_PREFIXES = ("LC_", "_PYI_", "_MEI")
 
 

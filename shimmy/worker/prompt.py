@@ -22,12 +22,14 @@ class Vocabulary(Protocol):
 
 
 class Prompter:
-    """Renders, tokenizes and checks; one per loaded model."""
+    """Renders, tokenizes and checks; one per loaded model, made before there are two threads."""
 
     def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context_length: int) -> None:
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
+        # Many templates spell the BOS token that tokenizing adds anyway; it must not stand there twice.
+        self._doubled_bos = vocabulary.text_of(vocabulary.bos_token) if vocabulary.adds_bos else ""
 
     def prepare(self, generation: Generation) -> Request:
         """Raises `RequestError` naming the field, `ContextOverflow` with both counts."""
@@ -52,19 +54,12 @@ class Prompter:
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
         if isinstance(prompt, Chat):
-            return self._vocabulary.tokenize(
-                self._without_bos(self._template.render(prompt.messages)), add_special=True
-            )
+            text = self._template.render(prompt.messages).removeprefix(self._doubled_bos)
+            return self._vocabulary.tokenize(text, add_special=True)
         if isinstance(prompt, Text):
             return self._vocabulary.tokenize(prompt.text, add_special=True)
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
-
-    def _without_bos(self, text: str) -> str:
-        """Many templates spell the BOS token that tokenizing adds anyway; it must not stand there twice."""
-        if not self._vocabulary.adds_bos:
-            return text
-        return text.removeprefix(self._vocabulary.text_of(self._vocabulary.bos_token))
 
     def _check_bias(self, generation: Generation) -> None:
         try:
