@@ -4,6 +4,7 @@ The order of imports matters here: a model that is to be preloaded starts loadin
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -140,6 +141,7 @@ class Server:
     async def _announce(self) -> None:
         """Say where we are, once it is true."""
         await _answered(self._listener)
+        _end_start()
         try:
             self._ready_file.write(self._listener.url)
         except OSError as error:
@@ -188,6 +190,12 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         log.exception("a step of the start failed")
+
+
+def _end_start() -> None:
+    """All that lives now lives for ever, so the collector need not look at it again; `__main__` had it wait."""
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)
 
 
 async def _answered(listener: Listener) -> None:

@@ -73,8 +73,10 @@ def _parse(bind: str) -> tuple[str, range]:
 
 
 def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
+    # As bytes it need not be encoded as a name of many scripts, for which Python loads tables.
+    name = host.encode() if host.isascii() else host
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise StartError(f"{host!r} is no address of this machine: {error}", EXIT_CANNOT_BIND) from None
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)

@@ -19,7 +19,7 @@ _PIECE_BYTES = 512
 
 
 class Model:
-    """One model file in memory. `tokenize` and `check_tokens` are safe from any thread; all else is the step thread's."""
+    """One model in memory. `tokenize` and `check_tokens` are safe from any thread; the rest is the step thread's."""
 
     def __init__(self, paths: list[str], on_progress: Callable[[float], None]) -> None:
         """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason."""
