@@ -12,3 +12,4 @@ lock() {
 lock runtime.txt pyproject.toml "$@"
 lock dev.txt pyproject.toml --group dev "$@"
 lock native.txt --group native "$@"
+lock freeze.txt --group freeze "$@"

@@ -1,4 +1,4 @@
-"""The real program as a user runs it: `python -m shimmy serve` with real models, in a process of its own."""
+"""The real program as a user runs it: `shimmy serve` with real models, in a process of its own."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# What to test: the executable that SHIMMY_EXE names, or this checkout.
+COMMAND = [os.environ["SHIMMY_EXE"]] if "SHIMMY_EXE" in os.environ else [sys.executable, "-m", "shimmy"]
 DEMO = Path(__file__).parents[1] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_ID = "smollm2-135m-instruct.q4-1"
 LIMIT_SECONDS = 90
@@ -42,7 +44,7 @@ class Program:
 def program(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Program]:
     """Serves `folder`/models (or what `arguments` say) until the block ends; then it must end cleanly by SIGTERM."""
     ready = folder / "ready.json"
-    command = [sys.executable, "-m", "shimmy", "serve", "--bind", "127.0.0.1:0", "--ready-file", str(ready), *arguments]
+    command = [*COMMAND, "serve", "--bind", "127.0.0.1:0", "--ready-file", str(ready), *arguments]
     home = {"HOME": str(folder), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[1])}
     with open(folder / "stderr.txt", "w") as log:
         process = subprocess.Popen(command, cwd=folder, env=home | (environment or {}), stderr=log, text=True)

@@ -3,7 +3,7 @@
 import asyncio
 
 from shimmy.core import ipc
-from shimmy.core.errors import ShimmyError
+from shimmy.core.errors import ShimmyError, from_fault
 from shimmy.pool.handle import CLOSE_SECONDS
 from shimmy.pool.process import Exit, Spawn, spawn_worker
 
@@ -11,14 +11,17 @@ _ANSWER_SECONDS = 60.0
 
 
 async def list_devices(spawn: Spawn = spawn_worker) -> ipc.Devices:
-    """Raises `ShimmyError` when the worker ends, misbehaves or stays silent."""
+    """Raises what the worker says is wrong, or `ShimmyError` when it ends, misbehaves or stays silent."""
     answer: asyncio.Future[ipc.Devices] = asyncio.get_running_loop().create_future()
 
     def on_message(message: ipc.FromWorker) -> None:
-        if not isinstance(message, ipc.Devices):
-            raise ipc.FrameError(f"{type(message).__name__} is no answer to ListDevices")
-        if not answer.done():
-            answer.set_result(message)
+        match message:
+            case ipc.Devices() if not answer.done():
+                answer.set_result(message)
+            case ipc.LoadFailed(fault) if not answer.done():
+                answer.set_exception(from_fault(fault))
+            case _:
+                raise ipc.FrameError(f"{type(message).__name__} is no answer to ListDevices")
 
     def on_end(exit: Exit) -> None:
         if not answer.done():

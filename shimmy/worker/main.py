@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from shimmy.core import ipc
-from shimmy.core.errors import ModelFailed, ShimmyError
+from shimmy.core.errors import Fault, ModelFailed, ShimmyError
 from shimmy.worker import channel, sandbox
 
 # A step hands the interpreter lock to the intake thread at most this long at a time (default 5 ms).
@@ -45,7 +45,10 @@ def main() -> int:
 def _list_devices(send: channel.Sender) -> None:
     from shimmy.worker.llama import backend
 
-    send(backend.devices())
+    try:
+        send(backend.devices())
+    except (ShimmyError, OSError) as error:
+        send(ipc.LoadFailed(_as_fault(error)))
 
 
 def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> int:
@@ -54,14 +57,17 @@ def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.
     started_at = time.monotonic()
     try:
         engine = Engine(paths, options, lambda fraction: send(ipc.LoadProgress(fraction)))
-    except ShimmyError as error:
-        send(ipc.LoadFailed(error.fault()))
-        return 1
-    except OSError as error:
-        send(ipc.LoadFailed(ModelFailed(f"the native library cannot be opened: {error}").fault()))
+    except (ShimmyError, OSError) as error:
+        send(ipc.LoadFailed(_as_fault(error)))
         return 1
     send(engine.facts(time.monotonic() - started_at))
     gc.collect()
     gc.freeze()
     engine.run(messages, send)
     return 0
+
+
+def _as_fault(error: ShimmyError | OSError) -> Fault:
+    if isinstance(error, ShimmyError):
+        return error.fault()
+    return ModelFailed(f"the native library cannot be opened: {error}").fault()

@@ -2,7 +2,8 @@ import sys
 
 import pytest
 
-from shimmy.core.errors import ShimmyError
+from shimmy.core import ipc
+from shimmy.core.errors import ModelFailed, ShimmyError
 from shimmy.pool.devices import list_devices
 from shimmy.pool.process import OnEnd, OnMessage, Spawn, WorkerProcess, spawn
 from tests.fakes.pool import fake_spawn, run
@@ -26,6 +27,15 @@ def python(code: str) -> Spawn:
     [
         ("raise SystemExit(3)", "exit code 3"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        (
+            f"""
+import sys
+sys.stdout.buffer.write({ipc.encode(ipc.LoadFailed(ModelFailed("no room for the library").fault()))!r})
+sys.stdout.flush()
+sys.stdin.read()
+""",
+            "no room for the library",
+        ),
         ("print('no frame', flush=True); input()", "broke the frame protocol"),
     ],
 )
