@@ -1,0 +1,104 @@
+"""What is inside a frozen executable, read from the executable itself: for the report, the SBOM and the tests."""
+
+import io
+import lzma
+import os
+import sys
+import types
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shimmy.worker.llama.payload import INDEX, STREAM
+
+INTERPRETER, STANDARD_LIBRARY, SHARED = "CPython", "standard library", "shared libraries"
+BOOT, NATIVE = "PyInstaller", "llama.cpp"
+# All others are packages from the index, and shimmy.
+NO_PACKAGES = {INTERPRETER, STANDARD_LIBRARY, SHARED, BOOT, NATIVE}
+BASE_LIBRARY = "base_library.zip"
+
+
+@dataclass(frozen=True)
+class Item:
+    """`name` as it is found at run time; `group` is a package, or one of the constants above. Sizes in bytes."""
+
+    name: str
+    group: str
+    raw: int
+    stored: int
+
+
+class Contents:
+    """`items` is everything, biggest first; what they do not add up to is the bootloader with the tables."""
+
+    def __init__(self, executable: Path) -> None:
+        from PyInstaller.archive.readers import CArchiveReader
+
+        self.executable = executable
+        self._archive: Any = CArchiveReader(os.fspath(executable))
+        self._modules: Any = self._archive.open_embedded_archive("PYZ.pyz")
+        found = [*self._files(), *self._python_modules()]
+        self.items = sorted(found, key=lambda item: (-item.stored, item.name))
+
+    @property
+    def module_names(self) -> set[str]:
+        """Every Python module, those in C and those of the base library included."""
+        with zipfile.ZipFile(io.BytesIO(self._archive.extract(BASE_LIBRARY))) as base:
+            basic = {_dotted(name) for name in base.namelist()}
+        compiled = {_dotted(name) for name, (*_, kind) in self._archive.toc.items() if kind == "b"}
+        return {*self._modules.toc, *basic, *compiled}
+
+    def shared_libraries(self) -> Iterator[tuple[str, bytes]]:
+        """Each ELF file: the executable without its archive counts, and what the payload unpacks to."""
+        yield self.executable.name, self.executable.read_bytes()
+        for name, (*_, kind) in self._archive.toc.items():
+            if kind == "b":
+                yield name, self._archive.extract(name)
+        raw = lzma.decompress(self._payload(STREAM).CONTENT)
+        for name, (size, _) in self._payload(INDEX).FILES.items():
+            content, raw = raw[:size], raw[size:]
+            yield name, content
+
+    def _payload(self, name: str) -> Any:
+        module = types.ModuleType(name)
+        exec(self._modules.extract(name), module.__dict__)
+        return module
+
+    def _files(self) -> Iterator[Item]:
+        for name, (_, stored, raw, _, kind) in self._archive.toc.items():
+            if kind != "z":
+                yield Item(name, _group_of_file(name, kind), raw, stored)
+
+    def _python_modules(self) -> Iterator[Item]:
+        for name, (_, _, stored) in self._modules.toc.items():
+            raw = len(self._modules.extract(name, raw=True) or b"")
+            if name == STREAM:
+                raw = sum(size for size, _ in self._payload(INDEX).FILES.values())
+            yield Item(name, _group_of_module(name), raw, stored)
+
+
+def _dotted(path: str) -> str:
+    """The module that a file holds: "msgspec/_core.cpython-311-x86_64-linux-gnu.so" is msgspec._core."""
+    folder, _, file = path.rpartition("/")
+    package = "" if folder.endswith("lib-dynload") else folder.replace("/", ".")
+    name = file.split(".")[0]
+    return package if name == "__init__" else f"{package}.{name}".strip(".")
+
+
+def _group_of_file(name: str, kind: str) -> str:
+    if kind in "ms":
+        return BOOT
+    if name.startswith(("libpython", "python3")) and "lib-dynload" not in name:
+        return INTERPRETER
+    if "lib-dynload" in name or name == BASE_LIBRARY:
+        return STANDARD_LIBRARY
+    return name.split("/")[0] if "/" in name else SHARED
+
+
+def _group_of_module(name: str) -> str:
+    top = name.split(".")[0]
+    if top in (INDEX, STREAM):
+        return NATIVE
+    return STANDARD_LIBRARY if top in sys.stdlib_module_names else top

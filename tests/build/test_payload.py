@@ -1,0 +1,47 @@
+"""What is packed at build time comes out whole at run time."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build import payload
+from shimmy.worker.llama.payload import INDEX, STREAM, Payload
+
+CONTENTS = {"libb.so.0": b"b" * 5000, "liba.so": bytes(range(256)) * 40}
+
+
+@pytest.fixture
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHIMMY_BUILD_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    for name, content in CONTENTS.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def written(libraries: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    payload.write(libraries, folder)
+    return runpy.run_path(str(folder / f"{INDEX}.py")), runpy.run_path(str(folder / f"{STREAM}.py"))
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64"])
+def test_what_is_packed_can_be_unpacked(
+    libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    index, stream = written(libraries, tmp_path / "modules")
+    carried = Payload(index["ID"], index["FILES"], lambda: stream["CONTENT"], lambda: [tmp_path / "root"])
+    assert {name: carried.find(name).read_bytes() for name in carried.names()} == CONTENTS
+
+
+def test_the_name_follows_names_and_contents(libraries: Path, tmp_path: Path) -> None:
+    first, _ = written(libraries, tmp_path / "modules")
+    assert written(libraries, tmp_path / "modules")[0]["ID"] == first["ID"]
+    (libraries / "liba.so").rename(libraries / "libc.so")
+    second, _ = written(libraries, tmp_path / "modules")
+    (libraries / "libc.so").write_bytes(b"changed")
+    third, _ = written(libraries, tmp_path / "modules")
+    assert len({first["ID"], second["ID"], third["ID"]}) == 3

@@ -1,0 +1,131 @@
+"""The executable alone with a model: nothing else of this machine is offered to it, not even a PATH."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.program import DEMO, DEMO_ID
+
+pytestmark = [pytest.mark.frozen, pytest.mark.model]
+LIMIT_SECONDS = 60
+NOBODY = 65534
+QUESTION = {"model": DEMO_ID, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "stream": True}
+
+
+@pytest.fixture
+def place(exe: Path) -> Iterator[Path]:
+    """A folder that an unprivileged user can use, with the executable, the model and a home; nobody's where we may."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for inner in ("models", "home", "work", "tmp"):
+            (folder / inner).mkdir()
+        shutil.copy(exe, folder / "shimmy")
+        shutil.copy(DEMO, folder / "models")
+        if os.geteuid() == 0:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+        yield folder
+
+
+def command(place: Path, *arguments: str) -> list[str]:
+    """By root as nobody, and in any case without an environment."""
+    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+    environment = [f"HOME={place / 'home'}", f"TMPDIR={place / 'tmp'}", "PATH="]
+    return [*drop, "/usr/bin/env", "-i", *environment, str(place / "shimmy"), *arguments]
+
+
+@contextmanager
+def server(place: Path, *arguments: str) -> Iterator[str]:
+    """Its URL. It must end cleanly by SIGTERM."""
+    ready = place / "work" / "ready.json"
+    line = command(place, "serve", "--bind", "127.0.0.1:0", "--ready-file", str(ready), *arguments)
+    with open(place / "log", "w+") as log, subprocess.Popen(line, cwd=place / "work", stderr=log) as process:
+        try:
+            deadline = time.monotonic() + LIMIT_SECONDS
+            while not ready.exists():
+                assert process.poll() is None and time.monotonic() < deadline, (place / "log").read_text()
+                time.sleep(0.01)
+            yield json.loads(ready.read_text())["url"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+def ask(url: str) -> str:
+    """The streamed answer to a question, put together."""
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(QUESTION).encode())
+    request.add_header("content-type", "application/json")
+    with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as answer:
+        lines = [line.removeprefix(b"data: ").strip() for line in answer if line.startswith(b"data: ")]
+    assert lines[-1] == b"[DONE]"
+    deltas = [choice["delta"] for line in lines[:-1] for choice in json.loads(line)["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def test_a_streamed_answer_in_an_empty_environment(place: Path) -> None:
+    with server(place, "--model-dirs", str(place / "models")) as url:
+        assert ask(url).strip()
+    assert "Traceback" not in (place / "log").read_text()
+    (unpacked,) = (place / "home" / ".cache" / "shimmy").glob("native-*")
+    assert (unpacked / "libllama.so.0").exists()
+    assert [*(place / "work").iterdir(), *(place / "tmp").iterdir()] == []
+
+
+def test_damage_to_the_unpacked_libraries_heals(place: Path) -> None:
+    with server(place, "--model-dirs", str(place / "models")) as url:
+        assert ask(url)
+    (unpacked,) = (place / "home" / ".cache" / "shimmy").glob("native-*")
+    whole = {path.name: path.read_bytes() for path in unpacked.glob("lib*")}
+    for index, path in enumerate(unpacked.glob("lib*")):
+        path.chmod(0o700)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content if index % 2 else content[:1000])
+    with server(place, "--model-dirs", str(place / "models")) as url:
+        assert ask(url)
+    assert {path.name: path.read_bytes() for path in unpacked.glob("lib*")} == whole
+
+
+def test_without_a_writable_home(place: Path) -> None:
+    (place / "home").rmdir()
+    (place / "home").write_text("not a folder")
+    with server(place, "--model-dirs", str(place / "models")) as url:
+        assert ask(url).strip()
+
+
+def test_no_room_for_the_libraries(place: Path) -> None:
+    """A limit on the size of files stands for the full disk, because it needs no mount."""
+    arguments = ["generate", DEMO_ID, "--prompt", "Hi.", "--max-tokens", "2", "--model-dirs", str(place / "models")]
+    roomy = command(place, *arguments)
+    subprocess.run(command(place, "--version"), check=True, stdout=subprocess.DEVNULL)
+    if not (place / "home" / ".cache" / "shimmy" / "start").exists():
+        pytest.skip("PyInstaller's own bootloader unpacks at every start, and dies of the limit")
+    tight = ["prlimit", "--fsize=1000000", *roomy]
+    done = subprocess.run(tight, capture_output=True, text=True)
+    assert done.returncode != 0 and done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert subprocess.run(roomy, capture_output=True).returncode == 0
+
+
+def test_gpu_info_lists_the_cpu(place: Path) -> None:
+    printed = subprocess.run(command(place, "gpu-info", "--json"), capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed)["devices"][0]["kind"] == "cpu"
+
+
+def test_a_name_is_resolved(place: Path) -> None:
+    """Python encodes every host name with a codec that is imported by its name."""
+    with server(place, "--bind", "localhost:0") as url:
+        with urllib.request.urlopen(f"{url}/health", timeout=LIMIT_SECONDS) as answer:
+            assert answer.status == 200
