@@ -1,0 +1,204 @@
+"""A start imports what it uses. Libraries import more than that at their top; for the modules named here they get a
+stand-in, and the real module on its first use. A stand-in that no longer fits a library costs time and nothing else.
+
+tests/test_start_imports.py says what is loaded when the first request is answered, and drives the program through all
+that is not.
+"""
+
+import functools
+import sys
+import time
+import typing
+from _thread import allocate_lock
+from collections.abc import Callable
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
+_lock = allocate_lock()
+
+
+class Later(ModuleType):
+    """Stands for a module until a function of it is called. What it is given it has at once."""
+
+    def __init__(self, name: str, **given: Any) -> None:
+        super().__init__(name)
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__path__" and self.__name__ in PACKAGES:
+            return load(self.__name__).__path__
+        if name.startswith("__"):
+            raise AttributeError(name)
+        # By their names (PEP 8): a constant is a value, and `except` takes nothing but real classes.
+        if is_loaded(self.__name__) or name.isupper() or name.endswith(("Error", "Exception")):
+            return getattr(load(self.__name__), name)
+        return Name(self.__name__, name)
+
+
+class Name:
+    """Stands for a function or a class in a module that is not loaded: to be called, inherited from, or asked for its
+    attributes."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _resolve(self)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(_resolve(self), name)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any]:
+        return (_resolve(self),)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        # There are no instances of a class that was never loaded.
+        return is_loaded(self._module) and isinstance(instance, _resolve(self))
+
+
+def _resolve(name: Name) -> Any:
+    return getattr(load(name._module), name._name)
+
+
+def is_loaded(name: str) -> bool:
+    return name in sys.modules and not isinstance(sys.modules[name], Later)
+
+
+def load(name: str) -> ModuleType:
+    """The real module. Its parents have to be real for that."""
+    if not is_loaded(name):
+        with _lock:
+            for end in (position for position, char in enumerate(f"{name}.") if char == "."):
+                if isinstance(sys.modules.get(name[:end]), Later):
+                    del sys.modules[name[:end]]
+        __import__(name)
+    return sys.modules[name]
+
+
+def install() -> None:
+    """To be called before anything else is imported; what is there already stays."""
+    for name, given in STAND_INS.items():
+        if name not in sys.modules:
+            stand_in = sys.modules[name] = Later(name, **given)
+            parent, _, child = name.rpartition(".")
+            if isinstance(sys.modules.get(parent), Later):
+                setattr(sys.modules[parent], child, stand_in)
+
+
+def _http_date(timestamp: float) -> str:
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(timestamp))
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, FunctionType)
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, MethodType)
+
+
+def _is_coroutine_function(value: Any) -> bool:
+    while isinstance(value, MethodType):
+        value = value.__func__
+    while isinstance(value, functools.partial):
+        value = value.func
+    return isinstance(value, FunctionType) and bool(value.__code__.co_flags & _CO_COROUTINE)
+
+
+def _clean_doc(doc: str) -> str:
+    return load("inspect").cleandoc(doc) if "\n" in doc or "\t" in doc else doc.lstrip()
+
+
+def _signature(value: Any, **settings: Any) -> Any:
+    # @dataclass puts it into the docstring of every class that has none, and without docstrings that is every class.
+    if sys._getframe(1).f_globals["__name__"] == "dataclasses":
+        return "(...)"
+    return load("inspect").signature(value, **settings)
+
+
+def _type_var(name: str, *, default: Any = None, **bounds: Any) -> Any:
+    return typing.TypeVar(name, **bounds)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _undecorated(*reason: Any, **settings: Any) -> Callable[[Any], Any]:
+    return _same
+
+
+def _singular_or_plural(singular: str, plural: str, count: int) -> str:
+    return singular if count == 1 else plural
+
+
+# Importing something inside these needs the real one.
+PACKAGES = ("anyio", "json")
+
+# Modules, and what of them every start uses or needs as a class.
+STAND_INS: dict[str, dict[str, Any]] = {
+    # Nothing of ours speaks TLS: this is 2.4 MB of OpenSSL.
+    "ssl": {"SSLError": OSError, "OP_NO_COMPRESSION": 0x20000},
+    "asyncio.sslproto": {},
+    "hashlib": {},
+    "random": {},
+    "secrets": {},
+    # HTTP/2 and WebSocket: with the first connection that speaks them.
+    "hypercorn.protocol.h2": {},
+    "hypercorn.protocol.ws_stream": {},
+    # Types for annotations, but for one that is called.
+    "hypercorn.typing": {"ConnectionState": _same},
+    # Of Hypercorn's configuration: files, statistics, UDP, several processes, WSGI.
+    "hypercorn.statsd": {},
+    "hypercorn.asyncio.statsd": {},
+    "hypercorn.asyncio.udp_server": {},
+    "logging.config": {},
+    "multiprocessing.synchronize": {},
+    "platform": {},
+    "tomllib": {},
+    "wsgiref.handlers": {"format_date_time": _http_date},
+    # Of Starlette: threads, files, cookies, names of statuses, addresses.
+    "anyio": {},
+    "anyio.abc": {},
+    "anyio.to_thread": {},
+    "email.utils": {},
+    "http.client": {},
+    "http.cookies": {},
+    "ipaddress": {"AddressValueError": ValueError},
+    "json": {},
+    "mimetypes": {},
+    "pathlib": {},
+    "shlex": {},
+    "tempfile": {},
+    # As if it were not installed, for those who can do without, which are all but Starlette.
+    "typing_extensions": {
+        "TypeVar": _type_var,
+        "deprecated": _undecorated,
+        "get_type_hints": typing.get_type_hints,
+        "NotRequired": typing.NotRequired,
+        "Required": typing.Required,
+    },
+    # msgspec knows these types; nothing of ours has any.
+    "uuid": {"UUID": type("UUID", (), {}), "SafeUUID": type("SafeUUID", (), {"unknown": None})},
+    "decimal": {"Decimal": type("Decimal", (), {})},
+    "msgspec._json_schema": {},
+    "msgspec.inspect": {},
+    "msgspec.toml": {},
+    "msgspec.yaml": {},
+    # For tracebacks and help. Nobody translates click's messages for us.
+    "inspect": {
+        "cleandoc": _clean_doc,
+        "iscoroutinefunction": _is_coroutine_function,
+        "isfunction": _is_function,
+        "ismethod": _is_method,
+        "signature": _signature,
+    },
+    "linecache": {},
+    "locale": {},
+    "textwrap": {},
+    "gettext": {"gettext": _same, "ngettext": _singular_or_plural},
+}
