@@ -153,7 +153,11 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in (tmp_path / "first" / FOLDER).iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("stream", [STREAM[:-200], STREAM[:60], b"", STREAM[:100] + b"x" + STREAM[101:]])
+@pytest.mark.parametrize(
+    "stream",
+    [STREAM[:-200], STREAM[:60], b"", STREAM[:100] + b"x" + STREAM[101:]],
+    ids=["end cut off", "only its head", "empty", "one byte changed"],
+)
 def test_a_damaged_executable_is_named(tmp_path: Path, stream: bytes) -> None:
     with pytest.raises(OSError, match="the executable is damaged"):
         carried(tmp_path / "root", stream=lambda: stream).find("libtwo.so")
