@@ -9,6 +9,7 @@ import functools
 import sys
 import time
 import typing
+from _frozen_importlib import ModuleSpec
 from _thread import allocate_lock
 from collections.abc import Callable
 from types import FunctionType, MethodType, ModuleType
@@ -16,18 +17,44 @@ from typing import Any
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 _lock = allocate_lock()
+_wanted: set[str] = set()
+
+
+def install() -> None:
+    """To be called before anything else is imported; what is there already stays."""
+    sys.meta_path.insert(0, Finder)
+
+
+class Finder:
+    """Makes the import system find stand-ins, until `load` wants the real module."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name in STAND_INS and name not in _wanted:
+            # A package, so that what is imported from inside comes here, too.
+            loader: Any = Finder
+            return ModuleSpec(name, loader, is_package=True)
+        parent = name.rpartition(".")[0]
+        if isinstance(sys.modules.get(parent), Later):
+            from importlib.util import find_spec
+
+            load(parent)
+            return find_spec(name)
+        return None
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> "Later":
+        return Later(spec.name)
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        module.__dict__.update(STAND_INS[module.__name__])
 
 
 class Later(ModuleType):
     """Stands for a module until a function of it is called. What it is given it has at once."""
 
-    def __init__(self, name: str, **given: Any) -> None:
-        super().__init__(name)
-        self.__dict__.update(given)
-
     def __getattr__(self, name: str) -> Any:
-        if name == "__path__" and self.__name__ in PACKAGES:
-            return load(self.__name__).__path__
         if name.startswith("__"):
             raise AttributeError(name)
         # By their names (PEP 8): a constant is a value, and `except` takes nothing but real classes.
@@ -37,8 +64,8 @@ class Later(ModuleType):
 
 
 class Name:
-    """Stands for a function or a class in a module that is not loaded: to be called, inherited from, or asked for its
-    attributes."""
+    """Stands for a function or a class in a module that is not loaded: to be called, inherited from, asked for its
+    attributes, or made part of a type."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module = module
@@ -51,6 +78,15 @@ class Name:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(_resolve(self), name)
+
+    def __getitem__(self, item: Any) -> Any:
+        return _resolve(self)[item]
+
+    def __or__(self, other: Any) -> Any:
+        return _resolve(self) | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | _resolve(self)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any]:
         return (_resolve(self),)
@@ -73,20 +109,11 @@ def load(name: str) -> ModuleType:
     if not is_loaded(name):
         with _lock:
             for end in (position for position, char in enumerate(f"{name}.") if char == "."):
+                _wanted.add(name[:end])
                 if isinstance(sys.modules.get(name[:end]), Later):
                     del sys.modules[name[:end]]
         __import__(name)
     return sys.modules[name]
-
-
-def install() -> None:
-    """To be called before anything else is imported; what is there already stays."""
-    for name, given in STAND_INS.items():
-        if name not in sys.modules:
-            stand_in = sys.modules[name] = Later(name, **given)
-            parent, _, child = name.rpartition(".")
-            if isinstance(sys.modules.get(parent), Later):
-                setattr(sys.modules[parent], child, stand_in)
 
 
 def _http_date(timestamp: float) -> str:
@@ -102,10 +129,8 @@ def _is_method(value: Any) -> bool:
 
 
 def _is_coroutine_function(value: Any) -> bool:
-    while isinstance(value, MethodType):
-        value = value.__func__
-    while isinstance(value, functools.partial):
-        value = value.func
+    while isinstance(value, MethodType | functools.partial):
+        value = value.__func__ if isinstance(value, MethodType) else value.func
     return isinstance(value, FunctionType) and bool(value.__code__.co_flags & _CO_COROUTINE)
 
 
@@ -118,6 +143,10 @@ def _signature(value: Any, **settings: Any) -> Any:
     if sys._getframe(1).f_globals["__name__"] == "dataclasses":
         return "(...)"
     return load("inspect").signature(value, **settings)
+
+
+def _unwrap(function: Any, **settings: Any) -> Any:
+    return load("inspect").unwrap(function, **settings) if hasattr(function, "__wrapped__") else function
 
 
 def _type_var(name: str, *, default: Any = None, **bounds: Any) -> Any:
@@ -135,9 +164,6 @@ def _undecorated(*reason: Any, **settings: Any) -> Callable[[Any], Any]:
 def _singular_or_plural(singular: str, plural: str, count: int) -> str:
     return singular if count == 1 else plural
 
-
-# Importing something inside these needs the real one.
-PACKAGES = ("anyio", "json")
 
 # Modules, and what of them every start uses or needs as a class.
 STAND_INS: dict[str, dict[str, Any]] = {
@@ -157,14 +183,17 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "hypercorn.asyncio.statsd": {},
     "hypercorn.asyncio.udp_server": {},
     "logging.config": {},
+    "multiprocessing": {},
     "multiprocessing.synchronize": {},
     "platform": {},
     "tomllib": {},
+    "wsgiref": {},
     "wsgiref.handlers": {"format_date_time": _http_date},
     # Of Starlette: threads, files, cookies, names of statuses, addresses.
     "anyio": {},
     "anyio.abc": {},
     "anyio.to_thread": {},
+    "email": {},
     "email.utils": {},
     "http.client": {},
     "http.cookies": {},
@@ -196,6 +225,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "isfunction": _is_function,
         "ismethod": _is_method,
         "signature": _signature,
+        "unwrap": _unwrap,
     },
     "linecache": {},
     "locale": {},

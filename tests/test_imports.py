@@ -15,7 +15,7 @@ SHIMMY = Path(__file__).parent.parent / "shimmy"
 # Who may import what beyond the standard library and itself. The longest prefix of a module's name decides.
 ALLOWED: dict[str, set[str]] = {
     "shimmy": set(),
-    "shimmy.__main__": {"shimmy.cli", "shimmy.worker.main"},
+    "shimmy.__main__": {"shimmy.cli", "shimmy.lean", "shimmy.worker.main"},
     "shimmy.core": {"msgspec"},
     "shimmy.hardware": {"msgspec", "shimmy.core"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},

@@ -55,6 +55,7 @@ class Loop:
         self._context = context
         self._scheduler = scheduler
         self._governor = governor
+        self._num_threads = governor.num_threads
         self._commands = commands
         self._send = send
         self._piece = piece
@@ -119,15 +120,19 @@ class Loop:
         sequence.sampler = self._make_sampler(request.generation.sampling, request, sequence.index)
 
     def _decode(self) -> None:
-        batch = self._context.batch
+        batch, governor = self._context.batch, self._governor
         only_decoding = batch.size == self._scheduler.num_planned
+        # A prompt keeps every core busy between two barriers for long enough to be worth all of them.
+        self._set_num_threads(governor.num_threads if only_decoding else governor.max_threads)
         started_at = time.monotonic()
         self._context.decode()
         if only_decoding:
-            before = self._governor.num_threads
-            after = self._governor.observe(batch.size, time.monotonic() - started_at)
-            if after != before:
-                self._context.set_num_threads(after)
+            governor.observe(batch.size, time.monotonic() - started_at)
+
+    def _set_num_threads(self, count: int) -> None:
+        if count != self._num_threads:
+            self._num_threads = count
+            self._context.set_num_threads(count)
 
     def _sample(self, sequence: Sequence, row: int) -> None:
         assert sequence.sampler is not None

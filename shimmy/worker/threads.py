@@ -3,7 +3,8 @@ takes a core, a step on all cores can be many times slower than one on a core le
 
 The governor watches the time of decode steps. It only ever trusts comparisons it made itself: a change is tried for a
 few steps and kept if those were faster. It tries one when steps become slow against their running minimum, and now and
-then all the same, since a machine may have been busy from the start or quiet again.
+then all the same, since a machine may have been busy from the start or quiet again. Fewer threads are tried only while
+the kernel does take cores away from us.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from enum import Enum
 
 SLOW_FACTOR = 2.0
 WINDOW_STEPS = 5
-TRIAL_STEPS = 3
+TRIAL_STEPS = 5
 # A trial downwards must win clearly; upwards a tie is a win, since more threads is the normal state.
 KEEP_BELOW = 0.9
 FIRST_PROBE_SECONDS = 1.0
@@ -32,12 +33,16 @@ class _State(Enum):
 
 
 class ThreadGovernor:
-    """Decides the thread count from observed step times. Owns nothing native: `observe` returns what to set."""
+    """Decides the thread count from observed step times. Owns nothing native: whoever decodes sets `num_threads`."""
 
-    def __init__(self, max_threads: int, clock: Callable[[], float]) -> None:
+    def __init__(self, max_threads: int, clock: Callable[[], float], num_preemptions: Callable[[], int]) -> None:
+        """`num_preemptions` counts how often any of our threads had to leave its core."""
         self.num_threads = max_threads
-        self._max_threads = max_threads
+        self.max_threads = max_threads
         self._clock = clock
+        self._num_preemptions = num_preemptions
+        self._preempted_before = 0
+        self._preemptions: list[int] = []
         self._state = _State.STEADY
         self._num_rows = 0
         self._recent: list[float] = []
@@ -46,30 +51,36 @@ class ThreadGovernor:
         self._probe_seconds = FIRST_PROBE_SECONDS
         self._probe_at = 0.0
 
-    def observe(self, num_rows: int, seconds: float) -> int:
-        """Takes one decode step of `num_rows` rows; returns the thread count for the next one."""
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """Takes one decode step of `num_rows` rows; `num_threads` is then right for the next one."""
         if num_rows != self._num_rows:
             self._num_rows = num_rows
             self._give_up_trial()
         self._recent.append(seconds)
+        count = self._num_preemptions()
+        self._preemptions.append(count - self._preempted_before)
+        self._preempted_before = count
         if self._state is _State.STEADY:
             self._watch(seconds)
         elif len(self._recent) >= TRIAL_STEPS:
             self._judge()
-        return self.num_threads
 
     def _watch(self, seconds: float) -> None:
         key = (self.num_threads, self._num_rows)
         baseline = min(seconds, self._baseline.get(key, seconds) * BASELINE_DRIFT)
         self._baseline[key] = baseline
-        del self._recent[:-WINDOW_STEPS]
+        del self._recent[:-WINDOW_STEPS], self._preemptions[:-WINDOW_STEPS]
         if len(self._recent) < WINDOW_STEPS:
             return
         due = self._clock() >= self._probe_at
-        if due and self.num_threads < self._max_threads:
+        if due and self.num_threads < self.max_threads:
             self._try(self.num_threads + 1, _State.TRYING_MORE)
-        elif self.num_threads > 1 and (due or _median(self._recent) > SLOW_FACTOR * baseline):
+        elif self.num_threads > 1 and (due or _median(self._recent) > SLOW_FACTOR * baseline) and self._is_crowded():
             self._try(self.num_threads - 1, _State.TRYING_FEWER)
+
+    def _is_crowded(self) -> bool:
+        """Whether, of late, a core was taken away from us at least once a step."""
+        return sum(self._preemptions) >= WINDOW_STEPS
 
     def _try(self, num_threads: int, state: _State) -> None:
         self._before_trial = _median(self._recent)

@@ -55,7 +55,7 @@ class Bench:
         self.loop = Loop(
             self.context,
             Scheduler(self.context, slots, can_share_prefix=share),
-            ThreadGovernor(1, lambda: 0.0),
+            ThreadGovernor(1, lambda: 0.0, lambda: 0),
             self.commands,
             self._send,
             piece,
@@ -288,3 +288,13 @@ def test_the_loop_ends_when_the_server_is_gone() -> None:
     bench.commands.put(Closed())
     bench.loop.run()
     assert not [event for event in bench.events if isinstance(event, Finished)]
+
+
+def test_prompts_are_computed_on_all_threads_whatever_decoding_uses() -> None:
+    bench = Bench()
+    bench.loop._governor.max_threads = 4
+    bench.submit("r", talkative(9), max_tokens=3)
+    bench.turn()
+    assert bench.context.num_threads == 4
+    bench.turn()
+    assert bench.context.num_threads == 1

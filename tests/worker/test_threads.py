@@ -12,7 +12,8 @@ class Machine:
         self.cores, self.slowdown, self.noise = cores, slowdown, noise
         self.now, self.busy, self.work = 100.0, False, 0.012
         self.dice = random.Random(1)
-        self.governor = ThreadGovernor(cores, lambda: self.now)
+        self.num_preemptions = 0
+        self.governor = ThreadGovernor(cores, lambda: self.now, lambda: self.num_preemptions)
 
     def run(self, seconds: float, rows: int = 1) -> dict[int, float]:
         """Decodes for a while; returns the share of the time spent at each thread count."""
@@ -23,6 +24,7 @@ class Machine:
             step = self.work / threads * (1 + self.dice.random() * self.noise)
             if self.busy and threads == self.cores:
                 step *= self.slowdown
+                self.num_preemptions += 3
             self.now += step
             spent[threads] = spent.get(threads, 0.0) + step
             self.governor.observe(rows, step)
@@ -33,6 +35,13 @@ def test_a_quiet_machine_uses_all_threads() -> None:
     machine = Machine(4)
     machine.run(2)
     assert machine.run(60)[4] > 0.98
+
+
+def test_slow_steps_on_a_quiet_machine_cost_no_thread() -> None:
+    machine = Machine(2)
+    machine.run(2)
+    machine.work *= 4
+    assert set(machine.run(20)) == {2}
 
 
 def test_contention_costs_a_thread_and_it_comes_back() -> None:
