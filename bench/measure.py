@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -90,12 +92,16 @@ class Bench:
         startup = await self._startup()
         await self._warm_up()
         prefills = [await self._prefill(number) for number in range(3)]
-        decodes = [await self._decode(count, "decode", self._max_tokens) for count in num_streams]
+        decodes = [await self.decode(count, "decode", self._max_tokens) for count in num_streams]
         join = await self._join()
         contentions = [await self._contention(count) for count in num_streams[:2]] if contend else []
         memory = self._server.memory() if self._server else None
         cpu = self._cpu_seconds()
         return Round(self._name, self._number, startup, prefills, decodes, join, contentions, memory, cpu)
+
+    async def begin(self) -> None:
+        """Wait until the model answers."""
+        await self._startup()
 
     async def _startup(self) -> Startup | None:
         if self._server is None:
@@ -132,7 +138,7 @@ class Bench:
         reply = await self._endpoint.complete(self._long_prompt(f"prefill {number}"), 4)
         return Prefill(reply.prompt_tokens, reply.first_token_seconds)
 
-    async def _decode(self, count: int, label: str, max_tokens: int) -> Decode:
+    async def decode(self, count: int, label: str, max_tokens: int) -> Decode:
         prompts = [story_prompt(self._seed(f"{label} {count} {number}")) for number in range(count)]
         cpu = self._cpu_seconds()
         began = time.perf_counter()
@@ -152,14 +158,9 @@ class Bench:
 
     async def _contention(self, count: int) -> Contention:
         """Twice the tokens of a plain decode, so that a server which adapts has the time to."""
-        quiet = await self._decode(count, "quiet", 2 * self._max_tokens)
-        rival = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
-            os.sched_setaffinity(rival.pid, {min(os.sched_getaffinity(0))})
-            contended = await self._decode(count, "contended", 2 * self._max_tokens)
-        finally:
-            rival.kill()
-            rival.wait()
+        quiet = await self.decode(count, "quiet", 2 * self._max_tokens)
+        with rival():
+            contended = await self.decode(count, "contended", 2 * self._max_tokens)
         return Contention(count, quiet.tokens_per_second, contended.tokens_per_second)
 
     def _long_prompt(self, label: str) -> str:
@@ -170,3 +171,15 @@ class Bench:
 
     def _cpu_seconds(self) -> float | None:
         return self._server.cpu_seconds() if self._server else None
+
+
+@contextmanager
+def rival() -> Iterator[None]:
+    """Another process that keeps core 0 busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+        yield
+    finally:
+        process.kill()
+        process.wait()

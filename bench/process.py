@@ -36,9 +36,7 @@ class Server:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         with log.open("ab") as sink:
             self.exec_at = time.perf_counter()
-            self._process = subprocess.Popen(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
-            )
+            self._process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
         self._log = log
 
     @property

@@ -1,7 +1,6 @@
 """The CPU: how many threads are worth starting, which instruction sets it has, which ggml CPU variants fit it."""
 
 import os
-import time
 from pathlib import Path
 
 # ggml/src/CMakeLists.txt, ggml_add_cpu_backend_variant: what each variant needs, in /proc/cpuinfo's words, best first.
@@ -50,18 +49,6 @@ def num_usable_cores(sysfs: Path = Path("/sys/devices/system/cpu"), cgroup: Path
     """
     cores = {_core_of(cpu, sysfs) for cpu in _affinity()}
     return max(1, min(len(cores), _quota(cgroup)))
-
-
-def num_preemptions() -> int:
-    """How often a thread of this process had to leave its core although it had work (getrusage, ru_nivcsw).
-
-    Where that is not counted it grows with every call, as if the machine were always busy.
-    """
-    try:
-        import resource
-    except ImportError:
-        return time.monotonic_ns()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _affinity() -> set[int]:

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 from shimmy.core import ipc
 from shimmy.core.request import Sampling
-from shimmy.hardware.cpu import num_preemptions, num_usable_cores
+from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama import backend
@@ -69,7 +69,7 @@ class Engine:
         return Loop(
             self._context,
             scheduler,
-            ThreadGovernor(self._num_threads, time.monotonic, num_preemptions),
+            ThreadGovernor(self._num_threads, time.monotonic),
             commands,
             send,
             self._model.piece,

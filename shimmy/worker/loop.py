@@ -124,10 +124,10 @@ class Loop:
         only_decoding = batch.size == self._scheduler.num_planned
         # A prompt keeps every core busy between two barriers for long enough to be worth all of them.
         self._set_num_threads(governor.num_threads if only_decoding else governor.max_threads)
-        started_at = time.monotonic()
+        started_at, cpu_before = time.monotonic(), time.process_time()
         self._context.decode()
         if only_decoding:
-            governor.observe(batch.size, time.monotonic() - started_at)
+            governor.observe(batch.size, time.monotonic() - started_at, time.process_time() - cpu_before)
 
     def _set_num_threads(self, count: int) -> None:
         if count != self._num_threads:

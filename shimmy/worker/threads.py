@@ -4,7 +4,7 @@ takes a core, a step on all cores can be many times slower than one on a core le
 The governor watches the time of decode steps. It only ever trusts comparisons it made itself: a change is tried for a
 few steps and kept if those were faster. It tries one when steps become slow against their running minimum, and now and
 then all the same, since a machine may have been busy from the start or quiet again. Fewer threads are tried only while
-the kernel does take cores away from us.
+our threads get less processor time than they ask for.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,9 @@ WINDOW_STEPS = 5
 TRIAL_STEPS = 5
 # A trial downwards must win clearly; upwards a tie is a win, since more threads is the normal state.
 KEEP_BELOW = 0.9
+# Waiting threads spin, so on a quiet machine `n` threads use nearly `n` seconds of processor time a second. A process
+# that competes for one core takes half of it.
+LOST_THREADS = 0.3
 FIRST_PROBE_SECONDS = 1.0
 LONGEST_PROBE_SECONDS = 16.0
 # The best step time ages, as a longer context makes steps slower without anybody competing.
@@ -35,14 +38,11 @@ class _State(Enum):
 class ThreadGovernor:
     """Decides the thread count from observed step times. Owns nothing native: whoever decodes sets `num_threads`."""
 
-    def __init__(self, max_threads: int, clock: Callable[[], float], num_preemptions: Callable[[], int]) -> None:
-        """`num_preemptions` counts how often any of our threads had to leave its core."""
+    def __init__(self, max_threads: int, clock: Callable[[], float]) -> None:
         self.num_threads = max_threads
         self.max_threads = max_threads
         self._clock = clock
-        self._num_preemptions = num_preemptions
-        self._preempted_before = 0
-        self._preemptions: list[int] = []
+        self._lost: list[float] = []
         self._state = _State.STEADY
         self._num_rows = 0
         self._recent: list[float] = []
@@ -51,15 +51,14 @@ class ThreadGovernor:
         self._probe_seconds = FIRST_PROBE_SECONDS
         self._probe_at = 0.0
 
-    def observe(self, num_rows: int, seconds: float) -> None:
-        """Takes one decode step of `num_rows` rows; `num_threads` is then right for the next one."""
+    def observe(self, num_rows: int, seconds: float, cpu_seconds: float) -> None:
+        """Takes one decode step of `num_rows` rows, its time and what all our threads used of the processors meanwhile;
+        `num_threads` is then right for the next one."""
         if num_rows != self._num_rows:
             self._num_rows = num_rows
             self._give_up_trial()
         self._recent.append(seconds)
-        count = self._num_preemptions()
-        self._preemptions.append(count - self._preempted_before)
-        self._preempted_before = count
+        self._lost.append(self.num_threads - cpu_seconds / seconds)
         if self._state is _State.STEADY:
             self._watch(seconds)
         elif len(self._recent) >= TRIAL_STEPS:
@@ -69,7 +68,7 @@ class ThreadGovernor:
         key = (self.num_threads, self._num_rows)
         baseline = min(seconds, self._baseline.get(key, seconds) * BASELINE_DRIFT)
         self._baseline[key] = baseline
-        del self._recent[:-WINDOW_STEPS], self._preemptions[:-WINDOW_STEPS]
+        del self._recent[:-WINDOW_STEPS], self._lost[:-WINDOW_STEPS]
         if len(self._recent) < WINDOW_STEPS:
             return
         due = self._clock() >= self._probe_at
@@ -79,8 +78,8 @@ class ThreadGovernor:
             self._try(self.num_threads - 1, _State.TRYING_FEWER)
 
     def _is_crowded(self) -> bool:
-        """Whether, of late, a core was taken away from us at least once a step."""
-        return sum(self._preemptions) >= WINDOW_STEPS
+        """Whether, of late, others had a good part of a core that we asked for."""
+        return _median(self._lost) >= LOST_THREADS
 
     def _try(self, num_threads: int, state: _State) -> None:
         self._before_trial = _median(self._recent)

@@ -55,7 +55,7 @@ class Bench:
         self.loop = Loop(
             self.context,
             Scheduler(self.context, slots, can_share_prefix=share),
-            ThreadGovernor(1, lambda: 0.0, lambda: 0),
+            ThreadGovernor(1, lambda: 0.0),
             self.commands,
             self._send,
             piece,

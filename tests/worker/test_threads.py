@@ -12,8 +12,7 @@ class Machine:
         self.cores, self.slowdown, self.noise = cores, slowdown, noise
         self.now, self.busy, self.work = 100.0, False, 0.012
         self.dice = random.Random(1)
-        self.num_preemptions = 0
-        self.governor = ThreadGovernor(cores, lambda: self.now, lambda: self.num_preemptions)
+        self.governor = ThreadGovernor(cores, lambda: self.now)
 
     def run(self, seconds: float, rows: int = 1) -> dict[int, float]:
         """Decodes for a while; returns the share of the time spent at each thread count."""
@@ -22,12 +21,13 @@ class Machine:
         while self.now < end:
             threads = self.governor.num_threads
             step = self.work / threads * (1 + self.dice.random() * self.noise)
+            running = threads * 0.97
             if self.busy and threads == self.cores:
                 step *= self.slowdown
-                self.num_preemptions += 3
+                running = threads - 0.5
             self.now += step
             spent[threads] = spent.get(threads, 0.0) + step
-            self.governor.observe(rows, step)
+            self.governor.observe(rows, step, step * running)
         return {threads: time / seconds for threads, time in spent.items()}
 
 
