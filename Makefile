@@ -22,7 +22,7 @@ serve: setup model
 	@exec $(PY) -m shimmy serve --bind auto $(ARGS)
 
 test: setup model
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -m "not frozen" $(ARGS)
 
 test-fast: $(STAMP)
 	@$(PYTEST) -m "not model and not slow and not frozen" --hypothesis-profile fast $(ARGS)
