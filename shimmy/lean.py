@@ -101,11 +101,15 @@ def _resolve(name: Name) -> Any:
 
 
 def is_loaded(name: str) -> bool:
-    return name in sys.modules and not isinstance(sys.modules[name], Later)
+    """Whether the real module is there, and whole: another thread may be in the middle of importing it."""
+    module = sys.modules.get(name)
+    if module is None or isinstance(module, Later):
+        return False
+    return not getattr(module.__spec__, "_initializing", False)
 
 
 def load(name: str) -> ModuleType:
-    """The real module. Its parents have to be real for that."""
+    """The real module, once it is whole. Its parents have to be real for that."""
     if not is_loaded(name):
         with _lock:
             for end in (position for position, char in enumerate(f"{name}.") if char == "."):

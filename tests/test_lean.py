@@ -18,7 +18,10 @@ import pytest
 
 from shimmy import lean
 
+# The pause is for threads to meet a module that is half imported.
 SOURCE = """
+import time
+time.sleep(0.01)
 LIMIT = 7
 class OwnError(Exception): pass
 class Box:
