@@ -8,6 +8,7 @@ import importlib
 import subprocess
 import sys
 import threading
+import time
 import typing
 import wsgiref.handlers
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from shimmy import lean
 # The pause is for threads to meet a module that is half imported.
 SOURCE = """
 import time
-time.sleep(0.01)
+time.sleep(0.03)
 LIMIT = 7
 class OwnError(Exception): pass
 class Box:
@@ -103,6 +104,15 @@ def test_many_threads_load_one_module(later: Any) -> None:
     for thread in threads:
         thread.join()
     assert found == [(2, sys.modules["far_away"])] * 8
+
+
+def test_a_module_that_another_thread_is_importing_is_waited_for(later: Any) -> None:
+    thread = threading.Thread(target=lambda: later.double(1))
+    thread.start()
+    while isinstance(sys.modules.get("far_away", later), lean.Later):
+        time.sleep(0.001)
+    assert later.double(2) == 4
+    thread.join()
 
 
 def test_what_is_loaded_stays(monkeypatch: pytest.MonkeyPatch) -> None:
