@@ -92,7 +92,7 @@ def is_whole(entry: Path) -> bool:
 
 def make(entry: Path) -> None:
     require_compiler()
-    cache.say(f"building llama.cpp ({SOURCE.project} {SOURCE.version}); once per machine, 6 to 10 minutes on 2 cores")
+    cache.say(f"building llama.cpp ({SOURCE.project} {SOURCE.version}); once per machine, about 10 minutes on 2 cores")
     work = cache.root() / "work" / entry.name
     install_tools()
     unpack(fetch(SOURCE, work), work / "source")
