@@ -6,11 +6,8 @@ import os
 import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from bench import report
 from bench.client import Endpoint
@@ -79,9 +76,6 @@ def publish(targets: dict[str, str], rounds: list[Round], options: argparse.Name
     ratios = report.ratios(figures[names[0]], figures[names[1]]) if len(names) > 1 else []
     print(report.table(figures, ratios), file=sys.stderr)
     document: dict[str, Any] = {
-        "machine": report.machine(),
-        "finished_unix": time.time(),
-        "load_average": os.getloadavg(),
         "model": options.model,
         "max_tokens": options.max_tokens,
         "servers": {name: target.replace(os.getcwd(), ".") for name, target in targets.items()},
@@ -89,11 +83,7 @@ def publish(targets: dict[str, str], rounds: list[Round], options: argparse.Name
         "ratios": ratios,
         "rounds": rounds,
     }
-    text = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
-    if options.output:
-        options.output.write_text(text + "\n")
-    else:
-        print(text)
+    report.write(document, options.output)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Bench:
         self._num_long_words = 0
 
     async def run(self, num_streams: list[int], contend: bool) -> Round:
-        startup = await self._startup()
+        startup = await self.startup()
         await self._warm_up()
         prefills = [await self._prefill(number) for number in range(3)]
         decodes = [await self.decode(count, "decode", self._max_tokens) for count in num_streams]
@@ -99,11 +99,7 @@ class Bench:
         cpu = self._cpu_seconds()
         return Round(self._name, self._number, startup, prefills, decodes, join, contentions, memory, cpu)
 
-    async def begin(self) -> None:
-        """Wait until the model answers."""
-        await self._startup()
-
-    async def _startup(self) -> Startup | None:
+    async def startup(self) -> Startup | None:
         if self._server is None:
             return None
         while await self._endpoint.status("/health") != 200:

@@ -8,7 +8,6 @@ import asyncio
 import os
 import sys
 import tempfile
-import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from statistics import median
@@ -40,18 +39,11 @@ def main() -> None:
     pairs = asyncio.run(measure(targets, options))
     print(table(list(targets), pairs), file=sys.stderr)
     document = {
-        "machine": report.machine(),
-        "finished_unix": time.time(),
-        "load_average": os.getloadavg(),
         "max_tokens": options.max_tokens,
         "servers": {name: target.replace(os.getcwd(), ".") for name, target in targets.items()},
         "pairs": pairs,
     }
-    text = msgspec.json.format(msgspec.json.encode(document), indent=1).decode()
-    if options.output:
-        options.output.write_text(text + "\n")
-    else:
-        print(text)
+    report.write(document, options.output)
 
 
 def arguments() -> argparse.Namespace:
@@ -72,7 +64,7 @@ async def measure(targets: dict[str, str], options: argparse.Namespace) -> list[
         for name, target in targets.items():
             server = servers.enter_context(Server(target, Path(logs) / f"{name}.log"))
             benches.append(Bench(name, 0, Endpoint(server.url, options.model), server, options.max_tokens))
-            await benches[-1].begin()
+            await benches[-1].startup()
         with rival() if options.contend else nullcontext():
             return [
                 await pair(benches, count, number, options)

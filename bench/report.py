@@ -2,8 +2,11 @@
 
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import msgspec
 
@@ -101,3 +104,13 @@ def machine() -> dict[str, str | int]:
         model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
     cores = len(os.sched_getaffinity(0))
     return {"processor": model, "cores": cores, "kernel": platform.release(), "python": platform.python_version()}
+
+
+def write(document: dict[str, Any], output: Path | None) -> None:
+    """The document as JSON, with where and when it was measured, to a file or to stdout."""
+    about = {"machine": machine(), "finished_unix": time.time(), "load_average": os.getloadavg()}
+    text = msgspec.json.format(msgspec.json.encode(about | document), indent=1).decode()
+    if output:
+        output.write_text(text + "\n")
+    else:
+        print(text)

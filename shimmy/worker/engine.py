@@ -78,7 +78,7 @@ class Engine:
 
     def _make_sampler(self, sampling: Sampling, request: Request, choice: int) -> Sampler:
         sampler = Sampler(sampling, self._model.vocabulary_size, self._context.context_length, choice)
-        sampler.observe_prompt(request.prompt.tolist())
+        sampler.observe_prompt(request.prompt)
         return sampler
 
 

@@ -6,6 +6,7 @@ after it sorts the whole vocabulary; min_p precedes top_p because it needs no so
 
 import ctypes as c
 import os
+from collections.abc import Sequence
 
 from shimmy.core.request import Sampling
 from shimmy.worker.llama import abi
@@ -36,7 +37,7 @@ class Sampler:
         """The next token, from the logits of batch row `row`; the chain remembers it for its penalties."""
         return int(self._sample(self._chain, context, row))
 
-    def observe_prompt(self, tokens: list[int]) -> None:
+    def observe_prompt(self, tokens: Sequence[int]) -> None:
         """The repetition penalty counts the end of the prompt too."""
         if self._repetition is not None:
             for token in tokens[-REPETITION_WINDOW:]:
