@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import marshal
 import os
 import sys
 import types
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build import image
 from shimmy.worker.llama.payload import INDEX, STREAM
 
 INTERPRETER, STANDARD_LIBRARY, SHARED = "CPython", "standard library", "shared libraries"
@@ -38,7 +40,7 @@ class Contents:
 
         self.executable = executable
         self._archive: Any = CArchiveReader(os.fspath(executable))
-        self._modules: Any = self._archive.open_embedded_archive("PYZ.pyz")
+        self._image = image.Image(self._archive.extract(image.NAME))
         found = [*self._files(), *self._python_modules()]
         self.items = sorted(found, key=lambda item: (-item.stored, item.name))
 
@@ -46,9 +48,7 @@ class Contents:
     def module_names(self) -> set[str]:
         """Every Python module, those in C and those of the base library included."""
         with zipfile.ZipFile(io.BytesIO(self._archive.extract(BASE_LIBRARY))) as base:
-            basic = {_dotted(name) for name in base.namelist()}
-        compiled = {_dotted(name) for name, (*_, kind) in self._archive.toc.items() if kind == "b"}
-        return {*self._modules.toc, *basic, *compiled}
+            return {*self._image.names, *map(_dotted, base.namelist())}
 
     def shared_libraries(self) -> Iterator[tuple[str, bytes]]:
         """Each ELF file: the executable without its archive counts, and what the payload unpacks to."""
@@ -63,20 +63,27 @@ class Contents:
 
     def _payload(self, name: str) -> Any:
         module = types.ModuleType(name)
-        exec(self._modules.extract(name), module.__dict__)
+        exec(marshal.loads(self._image.code(name)), module.__dict__)
         return module
 
     def _files(self) -> Iterator[Item]:
         for name, (_, stored, raw, _, kind) in self._archive.toc.items():
-            if kind != "z":
+            if name != image.NAME:
                 yield Item(name, _group_of_file(name, kind), raw, stored)
 
     def _python_modules(self) -> Iterator[Item]:
-        for name, (_, _, stored) in self._modules.toc.items():
-            raw = len(self._modules.extract(name, raw=True) or b"")
+        """They are compressed together: each takes its share by what it takes in the image."""
+        _, stored, whole, _, _ = self._archive.toc[image.NAME]
+        share = stored / whole
+        index = whole
+        for name in self._image.names:
+            size, raw = self._image.size(name), len(self._image.code(name))
+            index -= size
             if name == STREAM:
                 raw = sum(size for size, _ in self._payload(INDEX).FILES.values())
-            yield Item(name, _group_of_module(name), raw, stored)
+            if raw:
+                yield Item(name, _group_of_module(name), raw, round(size * share))
+        yield Item(f"{image.NAME}, tables", BOOT, index, round(index * share))
 
 
 def _dotted(path: str) -> str:
@@ -88,7 +95,7 @@ def _dotted(path: str) -> str:
 
 
 def _group_of_file(name: str, kind: str) -> str:
-    if kind in "ms":
+    if kind in "sz":
         return BOOT
     if name.startswith(("libpython", "python3")) and "lib-dynload" not in name:
         return INTERPRETER

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from build import cache, payload
+from build import cache, image, payload, tables
 from build.fetch import sha256_of
 
 CHECKOUT = Path(__file__).parent.parent
@@ -66,8 +66,9 @@ def freeze(dist: Path, *, ours: bool) -> Path:
         sys.exit(f"shimmy build: there is no {spec.relative_to(CHECKOUT)}")
     with workplace() as work:
         payload.write(LIBRARIES, work / "payload")
+        (work / "tables").write_bytes(image.dumped(tables.tables()))
         arguments = bootloader_arguments() if ours else []
-        pyinstaller(spec, work, ["--payload", str(work / "payload"), *arguments])
+        pyinstaller(spec, work, ["--payload", str(work / "payload"), "--tables", str(work / "tables"), *arguments])
         (made,) = (work / "dist").iterdir()
         if ours:
             from build.bootloader import stamp

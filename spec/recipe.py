@@ -3,16 +3,30 @@
 """
 
 import argparse
+import marshal
 import os
 import sys
+import zipfile
+from collections.abc import Iterator
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
+from PyInstaller.archive.readers import ZlibArchiveReader
 from PyInstaller.building.api import EXE, PYZ
 from PyInstaller.building.build_main import Analysis
+from PyInstaller.config import CONF
 from PyInstaller.utils.hooks import collect_submodules
 
+from build import elf, image
+
 CHECKOUT = Path(__file__).resolve().parents[1]
+BASE_LIBRARY = "base_library.zip"
+# What the interpreter needs before it can run spec/start.py; PyInstaller puts these and others into BASE_LIBRARY.
+BASIC = ["encodings", "encodings.aliases", "encodings.utf_8", "encodings.latin_1", "encodings.ascii"]
+# How a .pyc file goes on after its magic number when no source is to be compared (PEP 552).
+UNCHECKED = b"\1" + bytes(11)
+HEADER_BYTES = len(MAGIC_NUMBER) + len(UNCHECKED)
 
 # Found by name at run time, so that nothing in the source leads there.
 HIDDEN = [
@@ -37,12 +51,18 @@ LEFT_OUT = [
     *("bz2", "_bz2", "_tkinter", "_curses", "asyncio.__main__", "_pyrepl"),
     # Text in East Asian encodings never comes here: everything is UTF-8
     *("_codecs_cn", "_codecs_hk", "_codecs_iso2022", "_codecs_jp", "_codecs_kr", "_codecs_tw", "_multibytecodec"),
+    # No TLS yet, and hashlib has its own functions: 2.2 MB of OpenSSL
+    *("ssl", "_ssl", "_hashlib"),
+    # Arithmetic in Python for platforms without _decimal; processes that share objects
+    *("_pydecimal", "multiprocessing.managers", "multiprocessing.dummy"),
     # Only for type checkers
     *("typeshed", "_typeshed", "mypy", "mypy_extensions"),
 ]
 
-# The interpreter's -OO.
-OPTIONS = [("O", None, "OPTION"), ("O", None, "OPTION")]
+# The interpreter's -OO, and -X utf8: nothing here depends on the locale, and few encodings are carried.
+OPTIONS = [("O", None, "OPTION"), ("O", None, "OPTION"), ("X utf8", None, "OPTION")]
+# By name at run time; all other encodings are left out.
+ENCODINGS = "cp437 cp1252 idna mbcs oem punycode raw_unicode_escape unicode_escape utf_16 utf_16_be utf_16_le utf_8_sig"
 # PyInstaller's own unpacks at every start, and inflating costs more than reading: bytes for milliseconds.
 UNCOMPRESSED: dict[str, bool] = {}
 
@@ -50,6 +70,7 @@ UNCOMPRESSED: dict[str, bool] = {}
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--payload", type=Path, help="folder with the modules that build/payload.py wrote")
+    parser.add_argument("--tables", type=Path, help="marshalled, from build/tables.py")
     parser.add_argument("--bootloader", type=Path, help="instead of PyInstaller's own")
     parser.add_argument("--option", action="append", default=[], help="for that bootloader")
     return parser.parse_args(sys.argv[1:])
@@ -65,16 +86,20 @@ def executable(*, strip: bool) -> None:
         excludes=LEFT_OUT,
         optimize=2,
     )
-    # The run-time hooks prepare for pkgutil, inspect on frozen source, multiprocessing: none of it is used.
-    scripts = [entry for entry in analysis.scripts if not entry[0].startswith("pyi_rth_")]
+    # PyInstaller's bootstrap and its run-time hooks (for pkgutil, inspect, multiprocessing) give way to ours.
+    scripts = [("start", str(CHECKOUT / "spec" / "start.py"), "PYSOURCE-2"), analysis.scripts[-1]]
     # Extension modules of the East Asian codecs come with the package `encodings`, whatever is excluded.
-    binaries = [entry for entry in analysis.binaries if not is_left_out(entry[0])]
-    datas = [entry for entry in analysis.datas if ".dist-info" not in entry[0]]
+    binaries = [without_search_path(*entry) for entry in analysis.binaries if not is_left_out(entry[0])]
+    modules = {name: code for name, code in python_modules(analysis) if is_wanted(name)}
+    basic = write_base_library({name: modules.pop(name) for name in BASIC})
+    everything = work_file(image.NAME)
+    tables, needed = marshal.loads(given.tables.read_bytes())
+    image.write(everything, modules, extension_modules(binaries), tables, set(needed))
     Executable(
-        PYZ(analysis.pure),
+        no_archive(),
         scripts,
         binaries,
-        datas,
+        [(BASE_LIBRARY, str(basic), "DATA"), (image.NAME, str(everything), "DATA")],
         OPTIONS + [(option, None, "OPTION") for option in given.option],
         name="shimmy",
         strip=strip,
@@ -83,6 +108,76 @@ def executable(*, strip: bool) -> None:
         bootloader=given.bootloader,
         cdict=None if given.bootloader else UNCOMPRESSED,
     )
+
+
+def python_modules(analysis: Analysis) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    """Every module by name: its kind, and its code as PyInstaller writes it, with the build machine's paths gone."""
+    kinds = [image.MODULE, image.PACKAGE, None, image.NAMESPACE]
+    archive = PYZ(analysis.pure)
+    reader = ZlibArchiveReader(archive.name)
+    for name, (kind, _, _) in reader.toc.items():
+        yield name, (kinds[kind], reader.extract(name, raw=True) or b"")
+    # What PyInstaller's bootstrap uses of the standard library is left out of its archive.
+    for name, path, kind in archive.dependencies:
+        if kind == "PYMODULE" and not name.startswith("pyimod"):
+            yield name, (image.MODULE, Path(path).read_bytes()[HEADER_BYTES:])
+    (base,) = (source for name, source, _ in analysis.datas if name == BASE_LIBRARY)
+    with zipfile.ZipFile(base) as basic:
+        for path in basic.namelist():
+            folder, _, file = path.removesuffix(".pyc").rpartition("/")
+            package = file == "__init__"
+            name = folder if package else f"{folder}/{file}".lstrip("/")
+            yield name.replace("/", "."), (image.PACKAGE if package else image.MODULE, basic.read(path)[HEADER_BYTES:])
+
+
+def is_wanted(name: str) -> bool:
+    package, _, module = name.rpartition(".")
+    return package != "encodings" or name in BASIC or module in ENCODINGS.split()
+
+
+def extension_modules(binaries: list[tuple[str, str, str]]) -> dict[str, str]:
+    """The path of each inside the program's folder, with slashes."""
+    found = {}
+    for path, _, kind in binaries:
+        if kind == "EXTENSION":
+            folder, _, file = path.replace(os.sep, "/").rpartition("/")
+            package = "" if folder.endswith("lib-dynload") else folder.replace("/", ".")
+            found[f"{package}.{file.split('.')[0]}".lstrip(".")] = f"{folder}/{file}".lstrip("/")
+    return found
+
+
+def without_search_path(name: str, source: str, kind: str) -> tuple[str, str, str]:
+    """The library without the build machine's folders in it, in which the system would look for other libraries: on
+    another machine they may be anybody's. Its own folder may stay."""
+    patched = elf.without_search_path(Path(source).read_bytes())
+    if patched is None:
+        return name, source, kind
+    target = work_file("libraries") / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(patched)
+    target.chmod(0o755)
+    return name, str(target), kind
+
+
+def write_base_library(modules: dict[str, tuple[int, bytes]]) -> Path:
+    """For the interpreter's own importer: a .zip of .pyc files, not compressed, each with the date of 1980."""
+    target = work_file(BASE_LIBRARY)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, (kind, code) in sorted(modules.items()):
+            path = name.replace(".", "/") + ("/__init__.pyc" if kind == image.PACKAGE else ".pyc")
+            archive.writestr(zipfile.ZipInfo(path), MAGIC_NUMBER + UNCHECKED + code)
+    return target
+
+
+def no_archive() -> PYZ:
+    """PyInstaller's bootloader wants one; this is empty, and brings none of the modules that would read it."""
+    archive = PYZ()
+    archive.dependencies = []
+    return archive
+
+
+def work_file(name: str) -> Path:
+    return Path(CONF["workpath"]) / name
 
 
 def is_left_out(name: str) -> bool:

@@ -68,6 +68,10 @@ class App:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def prepare(self) -> None:
+        """Imports what requests will need; for a thread, once nobody waits for the start."""
+        openai.prepare()
+
     async def finish(self, seconds: float) -> None:
         """Wait for the answers that are under way, at most `seconds`, and cut off the rest."""
         try:
@@ -106,7 +110,7 @@ class App:
 
     async def _route(self, scope: Scope, body: Body, reply: Reply) -> None:
         try:
-            self._guard.check(scope)
+            scope["state"]["tenant"] = self._guard.check(scope)
             await body.read(scope, self._settings.body_seconds)
             await self._router(scope, body.replay, reply)
         except ClientGone:

@@ -11,6 +11,7 @@ from shimmy import __version__
 
 pytest.importorskip("PyInstaller", reason="what is inside is read with PyInstaller (make freeze installs it)")
 
+from build import elf
 from build.contents import NATIVE, Contents
 
 pytestmark = pytest.mark.frozen
@@ -62,6 +63,12 @@ def test_every_cpu_variant_is_inside(contents: Contents) -> None:
 
 def test_one_stream_of_native_code_is_small(contents: Contents) -> None:
     assert sum(item.stored for item in contents.items if item.group == NATIVE) < 4_000_000
+
+
+def test_no_library_is_looked_for_in_folders_of_the_build_machine(contents: Contents) -> None:
+    """On another machine they may be anybody's."""
+    paths = {name: path for name, content in contents.shared_libraries() for path in elf.search_paths(content)}
+    assert {name for name, path in paths.items() if not path.startswith("$ORIGIN")} == set()
 
 
 def versions(symbols: str, name: str) -> list[tuple[int, ...]]:
