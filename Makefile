@@ -10,7 +10,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadfile
 # Without byte code every start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup model serve test test-fast check bench freeze frozen-test lock clean
+.PHONY: setup model serve test test-fast program-test check bench freeze frozen-test lock clean
 
 setup: $(STAMP)
 	@$(PY) -m build.native
@@ -27,6 +27,10 @@ test: setup model
 test-fast: $(STAMP)
 	@$(PYTEST) -m "not model and not slow and not frozen" --hypothesis-profile fast $(ARGS)
 
+# What make test has in its own process where that is possible, as a user runs it: the installed command.
+program-test: setup model
+	@SHIMMY_EXE=$(CURDIR)/.venv/bin/shimmy $(PYTEST) -m program $(ARGS)
+
 check: $(STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
@@ -39,9 +43,10 @@ bench: setup model
 freeze: setup
 	@$(PY) -m build.freeze $(if $(BOOTLOADER),--bootloader $(BOOTLOADER))
 
-# One process: start-up times are measured.
+# First in one process, because start-up times are measured; then what program-test has, against the executable.
 frozen-test: freeze model
 	@SHIMMY_EXE=$(CURDIR)/dist/shimmy $(PY) -m pytest -rP tests/frozen $(ARGS)
+	@SHIMMY_EXE=$(CURDIR)/dist/shimmy $(PYTEST) -m program $(ARGS)
 
 # Choose versions anew, within the bounds of pyproject.toml, and pin them with their hashes.
 lock: $(STAMP)

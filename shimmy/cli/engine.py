@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def engine(settings: "Settings") -> "AsyncGenerator[Inference, None]":
     """Loading shows on the terminal; the workers end with the block."""
+    import logging
+
     from shimmy.server.lifecycle import build_engine
 
+    # What fails ends the command, with a message of its own; how a server would mend it is of no use here.
+    logging.getLogger("shimmy").setLevel(logging.ERROR)
     bar = LoadingBar()
     inference = build_engine(settings, bar)
     try:

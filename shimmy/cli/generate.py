@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.options import checked, model_sources, text
+from shimmy.cli.options import checked, model_sources, offload, text
 
 if TYPE_CHECKING:
     from shimmy.core.events import Finished
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shimmy.core.settings import Settings
 
 
-@click.command("generate")
+@click.command("generate", help="Let the model NAME answer a prompt.")
 @click.argument("name")
 @click.option("--prompt", type=text, metavar="TEXT", help="What to answer; read from stdin if not given.")
 @click.option("--system", type=text, metavar="TEXT", help="A system message before it.")
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=checked("TopK"), metavar="NUMBER", help="Choose from so many tokens; 0 from all.")
 @click.option("--seed", type=checked("Seed"), metavar="NUMBER", help="The same seed gives the same answer.")
 @model_sources
+@offload
 def command(name: str, prompt: str | None, system: str | None, raw: bool, max_tokens: int | None, **rest: Any) -> None:
-    """Let the model NAME answer a prompt."""
     import asyncio
 
     from shimmy.core.request import Generation, Sampling
     from shimmy.core.settings import Settings
 
-    settings = Settings(model_path=rest.pop("model_path"), model_dirs=rest.pop("model_dirs"))
+    fields = ("model_path", "model_dirs", "num_gpu_layers", "devices")
+    settings = Settings(**{field: rest.pop(field) for field in fields})
     sampling = Sampling(**{field: value for field, value in rest.items() if value is not None})
     asked = _prompt(_given(prompt), system, raw)
     generation = Generation(id="cli", model=name, prompt=asked, sampling=sampling, max_tokens=max_tokens)

@@ -9,15 +9,15 @@ from shimmy.cli.options import model_sources
 from shimmy.cli.output import count, decimal_bytes, print_json, print_table
 
 if TYPE_CHECKING:
-    from shimmy.models.catalog import Catalog, Model
+    from shimmy.models.catalog import Catalog
+    from shimmy.models.listing import Model
 
 
-@click.command("list")
+@click.command("list", help="List the models found on this machine, and the files that cannot be served.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything known, as JSON.")
 @click.option("--short", is_flag=True, help="Print only the names of models that can be served.")
 @model_sources
 def command(as_json: bool, short: bool, model_path: str | None, model_dirs: tuple[str, ...]) -> None:
-    """List the models found on this machine, and the files that cannot be served."""
     catalog = scanned(model_path, model_dirs)
     models = catalog.models()
     if as_json:

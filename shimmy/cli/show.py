@@ -10,15 +10,14 @@ from shimmy.cli.options import model_sources
 from shimmy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from shimmy.models.catalog import Model
+    from shimmy.models.listing import Model
 
 
-@click.command("show")
+@click.command("show", help="Show what is known of the model NAME from its header.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @model_sources
 def command(name: str, as_json: bool, model_path: str | None, model_dirs: tuple[str, ...]) -> None:
-    """Show what is known of the model NAME from its header."""
     model = scanned(model_path, model_dirs).find(name)
     if as_json:
         print_json(described(model))

@@ -1,23 +1,18 @@
 """`generate` and `probe`, with fake workers and, marked `model`, with the real one."""
 
+import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from shimmy.core.request import Chat, Generation, Message, Sampling, Text
+from tests import program
 from tests.cli.conftest import Invoke
-from tests.cli.fake_engine import fake_engine
+from tests.fakes.instead import fake_workers
+from tests.program import DEMO
 
-ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shimmy.server.lifecycle.build_engine", fake_engine)
+pytestmark = pytest.mark.program
 
 
 def asked(invoke: Invoke, *flags: str, stdin: str | None = None) -> Generation:
@@ -75,8 +70,8 @@ class TestGenerate:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            (("nobody", "--prompt", "x"), 3, "model 'nobody' not found"),
-            (("broken", "--prompt", "x"), 5, "model 'broken' cannot be served: truncated"),
+            (("nobody", "--prompt", "x"), 3, "the model 'nobody' does not exist"),
+            (("broken", "--prompt", "x"), 5, "the model 'broken' cannot be served: truncated"),
             (("echo", "--prompt", "!crash SIGABRT 3"), 5, "SIGABRT"),
             (("echo", "--prompt", "!fail context_length_exceeded too long"), 1, "too long"),
         ],
@@ -84,7 +79,8 @@ class TestGenerate:
     def test_failures_have_codes(self, arguments: tuple[str, ...], code: int, message: str, invoke: Invoke) -> None:
         result = invoke("generate", *arguments)
         assert result.exit_code == code
-        assert result.stderr.startswith("shimmy: ") and message in result.stderr
+        (said,) = result.stderr.splitlines()
+        assert said.startswith("shimmy: ") and message in said
 
 
 @pytest.mark.usefixtures("fake")
@@ -101,51 +97,54 @@ class TestProbe:
         assert result.stderr.startswith("shimmy: ")
 
 
-def run(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(*arguments: str, fake: bool = False) -> "subprocess.Popen[str]":
+    environment = {**os.environ, **(fake_workers() if fake else {})}
+    return program.start(*arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.usefixtures("fake")
 def test_ctrl_c_ends_it_cleanly() -> None:
-    with run("tests.cli.fake_engine", "generate", "echo", "--prompt", "!stall 2") as process:
+    with start("generate", "echo", "--prompt", "!stall 2", fake=True) as process:
         assert process.stdout and process.stderr
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
 
 
+@pytest.mark.usefixtures("fake")
 def test_a_reader_that_leaves_ends_it_quietly() -> None:
-    with run("tests.cli.fake_engine", "generate", "echo", "--prompt", "!deluge") as process:
+    with start("generate", "echo", "--prompt", "!deluge", fake=True) as process:
         assert process.stdout and process.stderr
         assert process.stdout.read(1)
         process.stdout.close()
         assert process.wait(60) == 0
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.model
+@pytest.mark.usefixtures("machine")
 @pytest.mark.skipif(not DEMO.exists(), reason="make model fetches the demo model")
 class TestRealModel:
     def test_generates(self) -> None:
         flags = ["--prompt", "The capital of France is", "--raw", "--temperature", "0", "--max-tokens", "4"]
-        with run("shimmy", "generate", DEMO.stem, "--model-path", str(DEMO), *flags) as process:
+        with start("generate", DEMO.stem, "--model-path", str(DEMO), *flags) as process:
             stdout, stderr = process.communicate(timeout=100)
-        assert (process.returncode, stderr) == (0, b"")
-        assert b"Paris" in stdout
+        assert (process.returncode, stderr) == (0, "")
+        assert "Paris" in stdout
 
     def test_probes(self) -> None:
-        with run("shimmy", "probe", DEMO.stem, "--model-path", str(DEMO)) as process:
+        with start("probe", DEMO.stem, "--model-path", str(DEMO)) as process:
             stdout, stderr = process.communicate(timeout=100)
-        assert (process.returncode, stderr) == (0, b"")
-        assert stdout.startswith(b"ok: loaded smollm2-135m-instruct.q4-1 in ")
-        assert b"135M parameters" in stdout
+        assert (process.returncode, stderr) == (0, "")
+        assert stdout.startswith("ok: loaded smollm2-135m-instruct.q4-1 in ")
+        assert "135M parameters" in stdout
 
     def test_ctrl_c(self) -> None:
         flags = ["--prompt", "Count to one thousand.", "--model-path", str(DEMO)]
-        with run("shimmy", "generate", DEMO.stem, *flags) as process:
+        with start("generate", DEMO.stem, *flags) as process:
             assert process.stdout and process.stderr
             assert process.stdout.read(1)
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
-            assert process.stderr.read() == b""
+            assert process.stderr.read() == ""

@@ -1,11 +1,9 @@
 """`serve`: what flags and environment make of the settings, and a real start and end."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,11 @@ from typing import Any
 import pytest
 
 from shimmy.core.settings import Settings
+from tests import program
 from tests.cli.conftest import Invoke
+from tests.program import inside
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.program
 
 
 @pytest.fixture
@@ -31,16 +31,19 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return taken
 
 
+@inside("the settings")
 def test_without_flags_the_defaults_hold(invoke: Invoke, served: list[Settings]) -> None:
     assert invoke("serve").exit_code == 7
     assert served == [Settings()]
 
 
+@inside("the settings")
 def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Path) -> None:
     (machine / "m.gguf").touch()
     flags = """--bind [::1]:8080 --model-path m.gguf --model-dirs .;.. --model-dirs / --ctx 4096 --parallel 2
-        --threads 3 --preload a --preload b --ready-file r.json --log-format json --api-key one --api-key two
-        --insecure-no-auth --drain-seconds 1.5"""
+        --threads 3 --prefix-ram 64 --gpu-layers 20 --device CUDA0 --device Vulkan1 --preload a --preload b
+        --ready-file r.json --log-format json --api-key one --api-key two
+        --insecure-no-auth --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
     assert served == [
         Settings(
@@ -50,11 +53,15 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             context_length=4096,
             num_sequences=2,
             num_threads=3,
+            prefix_ram_bytes=64 << 20,
+            num_gpu_layers=20,
+            devices=("CUDA0", "Vulkan1"),
             preload=("a", "b"),
             ready_file="r.json",
             log_format="json",
             api_keys=("one", "two"),
             insecure_no_auth=True,
+            queue_seconds=2.5,
             drain_seconds=1.5,
         )
     ]
@@ -65,14 +72,19 @@ VARIABLES = {
     "SHIMMY_CTX": "64",
     "SHIMMY_PARALLEL": "1",
     "SHIMMY_THREADS": "2",
+    "SHIMMY_PREFIX_RAM": "0",
+    "SHIMMY_GPU_LAYERS": "all",
+    "SHIMMY_DEVICE": "CUDA0 CUDA1",
     "SHIMMY_PRELOAD": "a b",
     "SHIMMY_READY_FILE": "r",
     "SHIMMY_LOG_FORMAT": "json",
     "SHIMMY_API_KEY": "one two",
+    "SHIMMY_QUEUE_SECONDS": "0",
     "SHIMMY_DRAIN_SECONDS": "0",
 }
 
 
+@inside("the settings")
 def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
@@ -84,10 +96,14 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             context_length=64,
             num_sequences=1,
             num_threads=2,
+            prefix_ram_bytes=0,
+            num_gpu_layers=-1,
+            devices=("CUDA0", "CUDA1"),
             preload=("a", "b"),
             ready_file="r",
             log_format="json",
             api_keys=("one", "two"),
+            queue_seconds=0.0,
             drain_seconds=0.0,
         ),
         Settings(
@@ -95,10 +111,14 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             context_length=128,
             num_sequences=1,
             num_threads=2,
+            prefix_ram_bytes=0,
+            num_gpu_layers=-1,
+            devices=("CUDA0", "CUDA1"),
             preload=("a", "b"),
             ready_file="r",
             log_format="text",
             api_keys=("three",),
+            queue_seconds=0.0,
             drain_seconds=0.0,
         ),
     ]
@@ -117,6 +137,9 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--parallel", "0"),
         ("--parallel", "257"),
         ("--threads", "-1"),
+        ("--prefix-ram", "-1"),
+        ("--prefix-ram", "1.5"),
+        ("--prefix-ram", "1GB"),
         ("--log-format", "xml"),
         ("--api-key", ""),
         ("--api-key", "two words"),
@@ -150,9 +173,7 @@ def test_nonsense_in_a_variable_is_a_usage_error(invoke: Invoke, monkeypatch: py
 
 
 def start(machine: Path, *flags: str) -> "subprocess.Popen[str]":
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "shimmy", "serve", *flags]
-    return subprocess.Popen(command, cwd=machine, env=environ, stderr=subprocess.PIPE, text=True)
+    return program.start("serve", *flags, cwd=machine, stderr=subprocess.PIPE)
 
 
 def test_serves_until_it_is_told_to_stop(machine: Path) -> None:

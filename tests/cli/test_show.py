@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Invoke
 from tests.fakes.gguf_writer import model
+
+pytestmark = pytest.mark.program
 
 
 def test_shows_the_header(invoke: Invoke, machine: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.program import DEMO, DEMO_ID, program
+from tests.program import DEMO, DEMO_ID, program, unfrozen
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.program]
 
 BLOCKER = """
 import sys
@@ -21,9 +21,10 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
+@unfrozen("tests/frozen/test_contents.py lists what it has")
 def test_a_chat_is_answered_with_numpy_jinja2_and_diskcache_absent(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
-    path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    path = {"PYTHONPATH": str(tmp_path)}
     with program(tmp_path, "--model-path", str(DEMO), environment=path) as running:
         client = OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
         messages = [{"role": "user", "content": "What is the capital of Japan?"}]

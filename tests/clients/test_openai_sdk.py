@@ -8,7 +8,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
 from tests.program import DEMO_ID, Program
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.program]
 
 TOKYO: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
@@ -52,6 +52,18 @@ def test_a_stream_has_the_same_text_and_ends_properly(client: OpenAI) -> None:
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].choices == [] and chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 44
+
+
+def test_a_prompt_that_is_asked_again_was_cached(client: OpenAI) -> None:
+    fields: Any = {"model": DEMO_ID, "temperature": 0, "max_tokens": 3}
+    fields["messages"] = [{"role": "user", "content": "What is the capital of France?"}]
+    first = client.chat.completions.create(**fields)
+    again = client.chat.completions.create(**fields)
+    *_, last = client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
+    for usage, num_cached in ((first.usage, range(36)), (again.usage, [36]), (last.usage, [36])):
+        assert usage is not None and usage.prompt_tokens == 37 and usage.prompt_tokens_details is not None
+        assert usage.prompt_tokens_details.cached_tokens in num_cached
+    assert first.choices[0].message.content == again.choices[0].message.content
 
 
 def test_a_cut_answer_says_length(client: OpenAI) -> None:

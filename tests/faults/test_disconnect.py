@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.pool import scripted_model
+from tests.program import inside
 from tests.server.live import Client, Live, chat_body, run_live
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 CHAT = "/v1/chat/completions"
 RESET = struct.pack("ii", 1, 0)
@@ -79,6 +80,7 @@ def test_with_the_next_request_sent_early(stream: bool, politely: bool) -> None:
     run_live(test, keep_alive_seconds=0.1)
 
 
+@inside("requests before there is a worker")
 @pytest.mark.parametrize("stream", [True, False])
 def test_while_the_model_loads(stream: bool, tmp_path: Path) -> None:
     async def test(server: Live) -> None:

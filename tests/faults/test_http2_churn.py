@@ -5,7 +5,7 @@ import pytest
 from tests.server.http2 import http2
 from tests.server.live import Live, chat_body, run_live
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 NUM_STREAMS = 300
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.server.live import Answer, Live, chat_body, run_live
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 CHAT = "/v1/chat/completions"
 DEEP = 100_000
@@ -140,7 +140,7 @@ def test_connections_that_end_anywhere() -> None:
             async with server.connect() as client:
                 await client.send(request[:end])
         await still_answers(server)
-        await server.app.finish(30)
+        await server.until_idle()
 
     run_live(test)
 

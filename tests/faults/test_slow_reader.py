@@ -2,10 +2,11 @@
 
 import pytest
 
+from tests.program import inside
 from tests.server.http2 import http2
 from tests.server.live import Client, Live, chat_body, run_live, with_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 CHAT = "/v1/chat/completions"
 NUM_WORDS = 1000  # of 1 KiB each: more than all buffers on the way hold, unless the kernel may hold what it likes
@@ -25,7 +26,7 @@ def test_only_its_own_sequence_pauses_and_nothing_is_lost() -> None:
             async with server.connect() as quick:
                 await flood(quick)
                 assert (await quick.answer()).body.endswith(b"data: [DONE]\n\n")
-            assert server.inference.num_active == 1
+            await server.until_active(1)
             events = [data async for data in slow.data()]
             text = "".join(data["choices"][0]["delta"].get("content", "") for data in events[:-1])
             assert (len(text), events[-1]) == (NUM_WORDS * 1024, "[DONE]")
@@ -34,6 +35,7 @@ def test_only_its_own_sequence_pauses_and_nothing_is_lost() -> None:
     run_live(test, keep_alive_seconds=0.1)
 
 
+@inside("stall_seconds")
 def test_it_is_cut_when_it_takes_nothing_for_long() -> None:
     async def test(server: Live) -> None:
         async with server.connect(receive_buffer=TINY) as slow:
@@ -47,6 +49,7 @@ def test_it_is_cut_when_it_takes_nothing_for_long() -> None:
     run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
 
 
+@inside("stall_seconds")
 def test_it_is_cut_with_its_next_request_sent_early() -> None:
     async def test(server: Live) -> None:
         async with server.connect(receive_buffer=TINY) as slow:
@@ -59,12 +62,13 @@ def test_it_is_cut_with_its_next_request_sent_early() -> None:
     run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
 
 
+@inside("stall_seconds")
 def test_a_whole_answer_that_is_not_read_does_not_stay_for_ever() -> None:
     async def test(server: Live) -> None:
         async with server.connect(receive_buffer=TINY) as slow:
             await flood(slow, stream=False)
             await slow.head()
-            await server.app.finish(30)
+            await server.until_idle()
             await server.until_no_connections()
 
     run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
@@ -80,6 +84,7 @@ async def rest_of(client: Client) -> bytes:
     return received
 
 
+@inside("stall_seconds")
 def test_on_http2_the_connection_and_its_other_streams_stay() -> None:
     async def test(server: Live) -> None:
         async with http2(server, open_windows=False) as client:

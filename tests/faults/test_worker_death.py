@@ -14,7 +14,7 @@ from openai import APIError, OpenAI
 
 from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program, program
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.program]
 LONG: Any = [{"role": "user", "content": "Count from one to one thousand in words."}]
 
 
@@ -72,6 +72,13 @@ def test_a_truncated_model_is_listed_as_invalid_and_refused(tmp_path: Path) -> N
         assert (caught.value.code, error["code"]) == (422, "model_invalid")
         assert "truncated" in error["message"]
         assert running.get("/health")["status"] == "ok"
+
+
+def test_a_worker_is_the_same_program(tmp_path: Path) -> None:
+    with program(tmp_path, "--model-path", str(DEMO)) as running:
+        wait_until_ready(running, DEMO_ID)
+        (worker,) = running.worker_pids()
+        assert os.readlink(f"/proc/{worker}/exe") == os.readlink(f"/proc/{running.process.pid}/exe")
 
 
 def test_workers_die_with_a_server_that_is_killed(tmp_path: Path) -> None:

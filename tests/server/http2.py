@@ -10,7 +10,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-from tests.server.live import Live
+from tests.server.client import Live
 
 
 class Http2:

@@ -1,210 +1,49 @@
-"""A real server over fake workers, in the test's own event loop, and a client that shows every byte.
-
-`live()` is Hypercorn with the application on a free loopback port; `Client` speaks HTTP/1.1 by hand, so that a test can
-send what no library would.
-"""
+"""A server over fake workers for one test, wherever it runs: in the test's own event loop, or, when SHIMMY_EXE names a
+program, that program as a process. Tests of the wire take it from here and do not know the difference."""
 
 import asyncio
-import json
-import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
-from hypercorn.asyncio import serve
-from hypercorn.typing import Framework
 
 from shimmy.core.settings import Settings
-from shimmy.models.catalog import Model
-from shimmy.server.app import App, build_app
-from shimmy.server.inference import Inference
-from shimmy.server.lifecycle import http_config
-from shimmy.server.listen import listen
-from shimmy.server.readiness import Readiness
-from tests.fakes.pool import fake_inference
+from shimmy.models.listing import Model
+from tests.program import IS_NAMED, require_mark
+from tests.server.client import Answer, Client, Live, chat_body
+from tests.server.inside import Inside, serve_inside
+from tests.server.outside import serve_outside
+
+__all__ = ["Answer", "Client", "Inside", "Live", "chat_body", "run_inside", "run_live", "with_settings"]
 
 SETTINGS = Settings(bind="127.0.0.1:0")
+LIMIT_SECONDS = 60
 
 
-class Answer(msgspec.Struct):
-    status: int
-    headers: dict[str, str]
-    body: bytes
+def run_live(
+    test: Callable[[Live], Awaitable[None]], *models: Model | str, settings: Settings = SETTINGS, **options: Any
+) -> None:
+    """Run a coroutine against a server of its own; it fails rather than hangs.
 
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error object; fails unless the answer is nothing but one, with all four keys and nothing else."""
-        content = self.json()
-        assert list(content) == ["error"] and set(content["error"]) == {"message", "type", "param", "code"}
-        assert self.headers["content-type"] == "application/json"
-        return cast(dict[str, Any], content["error"])
-
-
-class Client:
-    """One connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def request(self, method: str, path: str, body: Any = b"", **headers: str) -> None:
-        """A body that is not bytes becomes JSON. Headers as keywords: `x_api_key` is `x-api-key`."""
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        fields = {"host": "localhost", "content-length": str(len(content))}
-        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        await self.send("\r\n".join([*lines, "", ""]).encode() + content)
-
-    async def head(self) -> Answer:
-        """Status and headers of the next answer; 100 Continue is passed over."""
-        first, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-        status = int(first.split(" ")[1])
-        if status == 100:
-            return await self.head()
-        pairs = (line.split(": ", 1) for line in lines if line)
-        return Answer(status, {name.lower(): value for name, value in pairs}, b"")
-
-    async def answer(self, method: str = "POST") -> Answer:
-        """The next answer, whole."""
-        answer = await self.head()
-        if answer.headers.get("transfer-encoding") == "chunked":
-            async for piece in self.chunks():
-                answer.body += piece
-        elif method != "HEAD":
-            answer.body = await self.reader.readexactly(int(answer.headers.get("content-length", 0)))
-        return answer
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """HTTP chunks until the last; a connection that ends before that raises IncompleteReadError."""
-        while size := int(await self.reader.readuntil(b"\r\n"), 16):
-            yield (await self.reader.readexactly(size + 2))[:-2]
-        await self.reader.readexactly(2)
-
-    async def events(self) -> AsyncIterator[bytes]:
-        """Server-sent events and comments, without the empty line that ends them."""
-        pending = b""
-        async for piece in self.chunks():
-            *events, pending = (pending + piece).split(b"\n\n")
-            for event in events:
-                yield event
-        assert pending == b""
-
-    async def data(self) -> AsyncIterator[Any]:
-        """What the events hold, comments left out; [DONE] is a string."""
-        async for event in self.events():
-            if not event.startswith(b":"):
-                content = event.removeprefix(b"data: ")
-                yield "[DONE]" if content == b"[DONE]" else json.loads(content)
-
-    async def close(self) -> None:
-        self.writer.close()
-        try:
-            await self.writer.wait_closed()
-        except ConnectionError:
-            pass
-
-
-class Live(msgspec.Struct, frozen=True):
-    port: int
-    app: App
-    inference: Inference
-    readiness: Readiness
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @asynccontextmanager
-    async def connect(self, receive_buffer: int | None = None) -> AsyncIterator[Client]:
-        """With a small receive buffer a client that does not read is soon felt by the server."""
-        sock = socket.socket()
-        if receive_buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
-        client = Client(*await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 16))
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    async def ask(self, method: str, path: str, body: Any = b"", **headers: str) -> Answer:
-        """One exchange on a connection of its own."""
-        async with self.connect() as client:
-            await client.request(method, path, body, **headers)
-            return await client.answer(method)
-
-    async def chat(self, prompt: str, **fields: Any) -> Answer:
-        return await self.ask("POST", "/v1/chat/completions", chat_body(prompt, **fields))
-
-    async def stream(self, path: str, body: dict[str, Any]) -> list[Any]:
-        """All that a stream holds."""
-        async with self.connect() as client:
-            await client.request("POST", path, body | {"stream": True})
-            assert (await client.head()).status == 200
-            return [data async for data in client.data()]
-
-    async def say(self, order: str) -> str:
-        """What the fake worker answers to an order."""
-        answer = await self.chat(order)
-        return cast(str, answer.json()["choices"][0]["message"]["content"])
-
-    async def until_logged(self, pattern: str) -> None:
-        """Wait for an Abort, Pause or Resume to reach the worker."""
-        while not re.search(pattern, await self.say("!log")):
-            pass
-
-    async def until_active(self, count: int) -> None:
-        while self.inference.num_active != count:
-            await asyncio.sleep(0.005)
-
-    async def until_no_connections(self) -> None:
-        """Wait for Hypercorn to forget every connection; its tasks are named by what they run."""
-        while any("_server_callback" in repr(task.get_coro()) for task in asyncio.all_tasks()):
-            await asyncio.sleep(0.005)
-
-
-def chat_body(prompt: str, **fields: Any) -> dict[str, Any]:
-    return {"model": "echo", "messages": [{"role": "user", "content": prompt}], **fields}
-
-
-@asynccontextmanager
-async def live(
-    *models: Model | str, settings: Settings = SETTINGS, keep_alive_seconds: float = 5.0, **engine: Any
-) -> AsyncIterator[Live]:
-    """What else is given goes to `fake_inference`. Hypercorn keeps a connection in mind for `keep_alive_seconds` even
-    when it is closed."""
-    async with fake_inference(*models, **engine) as inference:
-        listener = listen(settings)
-        readiness = Readiness(inference)
-        app = build_app(inference, settings, readiness, listener.host, listener.address)
-        over = asyncio.Event()
-        config = http_config(listener)
-        config.keep_alive_timeout = keep_alive_seconds
-        server = asyncio.create_task(serve(cast(Framework, app), config, shutdown_trigger=over.wait))
-        try:
-            yield Live(listener.port, app, inference, readiness)
-        finally:
-            await inference.close()
-            await app.finish(1.0)
-            over.set()
-            await server
-
-
-def run_live(test: Callable[[Live], Awaitable[None]], *models: Model | str, **options: Any) -> None:
-    """Run a coroutine against a server of its own; it fails rather than hangs."""
+    There is one model, "echo", or those that are given, or, with `folder=`, what is found in a folder.
+    """
+    require_mark()
 
     async def main() -> None:
-        async with asyncio.timeout(60), live(*models, **options) as server:
+        serve = serve_outside if IS_NAMED else serve_inside
+        async with asyncio.timeout(LIMIT_SECONDS), serve(*models, settings=settings, **options) as server:
+            await test(server)
+
+    asyncio.run(main())
+
+
+def run_inside(
+    test: Callable[[Inside], Awaitable[None]], *models: Model | str, settings: Settings = SETTINGS, **options: Any
+) -> None:
+    """The same for a test that takes parts of the server, or replaces them."""
+
+    async def main() -> None:
+        async with asyncio.timeout(LIMIT_SECONDS), serve_inside(*models, settings=settings, **options) as server:
             await test(server)
 
     asyncio.run(main())

@@ -5,7 +5,10 @@ import pytest
 
 from shimmy import __version__
 from tests.fakes.pool import FakeCatalog
-from tests.server.live import Live, chat_body, run_live
+from tests.program import inside
+from tests.server.live import Inside, Live, chat_body, run_inside, run_live
+
+pytestmark = pytest.mark.program
 
 
 class BrokenCatalog(FakeCatalog):
@@ -23,15 +26,16 @@ def test_health_says_that_the_process_answers() -> None:
     run_live(test)
 
 
+@inside("to drain without leaving")
 def test_readyz_follows_the_readiness() -> None:
-    async def test(server: Live) -> None:
+    async def test(server: Inside) -> None:
         assert (await server.ask("GET", "/readyz")).status == 200
         server.readiness.draining = True
         answer = await server.ask("GET", "/readyz")
         assert (answer.status, answer.json()["status"]) == (503, "draining")
         assert (await server.ask("GET", "/health")).status == 200
 
-    run_live(test)
+    run_inside(test)
 
 
 def test_unknown_paths_and_methods() -> None:
@@ -58,6 +62,7 @@ def test_every_answer_has_a_request_id() -> None:
     run_live(test)
 
 
+@inside("a catalogue that fails")
 def test_an_unforeseen_error_shows_no_internals(caplog: pytest.LogCaptureFixture) -> None:
     async def test(server: Live) -> None:
         answer = await server.chat("hello")
@@ -99,6 +104,7 @@ def test_websockets_are_refused() -> None:
     run_live(test)
 
 
+@inside("fields of log records")
 def test_the_access_log_has_no_prompts(caplog: pytest.LogCaptureFixture) -> None:
     async def test(server: Live) -> None:
         with caplog.at_level(logging.INFO, "shimmy"):

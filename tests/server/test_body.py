@@ -3,34 +3,54 @@
 import asyncio
 import json
 
+import pytest
+
+from shimmy.core.settings import Settings
+from tests.program import inside
 from tests.server.live import Live, chat_body, run_live, with_settings
 
+pytestmark = pytest.mark.program
+
 CHAT = "/v1/chat/completions"
+LIMIT = Settings().max_body_bytes
 
 
 def test_a_declared_size_over_the_limit_is_refused_before_it_arrives() -> None:
     async def test(server: Live) -> None:
         async with server.connect() as client:
-            await client.request("POST", CHAT, content_length="1001")
+            await client.request("POST", CHAT, content_length=str(LIMIT + 1))
             answer = await client.answer()
             assert (answer.status, answer.error["code"]) == (413, "request_too_large")
-            assert "1000" in answer.error["message"]
+            assert str(LIMIT) in answer.error["message"]
 
-    run_live(test, settings=with_settings(max_body_bytes=1000))
+    run_live(test)
 
 
 def test_an_undeclared_size_is_counted() -> None:
+    megabyte = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+
     async def test(server: Live) -> None:
         async with server.connect() as client:
             await client.send(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode())
-            for _ in range(11):
-                await client.send(b"64\r\n" + b" " * 100 + b"\r\n")
+            for _ in range((LIMIT >> 20) + 1):
+                await client.send(megabyte)
             assert (await client.answer()).status == 413
 
-    run_live(test, settings=with_settings(max_body_bytes=1000))
+    run_live(test)
 
 
 def test_a_body_of_exactly_the_limit_is_read() -> None:
+    body = json.dumps(chat_body("hello")).encode().ljust(LIMIT)
+
+    async def test(server: Live) -> None:
+        assert (await server.ask("POST", CHAT, body)).status == 200
+        assert (await server.ask("POST", CHAT, body + b" ")).status == 413
+
+    run_live(test)
+
+
+@inside("max_body_bytes")
+def test_the_limit_can_be_another() -> None:
     body = json.dumps(chat_body("hello")).encode()
 
     async def test(server: Live) -> None:
@@ -52,9 +72,10 @@ def test_a_huge_refused_body_ends_in_an_answer_and_not_in_a_reset() -> None:
                 assert answer.headers["connection"] == "close"
                 assert await client.reader.read() == b""
 
-    run_live(test, settings=with_settings(max_body_bytes=1000, api_keys=("sesame",)))
+    run_live(test, settings=with_settings(api_keys=("sesame",)))
 
 
+@inside("body_seconds")
 def test_a_body_that_does_not_arrive_is_given_up() -> None:
     async def test(server: Live) -> None:
         async with server.connect() as client:
@@ -71,7 +92,7 @@ def test_a_client_that_leaves_within_its_body_is_forgotten() -> None:
         async with server.connect() as client:
             await client.request("POST", CHAT, b"{", content_length="100")
         assert (await server.ask("GET", "/health")).status == 200
-        await server.app.finish(30)
+        await server.until_idle()
 
     run_live(test)
 

@@ -3,7 +3,7 @@ from starlette.types import Scope
 
 from shimmy.core.errors import Forbidden, RequestError, Unauthorized
 from shimmy.server.guards import Guard
-from tests.server.live import Live, run_live, with_settings
+from tests.server.live import Inside, Live, run_inside, run_live, with_settings
 
 LOOPBACK = Guard((), "127.0.0.1", "127.0.0.1")
 NAMED = Guard((), "dev.example", "127.0.0.1")
@@ -96,7 +96,16 @@ def test_anything_else_does_not(headers: dict[str, str]) -> None:
 
 
 def test_without_keys_any_key_will_do() -> None:
-    LOOPBACK.check(scope(authorization="Bearer dummy", x_api_key="dummy"))
+    assert LOOPBACK.check(scope(authorization="Bearer dummy", x_api_key="dummy")) == ""
+
+
+def test_each_key_is_a_tenant_whose_name_does_not_tell_the_key() -> None:
+    first, second = (KEYED.check(scope(x_api_key=key)) for key in ("first", "second"))
+    assert first != second and first and second
+    assert KEYED.check(scope(authorization="Bearer first")) == first
+    assert KEYED.check(scope("/health", x_api_key="first")) == ""
+    again = Guard(("first",), "0.0.0.0", "0.0.0.0").check(scope(x_api_key="first"))
+    assert again != first, "or one could find out by trying keys"
 
 
 @pytest.mark.parametrize("path", ["/health", "/readyz"])
@@ -124,7 +133,7 @@ def test_compressed_bodies_are_refused() -> None:
 def test_every_route_but_the_probes_needs_a_key() -> None:
     """Walks the route table, so that a new route cannot be forgotten."""
 
-    async def test(server: Live) -> None:
+    async def test(server: Inside) -> None:
         routes = server.app.routes
         assert len(routes) >= 6
         for route in routes:
@@ -135,9 +144,10 @@ def test_every_route_but_the_probes_needs_a_key() -> None:
         assert (await server.ask("GET", "/no/such/route")).status == 401
         assert (await server.ask("GET", "/v1/models", x_api_key="sesame")).status == 200
 
-    run_live(test, settings=with_settings(api_keys=("sesame",)))
+    run_inside(test, settings=with_settings(api_keys=("sesame",)))
 
 
+@pytest.mark.program
 def test_refusals_on_the_wire() -> None:
     async def test(server: Live) -> None:
         wrong_host = await server.ask("GET", "/health", host="evil.example")

@@ -13,11 +13,14 @@ from shimmy.core import ipc
 from shimmy.core.errors import (
     Busy,
     ContextOverflow,
+    DeadlineExceeded,
     Draining,
     ModelFailed,
     ModelInvalid,
     ModelNotFound,
+    QueueTimeout,
     RequestError,
+    ShimmyError,
     WorkerLost,
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
@@ -170,6 +173,79 @@ def test_leaving_while_the_model_loads_gives_the_place_back(tmp_path: Path) -> N
 async def until_loading(inference: Inference) -> None:
     while not any(status.fraction for status in inference.statuses()):
         await asyncio.sleep(0.001)
+
+
+# Deadlines
+
+
+def test_a_deadline_ends_a_running_request_and_the_worker_hears_of_it() -> None:
+    async def test() -> None:
+        async with fake_inference() as inference:
+            assert await answer(inference, "loaded") == "loaded"
+            events: list[Event] = []
+            with pytest.raises(DeadlineExceeded):
+                async for batch in inference.generate(generation("!stall 2", id="late", timeout_seconds=0.5)):
+                    events += batch
+            assert text_of(events) == "w0 w1"
+            assert inference.num_active == 0
+            await until_log(inference, "abort late")
+            assert await answer(inference, "in time", timeout_seconds=30.0) == "in time"
+
+    run(test())
+
+
+def test_the_worker_hears_of_a_deadline_even_while_nobody_reads() -> None:
+    async def test() -> None:
+        async with fake_inference() as inference:
+            assert await answer(inference, "loaded") == "loaded"
+            async with running(inference, id="late", timeout_seconds=0.5) as batches:
+                await until_log(inference, "abort late")
+                with pytest.raises(DeadlineExceeded):
+                    await rest(batches)
+
+    run(test())
+
+
+def test_a_worker_that_hears_nothing_cannot_hold_up_a_deadline() -> None:
+    async def test() -> None:
+        async with fake_inference() as inference:
+            assert await answer(inference, "loaded") == "loaded"
+            with pytest.raises(DeadlineExceeded):
+                await answer(inference, "!deaf", timeout_seconds=0.5)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [({"timeout_seconds": 0.1}, DeadlineExceeded), ({"queue_seconds": 0.1}, QueueTimeout), ({}, QueueTimeout)],
+)
+def test_who_waits_for_a_model_too_long_is_told_and_the_model_goes_on_loading(
+    tmp_path: Path, fields: dict[str, float], error: type[ShimmyError]
+) -> None:
+    model = scripted_model("echo", tmp_path, "hold")
+
+    async def test() -> None:
+        async with fake_inference(model, queue_seconds=None if fields else 0.1) as inference:
+            with pytest.raises(error):
+                await answer(inference, "hello", **fields)
+            assert inference.num_active == 0
+            assert inference.statuses()[0].state == "loading"
+            Path(f"{model.paths[0]}.go").touch()
+            while inference.statuses()[0].state != "ready":
+                await asyncio.sleep(0.001)
+            assert await answer(inference, "hello", **fields) == "hello"
+
+    run(test())
+
+
+def test_the_worker_is_told_what_is_left_of_the_time_in_queues() -> None:
+    async def test() -> None:
+        async with fake_inference(queue_seconds=50.0) as inference:
+            asked = json.loads(await answer(inference, "!request", queue_seconds=80.0))
+            assert 40.0 < asked["queue_seconds"] < 50.0
+
+    run(test())
 
 
 # Slow readers

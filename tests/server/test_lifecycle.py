@@ -20,25 +20,34 @@ from shimmy import __version__
 from shimmy.core.settings import Settings
 from shimmy.server import lifecycle, logs
 from shimmy.server.listen import Listener
+from tests import program
+from tests.fakes.instead import fake_workers
+from tests.fakes.pool import scripted_model
+from tests.program import LIMIT_SECONDS, inside
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 60
 ECHO = {"echo": "ready"}
 
 
 class Served:
-    """One process. `url` waits until it is ready."""
+    """One process over fake workers; `models` says of each id how loading goes. `url` waits until it is ready."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], models: dict[str, str], stderr: int | None) -> None:
+    def __init__(self, folder: Path, flags: dict[str, Any], models: dict[str, str], stderr: int | None) -> None:
+        self.folder = folder / "models"
+        self.folder.mkdir()
+        for id, load in models.items():
+            scripted_model(id, self.folder, load)
         self.ready_file = folder / "ready.json"
         self.stderr = folder / "stderr.txt"
         self.open = ExitStack()
-        settings = {"bind": "127.0.0.1:0", "ready_file": str(self.ready_file)} | settings
-        command = [sys.executable, "-m", "tests.server.fake_program", json.dumps(settings), json.dumps(models)]
+        flags = {"bind": "127.0.0.1:0", "ready_file": self.ready_file, "model_dirs": self.folder} | flags
+        home = {"HOME": str(folder), "PATH": os.environ["PATH"]}
         with open(self.stderr, "w") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr or log)
+            self.process = program.start(
+                "serve", *words(flags), cwd=folder, env=home | fake_workers(), stderr=stderr or log
+            )
 
     def until(self, condition: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + LIMIT_SECONDS
@@ -88,6 +97,13 @@ class Served:
         self.process.wait()
 
 
+def words(flags: dict[str, Any]) -> Iterator[str]:
+    """`drain_seconds=1` is `--drain-seconds 1`; a list repeats its flag."""
+    for name, values in flags.items():
+        for value in values if isinstance(values, list) else [values]:
+            yield from (f"--{name.replace('_', '-')}", str(value))
+
+
 Serve = Callable[..., Served]
 
 
@@ -95,8 +111,8 @@ Serve = Callable[..., Served]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[Served] = []
 
-    def start(models: dict[str, str] = ECHO, stderr: int | None = None, **settings: Any) -> Served:
-        started.append(Served(tmp_path, settings, models, stderr))
+    def start(models: dict[str, str] = ECHO, stderr: int | None = None, **flags: Any) -> Served:
+        started.append(Served(tmp_path, flags, models, stderr))
         return started[-1]
 
     yield start
@@ -186,6 +202,7 @@ def test_no_address_for_everyone_without_a_key(serve: Serve) -> None:
     assert "--api-key" in served.said and "--insecure-no-auth" in served.said
 
 
+@inside("a port that other machines can reach")
 def test_an_address_for_everyone_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(logs, "say", said.append)
@@ -201,7 +218,7 @@ def test_an_address_for_everyone_is_warned_of(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_models_it_serves_and_says_where_it_looked(serve: Serve) -> None:
     served = serve({})
-    served.until(lambda: "no models found" in served.said and "models dir: /fake" in served.said)
+    served.until(lambda: "no models found" in served.said and f"--model-dirs: {served.folder}" in served.said)
     assert served.ask("GET", "/v1/models") == (200, {"object": "list", "data": []})
 
 
@@ -209,7 +226,7 @@ def test_readiness_waits_for_what_is_preloaded(serve: Serve) -> None:
     served = serve({"first": "ready", "second": "hold"}, preload=["first", "second"])
     served.until(lambda: served.ask("GET", "/readyz") == (503, {"status": "loading", "fraction": 0.75}))
     assert served.ask("GET", "/health")[0] == 200
-    (served.ready_file.parent / "second.gguf.go").touch()
+    (served.folder / "second.gguf.go").touch()
     served.until(lambda: served.ask("GET", "/readyz") == (200, {"status": "ready"}))
 
 
@@ -223,7 +240,7 @@ def test_what_cannot_be_preloaded_is_said_and_the_rest_is_served(serve: Serve) -
 
 
 def test_the_model_given_as_a_file_is_preloaded(serve: Serve, tmp_path: Path) -> None:
-    served = serve(model_path=str(tmp_path / "echo.gguf"))
+    served = serve(model_path=scripted_model("echo", tmp_path, "ready").paths[0])
     served.until(lambda: served.ask("GET", "/readyz")[0] == 200)
     assert served.ask("GET", "/v1/models/echo")[1]["state"] == "ready"
 
@@ -246,6 +263,7 @@ def test_it_outlives_whoever_reads_its_log(serve: Serve) -> None:
     assert served.exit_code() == 0
 
 
+@inside("when a module is imported")
 def test_the_http_stack_is_not_imported_before_it_is_needed() -> None:
     """A model that is preloaded starts loading first; and `--help` and the like never pay for it."""
     code = "import sys, shimmy.server.lifecycle; print(sorted({'starlette', 'hypercorn', 'anyio'} & set(sys.modules)))"

@@ -1,4 +1,5 @@
 import socket
+import sys
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_a_port_in_use_is_not_shared() -> None:
         assert caught.value.exit_code == 4
     finally:
         close(first)
+
+
+@pytest.mark.parametrize(("system", "shared"), [("linux", True), ("darwin", True), ("win32", False)])
+def test_an_address_is_taken_over_only_from_nobody(system: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option that allows it would on Windows take the port of a server that still listens."""
+    monkeypatch.setattr(sys, "platform", system)
+    listener = listen(Settings(bind="127.0.0.1:0"))
+    with socket.socket(fileno=listener.fd) as ours:
+        assert bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is shared
 
 
 def test_names_are_resolved() -> None:

@@ -4,8 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.fakes.pool import scripted_model
-from tests.server.live import Live, chat_body, run_live, with_settings
+from tests.program import inside
+from tests.server.live import Inside, Live, chat_body, run_inside, run_live, with_settings
+
+pytestmark = pytest.mark.program
 
 CHAT = "/v1/chat/completions"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -30,6 +35,20 @@ def test_a_whole_answer() -> None:
             "prompt_tokens_details": {"cached_tokens": 0},
         }
         assert (content["timings"]["prompt_n"], content["timings"]["predicted_n"]) == (3, 2)
+
+    run_live(test)
+
+
+def test_cached_tokens_are_counted_once_for_all_choices() -> None:
+    async def test(server: Live) -> None:
+        whole = (await server.chat("!cached 1", n=2)).json()
+        asked = chat_body("!cached 1", n=2, stream_options={"include_usage": True})
+        *_, last, done = await server.stream(CHAT, asked)
+        for content in (whole, last):
+            assert content["usage"]["prompt_tokens"] == 2
+            assert content["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
+            assert (content["timings"]["cache_n"], content["timings"]["prompt_n"]) == (1, 1)
+        assert done == "[DONE]"
 
     run_live(test)
 
@@ -91,6 +110,7 @@ def test_several_choices_share_a_prompt() -> None:
     run_live(test)
 
 
+@inside("names that no file has")
 def test_the_name_that_was_asked_for_is_echoed() -> None:
     async def test(server: Live) -> None:
         for name in ("llama3.2:1b", "llama3.2:1b:latest", "org/a model"):
@@ -140,6 +160,33 @@ def test_an_error_later_ends_the_stream_with_an_error_event() -> None:
     run_live(test)
 
 
+def test_a_request_that_takes_too_long_ends_with_an_error_of_its_own() -> None:
+    async def test(server: Live) -> None:
+        assert await server.say("loaded") == "loaded"
+        whole = await server.chat("!stall 2", timeout=0.5)
+        assert (whole.status, whole.error["type"], whole.error["code"]) == (504, "timeout_error", "deadline_exceeded")
+        assert whole.headers["x-should-retry"] == "false"
+        *chunks, error = await server.stream(CHAT, chat_body("!stall 2", timeout=0.5))
+        assert text_of(chunks) == "w0 w1"
+        assert (error["error"]["type"], error["error"]["code"]) == ("timeout_error", "deadline_exceeded")
+        assert await server.say("still there") == "still there"
+
+    run_live(test)
+
+
+def test_a_request_whose_turn_does_not_come_says_so() -> None:
+    async def test(server: Live) -> None:
+        for stream in (False, True):
+            answer = await server.chat("!fail queue_timeout too many", stream=stream)
+            error = answer.error
+            assert (answer.status, error["type"], error["code"]) == (408, "timeout_error", "queue_timeout")
+            assert answer.headers["x-should-retry"] == "false"
+        *_, event = await server.stream(CHAT, chat_body("!break queue_timeout too many"))
+        assert event["error"]["code"] == "queue_timeout"
+
+    run_live(test)
+
+
 def test_an_error_later_is_the_status_of_a_whole_answer() -> None:
     async def test(server: Live) -> None:
         answer = await server.chat("!crash SIGSEGV 2")
@@ -150,6 +197,7 @@ def test_an_error_later_is_the_status_of_a_whole_answer() -> None:
     run_live(test)
 
 
+@inside("max_queued_requests")
 def test_a_full_queue_says_when_to_come_back() -> None:
     async def test(server: Live) -> None:
         async with server.connect() as first:
@@ -175,6 +223,7 @@ def test_a_model_that_will_not_load_is_not_worth_a_retry(tmp_path: Path) -> None
     run_live(test, scripted_model("echo", tmp_path, "fail model_failed no tensor"))
 
 
+@inside("ping_seconds")
 def test_a_long_load_is_bridged_by_pings(tmp_path: Path) -> None:
     async def test(server: Live) -> None:
         async with server.connect() as client:
@@ -190,8 +239,9 @@ def test_a_long_load_is_bridged_by_pings(tmp_path: Path) -> None:
     run_live(test, scripted_model("echo", tmp_path, "hold"), settings=with_settings(ping_seconds=0.02))
 
 
+@inside("ping_seconds, and workers that are taken away")
 def test_a_load_that_fails_after_pings_is_an_error_event(tmp_path: Path) -> None:
-    async def test(server: Live) -> None:
+    async def test(server: Inside) -> None:
         async with server.connect() as client:
             await client.request("POST", CHAT, chat_body("hello", stream=True))
             assert (await client.head()).status == 200
@@ -199,4 +249,4 @@ def test_a_load_that_fails_after_pings_is_an_error_event(tmp_path: Path) -> None
             await server.inference.close()
             assert [data["error"]["code"] async for data in client.data()] == ["server_draining"]
 
-    run_live(test, scripted_model("echo", tmp_path, "hold"), settings=with_settings(ping_seconds=0.02))
+    run_inside(test, scripted_model("echo", tmp_path, "hold"), settings=with_settings(ping_seconds=0.02))

@@ -3,7 +3,11 @@
 import re
 from typing import Any
 
+import pytest
+
 from tests.server.live import Live, run_live
+
+pytestmark = pytest.mark.program
 
 COMPLETIONS = "/v1/completions"
 

@@ -14,6 +14,7 @@ import pytest
 from shimmy import __version__
 from tests.server.live import Live, chat_body, run_live
 
+pytestmark = pytest.mark.program
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USAGE = {"stream_options": {"include_usage": True}}

@@ -1,26 +1,19 @@
 """GET /v1/models and GET /v1/models/{id}."""
 
+import asyncio
+import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
+import pytest
 
-from shimmy.models.catalog import Facts
-from tests.fakes.pool import FakeCatalog, fake_model
+from tests.fakes.gguf_writer import model
+from tests.fakes.pool import fake_model
+from tests.program import inside
 from tests.server.live import Live, run_live
 
-FACTS = Facts(
-    architecture="llama",
-    name="A model",
-    quantization="Q4_K_M",
-    num_parameters=7,
-    context_length=131072,
-    num_layers=2,
-    embedding_length=64,
-    vocabulary_size=256,
-    has_chat_template=True,
-    tokenizer_model="gpt2",
-)
+pytestmark = pytest.mark.program
 
 
 def listed(answer: Any) -> dict[str, Any]:
@@ -29,7 +22,12 @@ def listed(answer: Any) -> dict[str, Any]:
     return {entry["id"]: entry for entry in content["data"]}
 
 
-def test_what_is_listed() -> None:
+def test_what_is_listed(tmp_path: Path) -> None:
+    echo = model(llama__context_length=None).write(tmp_path / "echo.gguf")
+    os.utime(echo, (1_700_000_000, 1_700_000_000))
+    model(general__file_type=15, tokenizer__chat_template="x").write(tmp_path / "known.gguf")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+
     async def test(server: Live) -> None:
         models = listed(await server.ask("GET", "/v1/models"))
         assert list(models) == ["broken", "echo", "known"]
@@ -41,21 +39,22 @@ def test_what_is_listed() -> None:
             "status": "valid",
             "reason": None,
             "state": "unloaded",
-            "source": "models dir",
-            "size": 1000,
-            "quantization": None,
-            "num_parameters": None,
+            "source": "--model-dirs",
+            "size": echo.stat().st_size,
+            "quantization": "F32",
+            "num_parameters": 2088,
             "context_length": None,
             "training_context_length": None,
-            "template_source": None,
+            "template_source": "chatml",
+            "layers": None,
         }
-        assert (models["broken"]["status"], models["broken"]["reason"]) == ("invalid", "it is truncated")
-        known = models["known"]
-        assert (known["quantization"], known["num_parameters"]) == ("Q4_K_M", 7)
-        assert (known["training_context_length"], known["template_source"]) == (131072, "gguf")
+        broken, known = models["broken"], models["known"]
+        assert broken["status"] == "invalid" and broken["reason"].startswith("truncated")
+        assert (broken["quantization"], broken["num_parameters"], broken["template_source"]) == (None, None, None)
+        assert (known["quantization"], known["training_context_length"]) == ("Q4_K_M", 4096)
+        assert known["template_source"] == "gguf"
 
-    known = msgspec.structs.replace(fake_model("known"), facts=FACTS)
-    run_live(test, "echo", fake_model("broken", invalid="it is truncated"), known)
+    run_live(test, folder=tmp_path)
 
 
 def test_a_loaded_model_says_what_it_is_loaded_with() -> None:
@@ -67,6 +66,7 @@ def test_a_loaded_model_says_what_it_is_loaded_with() -> None:
     run_live(test)
 
 
+@inside("names that no file has")
 def test_one_model_by_any_id() -> None:
     ids = ["llama3.2:1b", "org/name", "hf.co/org/name:Q4_K_M", "a model", "ä%2Fb", "models", "a?b#c"]
 
@@ -85,23 +85,23 @@ def test_models_that_are_not_there_or_not_fit() -> None:
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
         answer = await server.ask("GET", "/v1/models/broken")
         assert (answer.status, answer.error["code"]) == (422, "model_invalid")
-        assert "it is truncated" in answer.error["message"]
+        assert "cannot be served: truncated" in answer.error["message"]
 
-    run_live(test, fake_model("broken", invalid="it is truncated"))
+    run_live(test, fake_model("broken", invalid="truncated"))
 
 
-def test_a_file_that_came_later_is_listed() -> None:
-    catalog = FakeCatalog()
-
+def test_a_file_that_came_later_is_listed(tmp_path: Path) -> None:
     async def test(server: Live) -> None:
-        catalog.available.append(fake_model("late"))
-        assert list(listed(await server.ask("GET", "/v1/models"))) == ["late"]
+        model().write(tmp_path / "late.gguf")
+        while not (models := listed(await server.ask("GET", "/v1/models"))):
+            await asyncio.sleep(0.1)  # a scan is good for two seconds
+        assert list(models) == ["late"]
 
-    run_live(test, catalog=catalog)
+    run_live(test, folder=tmp_path)
 
 
-def test_no_models_is_an_empty_list() -> None:
+def test_no_models_is_an_empty_list(tmp_path: Path) -> None:
     async def test(server: Live) -> None:
         assert listed(await server.ask("GET", "/v1/models")) == {}
 
-    run_live(test, catalog=FakeCatalog())
+    run_live(test, folder=tmp_path)

@@ -17,9 +17,10 @@ from openai import (
     RateLimitError,
 )
 
+from tests.program import inside
 from tests.server.live import Live, run_live, with_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 
 def say(prompt: str, **fields: Any) -> Any:
@@ -152,6 +153,7 @@ def test_an_error_within_a_stream_is_raised() -> None:
     with_client(test)
 
 
+@inside("ping_seconds")
 def test_pings_are_not_seen() -> None:
     def test(client: OpenAI) -> None:
         stream = client.chat.completions.create(**say("!stall 2", stream=True))
@@ -177,6 +179,7 @@ def test_what_will_not_get_better_is_not_retried(order: str, status: int) -> Non
     with_client(test, max_retries=2)
 
 
+@inside("max_queued_requests")
 def test_a_full_queue_is_retried_when_it_says_so() -> None:
     async def test(server: Live) -> None:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="dummy", max_retries=0) as client:

@@ -8,7 +8,10 @@ import pytest
 from shimmy.core.request import Chat, Generation, Message, Sampling, Text, Tokens
 from shimmy.protocols.openai.completions import prompts_of
 from shimmy.protocols.openai.wire import CompletionRequest
-from tests.server.live import Live, run_live
+from tests.program import inside
+from tests.server.live import Live, run_live, with_settings
+
+pytestmark = pytest.mark.program
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -56,6 +59,31 @@ def test_absent_and_null_leave_the_defaults() -> None:
         assert (await asked(server, COMPLETIONS)).max_tokens == 16
 
     run_live(test)
+
+
+def test_when_it_should_run() -> None:
+    async def test(server: Live) -> None:
+        for path in (CHAT, COMPLETIONS):
+            asked_for = await asked(server, path, priority=-7, timeout=50, queue_timeout=40.5)
+            assert (asked_for.priority, asked_for.timeout_seconds) == (-7, 50.0)
+            assert asked_for.queue_seconds is not None and 30.0 < asked_for.queue_seconds < 40.5, "what is left of it"
+            for fields in ({}, {"priority": None, "timeout": None, "queue_timeout": None}):
+                plain = await asked(server, path, **fields)
+                assert (plain.priority, plain.timeout_seconds, plain.queue_seconds) == (0, None, None)
+
+    run_live(test)
+
+
+def test_a_request_belongs_to_whose_key_it_has() -> None:
+    async def test(server: Live) -> None:
+        tenants = []
+        for key in ("sesame", "sesame", "other"):
+            answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": "!request"}, x_api_key=key)
+            generation = msgspec.json.decode(answer.json()["choices"][0]["text"], type=Generation)
+            tenants.append(generation.tenant)
+        assert tenants[0] == tenants[1] != tenants[2] and all(tenants)
+
+    run_live(test, settings=with_settings(api_keys=("sesame", "other")))
 
 
 def test_names_of_one_thing() -> None:
@@ -215,6 +243,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {"one": 1}}, "logit_bias"),
     ({"logit_bias": {"-1": 1}}, "logit_bias"),
     ({"logit_bias": [1]}, "logit_bias"),
+    ({"priority": 2**31}, "priority"),
+    ({"priority": "high"}, "priority"),
+    ({"priority": 0.5}, "priority"),
+    ({"timeout": 0}, "timeout"),
+    ({"timeout": 86_401}, "timeout"),
+    ({"timeout": {"read": 5}}, "timeout"),
+    ({"queue_timeout": -1}, "queue_timeout"),
 ]
 
 
@@ -239,6 +274,7 @@ def test_missing_fields_are_named() -> None:
     run_live(test)
 
 
+@inside("a function by itself")
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
