@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from shimmy.core.ipc import Device, Devices
 
 
-@click.command("gpu-info")
+@click.command("gpu-info", help="Show the devices that models can run on, and why others are absent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def command(as_json: bool) -> None:
-    """Show the devices that models can run on, and why others are absent."""
     import asyncio
 
     from shimmy.pool.devices import list_devices
@@ -39,8 +38,13 @@ def _row(device: "Device") -> tuple[str, ...]:
 
 
 def _print(devices: "Devices") -> None:
+    from shimmy.models.names import printable
+
     print_table([("DEVICE", "KIND", "BACKEND", "MEMORY", "FREE", "DESCRIPTION"), *map(_row, devices.devices)])
     click.echo(f"\nllama.cpp {devices.llama_version}, CPU code for {devices.cpu_variant}")
     click.echo(f"CPU features: {' '.join(devices.cpu_features)}")
+    for loaded in devices.loaded:
+        click.echo(f"{loaded.name}: loaded from {printable(loaded.path)}")
     for absent in devices.absent:
-        click.echo(f"no {absent.name}: {absent.reason}")
+        click.echo(f"no {absent.name}: {printable(absent.reason)}")
+    click.echo(f"Backends are looked for in {' and '.join(map(printable, devices.searched))}")

@@ -27,6 +27,28 @@ def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
     return path(dirs(function))
 
 
+def offload(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--gpu-layers and --device, as `num_gpu_layers` and `devices`."""
+    layers = click.option(
+        "--gpu-layers",
+        "num_gpu_layers",
+        type=gpu_layers,
+        metavar="NUMBER|all",
+        envvar="SHIMMY_GPU_LAYERS",
+        help="Layers of a model that go to a GPU.",
+    )
+    device = click.option(
+        "--device",
+        "devices",
+        type=text,
+        multiple=True,
+        metavar="NAME",
+        envvar="SHIMMY_DEVICE",
+        help="A GPU for them, as gpu-info calls it; may be repeated.",
+    )
+    return layers(device(function))
+
+
 def _folders(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     folders = [folder.strip() for value in values for folder in value.split(";") if folder.strip()]
     for folder in folders:
@@ -57,6 +79,13 @@ def text(value: str) -> str:
     return value
 
 
+def megabytes(value: str) -> int:
+    """In bytes."""
+    if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is no number of megabytes.")
+    return int(value) << 20
+
+
 def seconds(value: str) -> float:
     try:
         number = float(value)
@@ -65,6 +94,15 @@ def seconds(value: str) -> float:
     if not 0 <= number <= _MAX_SECONDS:
         raise click.BadParameter(f"{value!r} is no number of seconds from 0 to {_MAX_SECONDS:g}.")
     return number
+
+
+def gpu_layers(value: str) -> int:
+    """-1 stands for all, as in llama.cpp."""
+    if value == "all":
+        return -1
+    if not re.fullmatch(r"\d{1,4}", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is neither a number of layers nor all.")
+    return int(value)
 
 
 def checked(type_name: str) -> Callable[[str], Any]:

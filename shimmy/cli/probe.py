@@ -1,10 +1,10 @@
 """`shimmy probe`: load one model, as the server would, and say what came of it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.options import model_sources
+from shimmy.cli.options import model_sources, offload
 from shimmy.cli.output import count
 
 if TYPE_CHECKING:
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from shimmy.pool.placement import ModelStatus
 
 
-@click.command("probe")
+@click.command("probe", help="Load the model NAME once and say what came of it.")
 @click.argument("name")
 @model_sources
-def command(name: str, model_path: str | None, model_dirs: tuple[str, ...]) -> None:
-    """Load the model NAME once and say what came of it."""
+@offload
+def command(name: str, **flags: Any) -> None:
     import asyncio
 
     from shimmy.core.settings import Settings
 
-    status = asyncio.run(_load(Settings(model_path=model_path, model_dirs=model_dirs), name))
+    status = asyncio.run(_load(Settings(**flags), name))
     click.echo(f"ok: loaded {status.id} {_figures(status)}")
 
 
@@ -37,8 +37,9 @@ async def _load(settings: "Settings", name: str) -> "ModelStatus":
 def _figures(status: "ModelStatus") -> str:
     loaded = status.loaded
     assert loaded is not None, "a preload that returned has loaded the model"
+    layers = "".join(f"{number} layers on {device}, " for device, number in loaded.layers.items())
     return (
         f"in {loaded.load_seconds:.2f} s: {count(loaded.num_parameters)} parameters, "
         f"{loaded.num_sequences} sequences in a context of {loaded.context_length} tokens, "
-        f"{loaded.num_threads} threads on {loaded.cpu_variant}, chat template from {loaded.template_source}"
+        f"{layers}{loaded.num_threads} threads on {loaded.cpu_variant}, chat template from {loaded.template_source}"
     )

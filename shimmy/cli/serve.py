@@ -5,8 +5,14 @@ from typing import Any
 
 import click
 
-from shimmy.cli.options import api_key, bind, model_sources, seconds
+from shimmy.cli.options import api_key, bind, megabytes, model_sources, offload, seconds
 from shimmy.cli.progress import LoadingBar
+
+_HELP = """Answer requests until told to stop.
+
+Each flag with a value can also be given as SHIMMY_ and its name (SHIMMY_BIND, SHIMMY_API_KEY ...); the folders as
+SHIMMY_MODEL_PATHS.
+"""
 
 _tokens = click.IntRange(32, 2**31 - 1)
 _sequences = click.IntRange(1, 256)
@@ -15,24 +21,22 @@ _file = click.Path(dir_okay=False)
 _log_format = click.Choice(["text", "json"])
 
 
-@click.command("serve")
+@click.command("serve", help=_HELP)
 @click.option("--bind", type=bind, metavar="HOST:PORT|auto", envvar="SHIMMY_BIND", help="Where to listen.")
 @model_sources
 @click.option("--ctx", type=_tokens, envvar="SHIMMY_CTX", help="Context of a model, in tokens.")
 @click.option("--parallel", type=_sequences, envvar="SHIMMY_PARALLEL", help="Sequences of a model side by side.")
 @click.option("--threads", type=_threads, envvar="SHIMMY_THREADS", help="Threads of a model at most.")
+@click.option("--prefix-ram", type=megabytes, metavar="MB", envvar="SHIMMY_PREFIX_RAM", help="For computed prompts.")
+@offload
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
 @click.option("--log-format", type=_log_format, envvar="SHIMMY_LOG_FORMAT", help="How lines on stderr look.")
 @click.option("--api-key", type=api_key, multiple=True, metavar="KEY", envvar="SHIMMY_API_KEY", help="To be let in.")
 @click.option("--insecure-no-auth", is_flag=True, default=None, help="Let other machines in without a key.")
+@click.option("--queue-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_QUEUE_SECONDS", help="For a turn.")
 @click.option("--drain-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_DRAIN_SECONDS", help="At the end.")
 def command(**flags: Any) -> None:
-    """Answer requests until told to stop.
-
-    Each flag with a value can also be given as SHIMMY_ and its name (SHIMMY_BIND, SHIMMY_API_KEY ...); the folders as
-    SHIMMY_MODEL_PATHS.
-    """
     from shimmy.core.settings import Settings
     from shimmy.server.lifecycle import serve
 
@@ -45,5 +49,6 @@ _FIELDS = {
     "ctx": "context_length",
     "parallel": "num_sequences",
     "threads": "num_threads",
+    "prefix_ram": "prefix_ram_bytes",
     "api_key": "api_keys",
 }

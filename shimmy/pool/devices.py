@@ -3,35 +3,30 @@
 import asyncio
 
 from shimmy.core import ipc
-from shimmy.core.errors import ShimmyError, from_fault
-from shimmy.pool.handle import CLOSE_SECONDS
-from shimmy.pool.process import Exit, Spawn, spawn_worker
+from shimmy.core.errors import ShimmyError
+from shimmy.pool.inquiry import Inquiry
+from shimmy.pool.process import Spawn, spawn_worker
 
 _ANSWER_SECONDS = 60.0
 
 
 async def list_devices(spawn: Spawn = spawn_worker) -> ipc.Devices:
-    """Raises what the worker says is wrong, or `ShimmyError` when it ends, misbehaves or stays silent."""
-    answer: asyncio.Future[ipc.Devices] = asyncio.get_running_loop().create_future()
+    """Raises what the worker says is wrong, or `ShimmyError` when it ends, misbehaves or stays silent.
 
-    def on_message(message: ipc.FromWorker) -> None:
-        match message:
-            case ipc.Devices() if not answer.done():
-                answer.set_result(message)
-            case ipc.LoadFailed(fault) if not answer.done():
-                answer.set_exception(from_fault(fault))
-            case _:
-                raise ipc.FrameError(f"{type(message).__name__} is no answer to ListDevices")
-
-    def on_end(exit: Exit) -> None:
-        if not answer.done():
-            answer.set_exception(ShimmyError(f"the worker process ended without listing its devices ({exit})"))
-
-    worker = await spawn(on_message, on_end)
-    try:
-        worker.send(ipc.ListDevices())
-        return await asyncio.wait_for(answer, _ANSWER_SECONDS)
-    except TimeoutError as error:
-        raise ShimmyError(f"the worker process did not list its devices in {_ANSWER_SECONDS:g} s") from error
-    finally:
-        await worker.close(CLOSE_SECONDS)
+    A library that ends the worker becomes a backend that is absent: the next worker is told to leave it alone.
+    """
+    unusable: dict[str, str] = {}
+    opened: list[str] = []
+    while True:
+        opened.clear()
+        inquiry = Inquiry("list its devices", ipc.Devices, ipc.Opening, lambda notice: opened.append(notice.path))
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await inquiry.ask(spawn, ipc.ListDevices(unusable))
+        except TimeoutError as error:
+            what = f", opening {opened[-1]}" if opened else ""
+            raise ShimmyError(f"the worker process did not list its devices in {_ANSWER_SECONDS:g} s{what}") from error
+        except ShimmyError:
+            if inquiry.exit is None or not opened or opened[-1] in unusable:
+                raise
+            unusable[opened[-1]] = f"the process that opened it ended ({inquiry.exit})"

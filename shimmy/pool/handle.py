@@ -51,6 +51,7 @@ class Handle:
         self._on_progress = on_progress
         self._opened = asyncio.Event()
         self._error: ShimmyError | None = None
+        self._opening: str | None = None
         self._process: WorkerProcess | None = None
         self._streams: dict[str, Stream] = {}
 
@@ -109,7 +110,10 @@ class Handle:
                         if stream.over:
                             self._forget(event.id)
             case ipc.LoadProgress(fraction) if self.state is State.LOADING:
+                self._opening = None
                 self._on_progress(fraction)
+            case ipc.Opening(path) if self.state is State.LOADING:
+                self._opening = path
             case ipc.Loaded() if self.state is State.LOADING:
                 self.loaded = message
                 self._move(State.READY)
@@ -127,7 +131,8 @@ class Handle:
         if self.state is State.READY:
             error: ShimmyError = WorkerLost(f"the model's worker process ended ({exit})")
         else:
-            error = ModelFailed(f"model {self.name!r} cannot be loaded: its worker process ended ({exit})")
+            what = f" while it opened {self._opening}" if self._opening is not None else ""
+            error = ModelFailed(f"model {self.name!r} cannot be loaded: its worker process ended ({exit}){what}")
         if self.state is not State.CLOSED:
             self._move(State.LOST)
             tail = "".join(f"\n  {line}" for line in exit.stderr_tail)

@@ -5,15 +5,20 @@ import json
 import pytest
 
 from shimmy.core.errors import ShimmyError
-from shimmy.core.ipc import AbsentBackend, Device, Devices
+from shimmy.core.ipc import AbsentBackend, Device, Devices, LoadedBackend
 from tests.cli.conftest import Invoke
+from tests.program import inside
+
+pytestmark = pytest.mark.program
 
 FOUND = Devices(
     devices=[Device("CPU", "Some Processor", "cpu", "CPU", 8_000_000_000, 16_000_000_000)],
-    absent=[AbsentBackend("vulkan", "this build carries no libggml-vulkan.so")],
+    absent=[AbsentBackend("vulkan", "there is no libggml-vulkan.so")],
     llama_version="b1234",
     cpu_variant="haswell",
     cpu_features=["AVX2", "FMA"],
+    loaded=[LoadedBackend("rpc", "/opt/libggml-rpc.so\n")],
+    searched=["/opt/backends", "/home/backends"],
 )
 
 
@@ -26,6 +31,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, outcome: Devices | ShimmyError) -> N
     monkeypatch.setattr("shimmy.pool.devices.list_devices", list_devices)
 
 
+@inside("devices that are made up")
 def test_shows_devices_and_why_others_are_absent(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, FOUND)
     result = invoke("gpu-info")
@@ -36,17 +42,21 @@ def test_shows_devices_and_why_others_are_absent(invoke: Invoke, monkeypatch: py
         "",
         "llama.cpp b1234, CPU code for haswell",
         "CPU features: AVX2 FMA",
-        "no vulkan: this build carries no libggml-vulkan.so",
+        "rpc: loaded from /opt/libggml-rpc.so-",
+        "no vulkan: there is no libggml-vulkan.so",
+        "Backends are looked for in /opt/backends and /home/backends",
     ]
 
 
+@inside("devices that are made up")
 def test_json(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, FOUND)
     shown = json.loads(invoke("gpu-info", "--json").stdout)
-    assert list(shown) == ["devices", "absent", "llama_version", "cpu_variant", "cpu_features"]
+    assert list(shown) == ["devices", "absent", "llama_version", "cpu_variant", "cpu_features", "loaded", "searched"]
     assert shown["devices"][0]["total_bytes"] == 16_000_000_000
 
 
+@inside("devices that are made up")
 def test_a_worker_that_fails(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, ShimmyError("the worker process ended"))
     result = invoke("gpu-info")

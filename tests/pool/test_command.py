@@ -31,6 +31,8 @@ def test_no_secret_reaches_the_worker() -> None:
         "LANG": "C",
         "LC_ALL": "C",
         "LD_LIBRARY_PATH": "/lib",
+        "XDG_DATA_HOME": "/data",
+        "CUDA_VISIBLE_DEVICES": "1",
         "_PYI_ARCHIVE_FILE": "a",
         "_MEI2": "b",
     }
@@ -38,6 +40,21 @@ def test_no_secret_reaches_the_worker() -> None:
     assert not secrets.keys() & environment.keys()
     assert passed.items() <= environment.items()
     assert environment["GGML_NO_BACKTRACE"] == "1"
+
+
+@pytest.mark.parametrize(("system", "passed"), [("linux", set()), ("win32", {"SYSTEMROOT", "LOCALAPPDATA"})])
+def test_what_windows_cannot_do_without(system: str, passed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    given = {"SYSTEMROOT": "C:\\Windows", "LOCALAPPDATA": "C:\\Users\\me\\AppData\\Local", "SECRET": "s"}
+    assert given.keys() & worker_environment(given).keys() == passed
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [("", ""), (".", ""), (":/lib", "/lib"), ("/lib:", "/lib"), ("/a b;lib;/c::/d", "/a b:/c:/d"), ("$ORIGIN/x", "")],
+)
+def test_libraries_are_never_searched_in_the_current_directory(given: str, passed: str) -> None:
+    assert worker_environment({"LD_LIBRARY_PATH": given})["LD_LIBRARY_PATH"] == passed
 
 
 def test_only_a_program_in_source_form_needs_to_be_told_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

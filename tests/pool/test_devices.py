@@ -22,6 +22,31 @@ def python(code: str) -> Spawn:
     return spawn_python
 
 
+OPENING = {path.encode(): ipc.encode(ipc.Opening(path)) for path in ("/one.so", "/two.so")}
+CRASHING = f"""
+import os, signal, sys
+asked = os.read(0, 65536)
+for path, opening in {OPENING}.items():
+    if path not in asked:
+        os.write(1, opening)
+        os.kill(os.getpid(), signal.SIGSEGV)
+assert asked.count(b"the process that opened it ended (SIGSEGV)") == 2
+os.write(1, {ipc.encode(ipc.Devices([], [ipc.AbsentBackend("one", "see above")], "b0", "fake", []))!r})
+sys.stdin.read()
+"""
+
+
+def test_libraries_that_crash_are_left_out() -> None:
+    """One by one, and the last worker is told why."""
+    assert run(list_devices(python(CRASHING))).absent == [ipc.AbsentBackend("one", "see above")]
+
+
+def test_a_crash_that_leaving_out_does_not_help_is_an_error() -> None:
+    stubborn = CRASHING.replace("if path not in asked", "if path")
+    with pytest.raises(ShimmyError, match="SIGSEGV"):
+        run(list_devices(python(stubborn)))
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

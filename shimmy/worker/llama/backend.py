@@ -1,4 +1,4 @@
-"""ggml's backends: loads the CPU variant that fits this machine, keeps llama.cpp's log, lists devices.
+"""llama.cpp made ready: loads the CPU variant that fits this machine, and keeps what its log says.
 
 Libraries are opened one by one from our own folder. `ggml_backend_load_all` is never called: it would execute whatever
 libggml-*.so lies in the current directory.
@@ -7,27 +7,35 @@ libggml-*.so lies in the current directory.
 import ctypes as c
 import os
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from shimmy.core.errors import ModelFailed
-from shimmy.core.ipc import AbsentBackend, Device, Devices
 from shimmy.hardware import cpu
 from shimmy.worker.llama import abi
-from shimmy.worker.llama.library import find, ggml, llama, names
+from shimmy.worker.llama.library import backend_file, find, llama, load_backend, names
 
-_DEVICE_KINDS = ["cpu", "gpu", "integrated gpu", "accelerator", "meta"]
-_OPTIONAL_BACKENDS = ["cuda", "vulkan", "hip", "metal", "sycl", "opencl"]
-_VARIANT_FILE = "libggml-cpu-*.so"
-_ERROR_LEVEL = 4
+# ggml.h, ggml_log_level
+_DEBUG_LEVEL, _ERROR_LEVEL = 1, 4
+# llama-model.cpp, load_tensors: once for each layer, the output layer included. No function says the same.
+_LAYER, _DEVICE, _REST = b"load_tensors: layer ", b" assigned to device ", b", is_swa"
 
 _recent_errors: deque[str] = deque(maxlen=20)
+_layers: dict[str, int] = {}
+_listeners: list[Callable[[str], None]] = []
 
 
 def _on_log(level: int, text: bytes, _data: Any) -> None:
-    """Keeps error lines: a NULL from llama.cpp carries no reason of its own (ggml.h, ggml_log_level)."""
+    """Keeps error lines, since a NULL from llama.cpp carries no reason of its own, and where layers go."""
     if level == _ERROR_LEVEL and text:
         _recent_errors.append(text.decode("utf-8", "replace").strip())
+    elif level == _DEBUG_LEVEL and text and text.startswith(_LAYER) and _DEVICE in text:
+        device = text.partition(_DEVICE)[2].partition(_REST)[0].decode("utf-8", "replace")
+        _layers[device] = _layers.get(device, 0) + 1
+    for listener in _listeners:
+        listener((text or b"").decode("utf-8", "replace"))
 
 
 _log_callback = abi.llama_log_callback(_on_log)
@@ -38,6 +46,23 @@ def last_error(default: str) -> str:
     text = "; ".join(dict.fromkeys(_recent_errors)) or default
     _recent_errors.clear()
     return text
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """`listener` gets every piece of llama.cpp's log, which need not be a line, from whichever thread writes it."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def placed_layers() -> dict[str, int]:
+    """How many layers of the model loaded last each device has; clears the memory."""
+    placed = dict(_layers)
+    _layers.clear()
+    return placed
 
 
 def start() -> str:
@@ -53,21 +78,23 @@ def start() -> str:
 def _load_cpu_variant() -> str:
     for name in _candidates():
         path = _variant(name)
-        if _score(path) > 0 and ggml().ggml_backend_load(os.fsencode(path)):
+        if _score(path) > 0 and load_backend(path):
             return name
     raise ModelFailed(f"no CPU backend of ggml runs on this CPU; there are: {', '.join(sorted(names())) or 'none'}")
 
 
 def _candidates() -> list[str]:
     """By CPU flags where they are known, which opens one library instead of fourteen; else every variant there is."""
-    prefix, suffix = _VARIANT_FILE.split("*")
+    prefix, suffix = backend_file("cpu-*").split("*")
     carried = {name.removeprefix(prefix).removesuffix(suffix) for name in names() if name.startswith(prefix)}
-    by_flags = [name for name in cpu.variants(cpu.flags()) if name in carried]
+    have = cpu.flags()
+    # A CPU of which nothing is known would else be one that can nothing.
+    by_flags = [name for name in cpu.variants(have) if name in carried] if have else []
     return by_flags or sorted(carried, key=lambda name: -_score(_variant(name)))
 
 
 def _variant(name: str) -> Path:
-    return find(_VARIANT_FILE.replace("*", name))
+    return find(backend_file(f"cpu-{name}"))
 
 
 def _score(path: Path) -> int:
@@ -76,66 +103,3 @@ def _score(path: Path) -> int:
         return int(c.PyDLL(str(path)).ggml_backend_score())
     except (OSError, AttributeError):
         return 0
-
-
-def devices() -> Devices:
-    """Every device ggml enumerates, with the backends that are not there and why. Calls `start` itself."""
-    variant = start()
-    absent = [AbsentBackend(name, reason) for name in _OPTIONAL_BACKENDS if (reason := _load_optional(name))]
-    return Devices(
-        devices=[_device(ggml().ggml_backend_dev_get(index)) for index in range(ggml().ggml_backend_dev_count())],
-        absent=absent,
-        llama_version=llama().llama_version().decode(),
-        cpu_variant=variant,
-        cpu_features=_features(),
-    )
-
-
-def _device(handle: int) -> Device:
-    free, total = c.c_size_t(), c.c_size_t()
-    library = ggml()
-    library.ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
-    return Device(
-        name=library.ggml_backend_dev_name(handle).decode(),
-        description=library.ggml_backend_dev_description(handle).decode("utf-8", "replace").strip(),
-        kind=_DEVICE_KINDS[library.ggml_backend_dev_type(handle)],
-        backend=library.ggml_backend_reg_name(library.ggml_backend_dev_backend_reg(handle)).decode(),
-        free_bytes=free.value,
-        total_bytes=total.value,
-    )
-
-
-def _load_optional(name: str) -> str | None:
-    """Loads a backend that is not the CPU's; returns why it cannot, or None when it is there."""
-    library = f"libggml-{name}.so"
-    if library not in names():
-        return f"this build carries no {library}"
-    path = find(library)
-    try:
-        c.PyDLL(str(path))
-    except OSError as error:
-        return str(error)
-    if not ggml().ggml_backend_load(os.fsencode(path)):
-        return last_error(f"{path.name} refused to start")
-    return None
-
-
-class _Feature(c.Structure):
-    """ggml-backend.h, struct ggml_backend_feature."""
-
-    _fields_ = [("name", c.c_char_p), ("value", c.c_char_p)]
-
-
-def _features() -> list[str]:
-    """The instruction sets the loaded CPU backend uses, e.g. "AVX2"."""
-    registry = ggml().ggml_backend_dev_backend_reg(ggml().ggml_backend_dev_get(0))
-    address = ggml().ggml_backend_reg_get_proc_address(registry, b"ggml_backend_get_features")
-    if not address:
-        return []
-    table = c.PYFUNCTYPE(c.POINTER(_Feature), c.c_void_p)(address)(registry)
-    names = []
-    for feature in table:
-        if not feature.name:
-            break
-        names.append(feature.name.decode())
-    return names

@@ -1,10 +1,11 @@
 """Opens libllama and libggml from our own folder and makes their functions callable.
 
-Two ways to call: long calls (decode, load, tokenize) release the interpreter lock; all others keep it (`PyDLL`),
-because a short call that gives the lock away can wait a whole switch interval to get it back.
+Two ways to call: long calls (decode, load, tokenize, states, quantize) release the interpreter lock; all others keep it
+(`PyDLL`), because a short call that gives the lock away can wait a whole switch interval to get it back.
 """
 
 import ctypes as c
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,10 @@ from shimmy.worker.llama import abi
 
 # Where a checkout has them (build/native.py). The frozen program carries them: payload.py.
 FOLDER = Path(__file__).resolve().parents[2] / "native"
+# What CMake makes of the names of its targets; Linux and the others like it are the default.
+_LINKED = {"darwin": "lib{}.0.dylib", "win32": "{}.dll"}
+_BACKEND = {"win32": "ggml-{}.dll"}
+_MARKS = {"darwin": (".so", ".dylib"), "win32": (".dll",)}
 
 _LONG_CALLS = {
     "llama_model_load_from_file",
@@ -21,6 +26,9 @@ _LONG_CALLS = {
     "llama_init_from_model",
     "llama_decode",
     "llama_tokenize",
+    "llama_state_seq_get_data",
+    "llama_state_seq_set_data",
+    "llama_model_quantize",
 }
 
 # ggml-backend.h and ggml-backend-impl.h, which llama-cpp-python does not bind
@@ -36,6 +44,22 @@ _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_reg_name": (c.c_char_p, (c.c_void_p,)),
     "ggml_backend_reg_get_proc_address": (c.c_void_p, (c.c_void_p, c.c_char_p)),
 }
+
+
+def linked_file(target: str) -> str:
+    """The file of a library that others are linked to: of "llama" libllama.so.0. By any other name it would be loaded a
+    second time."""
+    return _LINKED.get(sys.platform, "lib{}.so.0").format(target)
+
+
+def backend_file(backend: str) -> str:
+    """The file of a backend of ggml, as ggml-backend-reg.cpp has it too: of "rpc" libggml-rpc.so, on macOS as well."""
+    return _BACKEND.get(sys.platform, "libggml-{}.so").format(backend)
+
+
+def is_library(file: str) -> bool:
+    """Whether a file has a name that a library could be found by."""
+    return any(mark in file for mark in _MARKS.get(sys.platform, (".so",)))
 
 
 def names() -> list[str]:
@@ -80,12 +104,19 @@ class Library:
 def ggml() -> Library:
     """libggml, by the SONAME that libllama links: a second copy would have its own, empty, backend registry."""
     # It opens this one itself, from beside it.
-    find("libggml-base.so.0")
-    return Library(find("libggml.so.0"), _GGML_PROTOTYPES)
+    find(linked_file("ggml-base"))
+    return Library(find(linked_file("ggml")), _GGML_PROTOTYPES)
+
+
+def load_backend(path: str | os.PathLike[str]) -> bool:
+    """Whether ggml has the backend in this file now."""
+    # Windows' std::filesystem, which ggml leaves this to, expects the code page of the system and not UTF-8.
+    encoded = os.fspath(path).encode("mbcs") if sys.platform == "win32" else os.fsencode(path)
+    return bool(ggml().ggml_backend_load(encoded))
 
 
 @cache
 def llama() -> Library:
     """libllama; raises `OSError` when the native libraries were never built."""
     ggml()
-    return Library(find("libllama.so.0"), abi.PROTOTYPES)
+    return Library(find(linked_file("llama")), abi.PROTOTYPES)

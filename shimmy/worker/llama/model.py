@@ -9,22 +9,40 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
 from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
+from shimmy.worker.prefix_states import Reuse
 
 MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
 
 
-class Model:
-    """One model in memory. `tokenize` and `check_tokens` are safe from any thread; the rest is the step thread's."""
+class Offload(msgspec.Struct, frozen=True):
+    """The layers that do not stay on the CPU: how many (-1 is all), and ggml's handles of the devices that they go to;
+    without any, to those that llama.cpp prefers."""
 
-    def __init__(self, paths: list[str], on_progress: Callable[[float], None]) -> None:
+    num_layers: int = 0
+    devices: tuple[int, ...] = ()
+
+
+ON_THE_CPU = Offload()
+
+
+class Model:
+    """One model in memory. `tokenize` and `check_tokens` are safe from any thread; the rest is the step thread's.
+
+    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
+    """
+
+    def __init__(self, paths: list[str], on_progress: Callable[[float], None], offload: Offload = ON_THE_CPU) -> None:
         """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason."""
         self._library = llama()
-        self._handle = _load(paths, on_progress)
+        self._handle = _load(paths, on_progress, offload)
+        self.layers = backend.placed_layers()
         self._vocab = self._library.llama_model_get_vocab(self._handle)
         self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes | None] = {}
@@ -51,10 +69,21 @@ class Model:
         return int(self._library.llama_model_size(self._handle))
 
     @property
-    def can_share_prefix(self) -> bool:
-        """Whether part of a sequence's memory can be copied: not the state of a recurrent layer."""
+    def reuse(self) -> Reuse:
+        """What of a sequence's memory can be used again for another one."""
         recurrent = self._library.llama_model_is_recurrent(self._handle)
-        return not (recurrent or self._library.llama_model_is_hybrid(self._handle))
+        whole = bool(recurrent or self._library.llama_model_is_hybrid(self._handle))
+        return Reuse(whole, max(0, self._library.llama_model_n_swa(self._handle)))
+
+    @property
+    def max_idle_cells(self) -> int:
+        """How many cells that no running sequence uses slow a step down by 5 %: attention passes all that are not free.
+
+        Measured with 4,000 such cells on CPUs: 20 % for 135 M parameters in 30 layers of 9 heads, 3 % for 270 M in 18
+        of 4, so that a cell costs 25 times as much as a parameter for each head.
+        """
+        num_heads = self._library.llama_model_n_layer(self._handle) * self._library.llama_model_n_head(self._handle)
+        return int(0.05 / 25 * self.num_parameters / max(1, num_heads))
 
     @property
     def chat_template(self) -> str | None:
@@ -131,9 +160,13 @@ def _utf8(text: str) -> bytes:
         raise RequestError(f"the prompt is not valid Unicode: {error.reason}", param="prompt") from error
 
 
-def _load(paths: list[str], on_progress: Callable[[float], None]) -> int:
+def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offload) -> int:
     library = llama()
     parameters = library.llama_model_default_params()
+    parameters.n_gpu_layers = offload.num_layers
+    devices = (c.c_void_p * (len(offload.devices) + 1))(*offload.devices)
+    if offload.devices:
+        parameters.devices = c.addressof(devices)
     callback = _throttled(on_progress)
     parameters.progress_callback = c.cast(callback, c.c_void_p)
     if len(paths) == 1:

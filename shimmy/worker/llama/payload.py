@@ -1,7 +1,8 @@
 """The native libraries that the frozen program carries: unpacked on first need into a folder of this user's cache.
 
 Its name contains their hash, so what is there is either right or broken. A library is checked each time a process opens
-it; a broken one is unpacked again. This module knows nothing of what the libraries do.
+it: by its contents or, when these were found right since the system started, by what nobody can change without leaving
+a trace in the file's status. A broken one is unpacked again. This module knows nothing of what the libraries do.
 """
 
 import importlib
@@ -16,13 +17,18 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-# The modules that build/payload.py writes: the small one is read by every worker, the other one only to unpack.
-INDEX, STREAM = "_shimmy_native", "_shimmy_native_stream"
+from shimmy.worker.llama.trust import is_ours
+
+# The module that build/payload.py writes: what the stream in the executable consists of.
+INDEX = "_shimmy_native"
 _PREFIX = "native-"
+_SEAL = ".seal"
 _CACHES = {"darwin": "~/Library/Caches", "win32": "~\\AppData\\Local"}
 # Windows keeps this in access lists, and a user's folders there are the user's.
 _OTHERS_MAY_WRITE = 0o022 if hasattr(os, "geteuid") else 0
 _BUFFER_BYTES = 1 << 17
+# More than the clock of any file system takes from one time to the next.
+CLOCK_SECONDS = 2.5
 _KEEP_UNUSED_SECONDS = 30 * 86400.0
 
 
@@ -71,9 +77,17 @@ class Payload:
 
     def _is_whole(self, folder: Path, name: str) -> bool:
         try:
-            return _measure(folder / name) == self._files[name]
+            before = _trace(folder / name)
+            sealed = _sealed(folder)
+            if before and sealed.get(name) == before:
+                return True
+            if _measure(folder / name) != self._files[name]:
+                return False
         except OSError:
             return False
+        if before:
+            _seal(folder, sealed | {name: before})
+        return True
 
     def _unpack(self, folder: Path) -> None:
         """Writes what is missing or broken; another process may have been faster."""
@@ -94,6 +108,44 @@ class Payload:
                     _write(folder / name, content)
 
 
+def _trace(path: Path) -> str:
+    """What tells that a file is still the same: nobody can set the time of a status change.
+
+    Empty when that was just now, because another change could have the same time; and where the system gives its starts
+    no name, because what a power cut spoils leaves no trace."""
+    status = path.stat()
+    started = _start_of_system()
+    if not started or time.time() - status.st_ctime < CLOCK_SECONDS:
+        return ""
+    return f"{started} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+@cache
+def _start_of_system() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _sealed(folder: Path) -> dict[str, str]:
+    """The traces of files whose contents were right."""
+    try:
+        with open(folder / _SEAL) as file:
+            return dict(line.rstrip("\n").split(" ", 1) for line in file if " " in line)
+    except (OSError, ValueError):
+        return {}
+
+
+def _seal(folder: Path, traces: Mapping[str, str]) -> None:
+    """By one rename. When it cannot be written, contents are read the next time, too."""
+    try:
+        _write(folder / _SEAL, "".join(f"{name} {trace}\n" for name, trace in traces.items()).encode())
+    except OSError:
+        pass
+
+
 def _measure(path: Path) -> tuple[int, int]:
     """Size and CRC-32, through a small buffer: a new one as large as the file would cost as much as the sum."""
     buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -109,7 +161,9 @@ def _write(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_bytes(content)
-        partial.chmod(0o500)
+        # On Windows this would only say that nothing may take the file's place, nor remove it.
+        if _OTHERS_MAY_WRITE:
+            partial.chmod(0o500)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
@@ -121,12 +175,7 @@ def _is_private(folder: Path) -> bool:
         status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and _is_trusted(status) and not status.st_mode & _OTHERS_MAY_WRITE
-
-
-def _is_trusted(status: os.stat_result) -> bool:
-    """By us, or by root, who could do anything anyway: an image may bring the folder along."""
-    return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid())
+    return stat.S_ISDIR(status.st_mode) and is_ours(status) and not status.st_mode & _OTHERS_MAY_WRITE
 
 
 def _make_private(folder: Path) -> None:
@@ -135,7 +184,7 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         status = folder.lstat()
-        if not stat.S_ISDIR(status.st_mode) or not _is_trusted(status):
+        if not stat.S_ISDIR(status.st_mode) or not is_ours(status):
             raise PermissionError(f"{folder} is not ours") from None
         if status.st_mode & _OTHERS_MAY_WRITE:
             folder.chmod(0o700)
@@ -159,7 +208,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """One process unpacks, others wait. Where nothing can be locked they do it all, each with the same result."""
     with open(folder / ".lock", "w") as file:
         if _lock(file.fileno()):
-            for path in folder.glob(".lib*"):
+            # Of a process that died: ".<file>.<process>", see `_write`.
+            for path in folder.glob(".*.*"):
                 path.unlink()
         yield
 
@@ -199,4 +249,19 @@ def roots(environ: Mapping[str, str]) -> Iterator[Path]:
 def carried() -> Payload:
     """What this executable carries."""
     index = importlib.import_module(INDEX)
-    return Payload(index.ID, index.FILES, lambda: importlib.import_module(STREAM).CONTENT, lambda: roots(os.environ))
+    return Payload(index.ID, index.FILES, lambda: _stream(index.STREAM_BYTES), lambda: roots(os.environ))
+
+
+def extensions() -> dict[str, str]:
+    """The extension modules among the files, by name."""
+    found: dict[str, str] = importlib.import_module(INDEX).EXTENSIONS
+    return found
+
+
+def _stream(num_bytes: int) -> bytes:
+    """From the executable, at the place where PyInstaller's bootloader expects an archive of modules and tells where it
+    is; the modules are elsewhere (spec/start.py)."""
+    path, _, offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined]
+    with open(path, "rb") as file:
+        file.seek(int(offset))
+        return file.read(num_bytes)

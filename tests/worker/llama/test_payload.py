@@ -69,6 +69,63 @@ def test_damage_heals(root: Path, damage: Callable[[Path], None]) -> None:
     assert not (root / FOLDER / "libone.so").is_symlink()
 
 
+@pytest.fixture
+def sealed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With everything unpacked, and checked when it was old enough."""
+    monkeypatch.setattr(payload, "CLOCK_SECONDS", 0.05)
+    time.sleep(0.06)
+    carried(root, stream=never).find("libone.so")
+    carried(root, stream=never).find("libtwo.so")
+    return root
+
+
+needs_boot_id = pytest.mark.skipif(not Path("/proc/sys/kernel/random/boot_id").exists(), reason="only Linux has it")
+
+
+@needs_boot_id
+def test_contents_are_read_once(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "_measure", never)
+    assert carried(sealed, stream=never).find("libone.so").read_bytes() == CONTENTS["libone.so"]
+
+
+def test_damage_that_leaves_size_and_time_alone_heals(sealed: Path) -> None:
+    path = sealed / FOLDER / "libone.so"
+    status = path.stat()
+    path.chmod(0o700)
+    flip_one_bit(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    time.sleep(0.06)
+    assert carried(sealed).find("libone.so").read_bytes() == CONTENTS["libone.so"]
+
+
+def test_what_is_found_broken_is_not_sealed(sealed: Path) -> None:
+    flip_one_bit(sealed / FOLDER / "libone.so")
+    time.sleep(0.06)
+    with pytest.raises(AssertionError, match="unpacked again"):
+        carried(sealed, stream=never).find("libone.so")
+    with pytest.raises(AssertionError, match="unpacked again"):
+        carried(sealed, stream=never).find("libone.so")
+
+
+@needs_boot_id
+@pytest.mark.parametrize("other_start", ["", "another"], ids=["no name", "another start"])
+def test_after_another_start_of_the_system_contents_are_read(
+    sealed: Path, monkeypatch: pytest.MonkeyPatch, other_start: str
+) -> None:
+    """A power cut can leave zeros behind, and the status as it was."""
+    monkeypatch.setattr(payload, "_start_of_system", lambda: other_start)
+    monkeypatch.setattr(payload, "_measure", lambda path: (0, 0))
+    with pytest.raises(AssertionError, match="unpacked again"):
+        carried(sealed, stream=never).find("libone.so")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"libone.so\n\n x", bytes(100)])
+def test_a_damaged_seal_costs_time_only(sealed: Path, content: bytes) -> None:
+    (sealed / FOLDER / ".seal").chmod(0o700)
+    (sealed / FOLDER / ".seal").write_bytes(content)
+    assert carried(sealed, stream=never).find("libone.so").read_bytes() == CONTENTS["libone.so"]
+
+
 def test_an_open_file_survives_the_healing(root: Path) -> None:
     path = root / FOLDER / "libone.so"
     with open(path, "rb") as before:
@@ -163,8 +220,9 @@ def test_a_damaged_executable_is_named(tmp_path: Path, stream: bytes) -> None:
         carried(tmp_path / "root", stream=lambda: stream).find("libtwo.so")
 
 
-def test_what_an_interrupted_process_left_is_removed(root: Path) -> None:
-    (root / FOLDER / ".libone.so.4711").write_bytes(b"half")
+@pytest.mark.parametrize("name", [".libone.so.4711", ".ggml.dll.4711", ".minijinja._lowlevel.pyd.4711", ".seal.4711"])
+def test_what_an_interrupted_process_left_is_removed(root: Path, name: str) -> None:
+    (root / FOLDER / name).write_bytes(b"half")
     (root / FOLDER / "libone.so").unlink()
     carried(root).find("libone.so")
     assert sorted(path.name for path in (root / FOLDER).iterdir()) == [".lock", *sorted(CONTENTS)]
@@ -173,6 +231,15 @@ def test_what_an_interrupted_process_left_is_removed(root: Path) -> None:
 def test_where_nothing_can_be_locked_it_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert carried(tmp_path / "root").find("libone.so").exists()
+
+
+@pytest.mark.parametrize(("mask", "writable"), [(0o022, False), (0, True)], ids=["posix", "windows"])
+def test_windows_could_not_replace_what_nobody_may_write(
+    mask: int, writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "_OTHERS_MAY_WRITE", mask)
+    path = carried(tmp_path / "shimmy").find("libone.so")
+    assert bool(path.stat().st_mode & 0o200) is writable
 
 
 def test_old_versions_go_when_a_new_one_comes(tmp_path: Path) -> None:

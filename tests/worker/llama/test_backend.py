@@ -1,0 +1,51 @@
+"""Which variants of the CPU backend are tried, and in which order."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from shimmy.hardware import cpu
+from shimmy.worker.llama import backend
+from shimmy.worker.llama.library import backend_file, linked_file
+
+SYSTEMS = ["linux", "darwin", "win32"]
+# What each says of itself on the machine at hand.
+SCORES = {"x64": 1, "haswell": 64, "zen4": 0, "armv8.2_1": 3}
+
+
+@pytest.fixture(params=SYSTEMS)
+def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The variants that were opened to be asked, on each system in turn."""
+    found: list[str] = []
+
+    def score(path: Path) -> int:
+        name = next(name for name in SCORES if path.name == backend_file(f"cpu-{name}"))
+        found.append(name)
+        return SCORES[name]
+
+    monkeypatch.setattr(sys, "platform", request.param)
+    variants = {name: backend_file(f"cpu-{name}") for name in SCORES}
+    monkeypatch.setattr(backend, "names", lambda: [linked_file("ggml"), backend_file("rpc"), *variants.values()])
+    monkeypatch.setattr(backend, "find", Path)
+    monkeypatch.setattr(backend, "_score", score)
+    return found
+
+
+def test_by_flags_no_variant_is_opened_to_be_asked(opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "flags", lambda: {"sse4_2", "avx", "f16c", "fma", "avx2", "bmi2"})
+    assert backend._candidates() == ["haswell", "x64"]
+    assert opened == []
+
+
+def test_without_flags_each_variant_is_asked(opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc/cpuinfo: the slowest variant, which asks for nothing, must not win."""
+    monkeypatch.setattr(cpu, "flags", lambda: set())
+    assert backend._candidates() == ["haswell", "armv8.2_1", "x64", "zen4"]
+    assert sorted(opened) == sorted(SCORES)
+
+
+def test_flags_that_none_of_ours_has(opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "flags", lambda: {"asimd"})
+    monkeypatch.setattr(cpu, "variants", lambda have: ["unknown"])
+    assert backend._candidates()[0] == "haswell"

@@ -1,0 +1,64 @@
+"""What libraries are called on the systems that there is a recipe for: what CMake calls them (build/native.py)."""
+
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from shimmy.worker.llama import library
+
+NAMES = [
+    ("linux", "libggml-base.so.0", "libggml-rpc.so"),
+    ("darwin", "libggml-base.0.dylib", "libggml-rpc.so"),
+    ("win32", "ggml-base.dll", "ggml-rpc.dll"),
+]
+
+
+@pytest.mark.parametrize(("system", "linked", "backend"), NAMES)
+def test_names(system: str, linked: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    assert (library.linked_file("ggml-base"), library.backend_file("rpc")) == (linked, backend)
+    files = ["ggml-rpc.txt", linked, backend, "libcudart.so.12", "x.dylib", "y.dll"]
+    found = {"linux": ["libcudart.so.12"], "darwin": ["libcudart.so.12", "x.dylib"], "win32": ["y.dll"]}
+    assert [file for file in files if library.is_library(file)] == [linked, backend, *found[system]]
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The paths that ggml is given; it can load those with an "ö" in the name."""
+    paths: list[bytes] = []
+
+    def load(path: bytes) -> int | None:
+        paths.append(path)
+        return 1 if "ö".encode() in path or b"\xf6" in path else None
+
+    monkeypatch.setattr(library, "ggml", lambda: SimpleNamespace(ggml_backend_load=load))
+    return paths
+
+
+def test_a_backend_is_loaded_by_the_bytes_of_its_path(given: list[bytes]) -> None:
+    assert library.load_backend(os.fsdecode(b"/k\xf6/x.so")) and not library.load_backend("/no/x.so")
+    assert given == [b"/k\xf6/x.so", b"/no/x.so"]
+
+
+@pytest.fixture
+def code_page() -> Iterator[None]:
+    """The encoding that only Windows has."""
+
+    def find(name: str) -> codecs.CodecInfo | None:
+        return codecs.lookup("cp1252") if name == "mbcs" else None
+
+    codecs.register(find)
+    yield
+    codecs.unregister(find)
+
+
+def test_a_backend_is_loaded_by_a_path_in_the_code_page(
+    given: list[bytes], code_page: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert library.load_backend("C:\\Users\\Jörg\\ggml-rpc.dll")
+    assert given == [b"C:\\Users\\J\xf6rg\\ggml-rpc.dll"]
