@@ -1,4 +1,4 @@
-"""Running CMake and the compiler: finding them, the whole output in a log file, progress for a person watching."""
+"""Running CMake, the compiler and what calls them: the whole output in a log file, progress for a person watching."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,24 +17,32 @@ from build.cache import say
 _STEP = re.compile(r"\[(\d+)/(\d+)\]")
 _TAIL_LINES = 40
 _SECONDS_BETWEEN_LINES = 20.0
+# The C++ compiler when $CXX names none, and where it comes from; Linux and the others like it are the default.
+_DEFAULT = ("c++", "On Debian or Ubuntu: sudo apt install build-essential python3-venv")
+_COMPILERS = {
+    "darwin": ("c++", "Install it with: xcode-select --install"),
+    "win32": ("clang++", "Install LLVM and Visual Studio's tools for C++, and call vcvarsall.bat x64 first."),
+}
 
 
 def require_compiler() -> None:
     """Exits with what to install when there is no C++ compiler."""
-    chosen = shlex.split(os.environ.get("CXX", "c++"))[0]
+    name, remedy = _COMPILERS.get(sys.platform, _DEFAULT)
+    chosen = shlex.split(os.environ.get("CXX", name))[0]
     if shutil.which(chosen) is None:
-        sys.exit(
-            f"shimmy build: no C++ compiler ('{chosen}' is not on PATH).\n"
-            "On Debian or Ubuntu: sudo apt install build-essential python3-venv"
-        )
+        sys.exit(f"shimmy build: no C++ compiler ('{chosen}' is not on PATH).\n{remedy}")
 
 
 def cmake(*arguments: str, log: Path, label: str) -> None:
-    """Run the CMake of this environment. Its output is appended to `log`; on failure the end of that is shown."""
-    folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-    command = [str(folder / "cmake"), *arguments]
-    with log.open("ab") as sink, _started(command, environment) as process:
+    """Run the CMake of this environment, as `logged` does."""
+    logged(str(Path(sysconfig.get_path("scripts")) / "cmake"), *arguments, log=log, label=label)
+
+
+def logged(*command: str, log: Path, label: str) -> None:
+    """Run a command to which the programs beside it are known. Its output is appended to `log`; on failure the end of
+    that is shown."""
+    environment = {**os.environ, "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ['PATH']}"}
+    with log.open("ab") as sink, _started(list(command), environment) as process:
         assert process.stdout is not None
         _follow(_copied(process.stdout, sink), label)
     if process.returncode:
@@ -62,7 +71,8 @@ def _follow(lines: Iterable[str], label: str) -> None:
     live = sys.stderr.isatty()
     began = shown_at = time.monotonic()
     for line in lines:
-        step = _STEP.match(line)
+        # pip indents what it passes on.
+        step = _STEP.match(line.lstrip())
         now = time.monotonic()
         if not step or (now - shown_at < (0.2 if live else _SECONDS_BETWEEN_LINES)):
             continue

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from build import image
-from shimmy.worker.llama.payload import INDEX, STREAM
+from shimmy.worker.llama.payload import INDEX
 
 INTERPRETER, STANDARD_LIBRARY, SHARED = "CPython", "standard library", "shared libraries"
 BOOT, NATIVE = "PyInstaller", "llama.cpp"
 # All others are packages from the index, and shimmy.
 NO_PACKAGES = {INTERPRETER, STANDARD_LIBRARY, SHARED, BOOT, NATIVE}
 BASE_LIBRARY = "base_library.zip"
+# What PyInstaller calls the one file that is not unpacked at a start: build/payload.py wrote it.
+STREAM = "PYZ.pyz"
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,23 @@ class Contents:
         for name, (*_, kind) in self._archive.toc.items():
             if kind == "b":
                 yield name, self._archive.extract(name)
-        raw = lzma.decompress(self._payload(STREAM).CONTENT)
-        for name, (size, _) in self._payload(INDEX).FILES.items():
+        raw = lzma.decompress(self._archive.extract(STREAM))
+        for name, (size, _) in self._native_files().items():
             content, raw = raw[:size], raw[size:]
             yield name, content
 
-    def _payload(self, name: str) -> Any:
-        module = types.ModuleType(name)
-        exec(marshal.loads(self._image.code(name)), module.__dict__)
-        return module
+    def _native_files(self) -> dict[str, tuple[int, int]]:
+        """Size and CRC-32 of each."""
+        module = types.ModuleType(INDEX)
+        exec(marshal.loads(self._image.code(INDEX)), module.__dict__)
+        files: dict[str, tuple[int, int]] = module.FILES
+        return files
 
     def _files(self) -> Iterator[Item]:
         for name, (_, stored, raw, _, kind) in self._archive.toc.items():
-            if name != image.NAME:
+            if name == STREAM:
+                yield Item("one xz stream", NATIVE, sum(size for size, _ in self._native_files().values()), stored)
+            elif name != image.NAME:
                 yield Item(name, _group_of_file(name, kind), raw, stored)
 
     def _python_modules(self) -> Iterator[Item]:
@@ -79,8 +85,6 @@ class Contents:
         for name in self._image.names:
             size, raw = self._image.size(name), len(self._image.code(name))
             index -= size
-            if name == STREAM:
-                raw = sum(size for size, _ in self._payload(INDEX).FILES.values())
             if raw:
                 yield Item(name, _group_of_module(name), raw, round(size * share))
         yield Item(f"{image.NAME}, tables", BOOT, index, round(index * share))
@@ -95,17 +99,20 @@ def _dotted(path: str) -> str:
 
 
 def _group_of_file(name: str, kind: str) -> str:
-    if kind in "sz":
+    if kind == "s":
         return BOOT
-    if name.startswith(("libpython", "python3")) and "lib-dynload" not in name:
+    folder, _, file = name.replace("\\", "/").partition("/")
+    # Linux' file, Windows' two, macOS' framework and the link to it.
+    if name.startswith(("libpython", "python3", "Python")) and "lib-dynload" not in name:
         return INTERPRETER
-    if "lib-dynload" in name or name == BASE_LIBRARY:
+    # On Windows they lie beside the libraries.
+    if "lib-dynload" in name or name == BASE_LIBRARY or (not file and name.endswith(".pyd")):
         return STANDARD_LIBRARY
-    return name.split("/")[0] if "/" in name else SHARED
+    return folder if file else SHARED
 
 
 def _group_of_module(name: str) -> str:
     top = name.split(".")[0]
-    if top in (INDEX, STREAM):
+    if top == INDEX:
         return NATIVE
     return STANDARD_LIBRARY if top in sys.stdlib_module_names else top

@@ -17,6 +17,7 @@ from pathlib import Path
 from build import cache
 from build.compiler import cmake, require_compiler
 from build.fetch import Artifact, fetch, sha256_of
+from shimmy.worker.llama.library import backend_file, linked_file
 
 # Its vendored llama.cpp is what is compiled; its ctypes layer is what the tests compare our binding with.
 SOURCE = Artifact(
@@ -25,14 +26,30 @@ SOURCE = Artifact(
     file_name="llama_cpp_python-0.3.36.tar.gz",
     sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
 )
+# Libraries find each other beside themselves, wherever the folder goes; on Windows they do so anyway.
+_OWN_FLAGS = {
+    "linux": (
+        "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+        "CMAKE_INSTALL_RPATH=$ORIGIN",
+        "CMAKE_SHARED_LINKER_FLAGS=-s",
+        "CMAKE_MODULE_LINKER_FLAGS=-s",
+    ),
+    "darwin": (
+        "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+        "CMAKE_INSTALL_RPATH=@loader_path",
+        # What else would be needed is the build machine's own system. ggml wants Accelerate as it is since 13.3.
+        "CMAKE_OSX_DEPLOYMENT_TARGET=13.3",
+        # On by default, and a second backend for the same CPU.
+        "GGML_BLAS=OFF",
+    ),
+    # Clang, because Microsoft's compiler cannot make all variants. The C library stays one that all share: ggml opens
+    # files that libllama reads.
+    "win32": ("CMAKE_TOOLCHAIN_FILE=cmake/x64-windows-llvm.cmake",),
+}
 FLAGS = (
     "CMAKE_BUILD_TYPE=Release",
     "BUILD_SHARED_LIBS=ON",
-    # Libraries find each other beside themselves, wherever the folder goes.
-    "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-    "CMAKE_INSTALL_RPATH=$ORIGIN",
-    "CMAKE_SHARED_LINKER_FLAGS=-s",
-    "CMAKE_MODULE_LINKER_FLAGS=-s",
+    *_OWN_FLAGS.get(sys.platform, ()),
     # One library per CPU generation, chosen at run time: the same folder serves every machine of this architecture.
     "GGML_NATIVE=OFF",
     "GGML_BACKEND_DL=ON",
@@ -54,9 +71,10 @@ PATCHES = sorted((Path(__file__).parent / "patches").glob("*.patch"))
 TARGETS = ("llama", "ggml")
 # The folders of llama.cpp that these need.
 PARTS = ("cmake", "ggml", "include", "licenses", "src", "vendor")
-# The names that libllama itself asks for; any other name for the same file would load a second copy of it.
-LIBRARIES = ("libllama.so.0", "libggml.so.0", "libggml-base.so.0")
-BACKENDS = ("libggml-cpu*.so", "libggml-rpc.so")
+LIBRARIES = tuple(linked_file(target) for target in ("llama", "ggml", "ggml-base"))
+# Metal is part of every macOS, so it is the one GPU backend that nobody has to add.
+_BACKENDS = ("cpu*", "rpc", "metal") if sys.platform == "darwin" else ("cpu*", "rpc")
+BACKENDS = tuple(backend_file(name) for name in _BACKENDS)
 
 CHECKOUT = Path(__file__).parent.parent
 LINK = CHECKOUT / "shimmy" / "native"
@@ -64,8 +82,8 @@ TOOLS = CHECKOUT / "requirements" / "native.txt"
 
 
 def main() -> None:
-    if sys.platform != "linux":
-        sys.exit("shimmy build: only Linux is supported so far")
+    if sys.platform not in _OWN_FLAGS:
+        sys.exit(f"shimmy build: nobody has said yet how llama.cpp is compiled on {sys.platform}")
     entry = cache.root() / entry_name()
     if not is_whole(entry):
         with cache.locked(entry.name):
@@ -152,7 +170,7 @@ def compile_libraries(work: Path) -> None:
     source = str(work / "source" / "vendor" / "llama.cpp")
     options = [f"-D{flag}" for flag in FLAGS]
     cmake("-S", source, "-B", build, "-G", "Ninja", *options, log=log, label="configuring llama.cpp")
-    jobs = str(len(os.sched_getaffinity(0)))
+    jobs = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     cmake("--build", build, "--parallel", jobs, "--target", *TARGETS, log=log, label="compiling llama.cpp")
 
 
@@ -173,11 +191,17 @@ def collect(work: Path) -> Path:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target`, in one step."""
+    """Make `link` a symbolic link to `target`, in one step, or a copy where Windows lets not everyone make links."""
     if link.is_symlink() and link.readlink() == target:
         return
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
-    fresh.symlink_to(target)
+    try:
+        fresh.symlink_to(target, target_is_directory=True)
+    except OSError:
+        shutil.copytree(target, fresh)
+    if sys.platform == "win32":
+        # There nothing takes the place of a folder, nor of a link to one.
+        link.unlink() if link.is_symlink() else shutil.rmtree(link, ignore_errors=True)
     fresh.replace(link)
 
 

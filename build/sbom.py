@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import ssl
 import sys
 import uuid
@@ -21,6 +22,7 @@ from shimmy import __version__
 # CHANGELOG.md of llama-cpp-python says which commit of llama.cpp a version of it carries.
 _LLAMA_CPP_COMMITS = {"0.3.36": "0c1e57098"}
 
+_MICROSOFT = ("microsoft-visual-cpp-runtime", "LicenseRef-Microsoft-Visual-Cpp-Runtime", None)
 # The beginning of a file's name: project, licence, version where it can be asked for.
 _LIBRARIES = {
     "libcrypto": ("openssl", "Apache-2.0", ssl.OPENSSL_VERSION.split()[1]),
@@ -31,6 +33,9 @@ _LIBRARIES = {
     "liblzma": ("xz", "LicenseRef-Public-Domain", None),
     "libuuid": ("util-linux", "BSD-3-Clause", None),
     "libgcc_s": ("gcc", "GPL-3.0-or-later WITH GCC-exception-3.1", None),
+    "vcruntime140": _MICROSOFT,
+    "vcruntime140_1": _MICROSOFT,
+    "msvcp140": _MICROSOFT,
 }
 # Where a package's metadata has only the old spelling (core metadata, "Classifier").
 _CLASSIFIERS = {
@@ -107,7 +112,8 @@ def _shared_libraries(contents: Contents) -> list[dict[str, Any]]:
     found = {}
     for item in contents.items:
         if item.group == SHARED:
-            stem = item.name.split(".")[0]
+            # libffi.so.8, libffi-8.dll, VCRUNTIME140.dll
+            stem = re.split("[-.]", item.name.lower())[0]
             if stem not in _LIBRARIES:
                 sys.exit(f"shimmy build: build/sbom.py does not know whose library {item.name} is")
             project, licence, version = _LIBRARIES[stem]

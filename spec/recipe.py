@@ -18,7 +18,7 @@ from PyInstaller.building.build_main import Analysis
 from PyInstaller.config import CONF
 from PyInstaller.utils.hooks import collect_submodules
 
-from build import elf, image
+from build import elf, image, payload
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BASE_LIBRARY = "base_library.zip"
@@ -69,7 +69,7 @@ UNCOMPRESSED: dict[str, bool] = {}
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--payload", type=Path, help="folder with the modules that build/payload.py wrote")
+    parser.add_argument("--payload", type=Path, help="folder with what build/payload.py wrote")
     parser.add_argument("--tables", type=Path, help="marshalled, from build/tables.py")
     parser.add_argument("--bootloader", type=Path, help="instead of PyInstaller's own")
     parser.add_argument("--option", action="append", default=[], help="for that bootloader")
@@ -83,20 +83,22 @@ def executable(*, strip: bool) -> None:
         [str(CHECKOUT / "shimmy" / "__main__.py")],
         pathex=[str(CHECKOUT), str(given.payload)],
         hiddenimports=[*HIDDEN, *(path.stem for path in given.payload.glob("*.py"))],
-        excludes=LEFT_OUT,
+        excludes=[*LEFT_OUT, *payload.EXTENSIONS],
         optimize=2,
     )
     # PyInstaller's bootstrap and its run-time hooks (for pkgutil, inspect, multiprocessing) give way to ours.
     scripts = [("start", str(CHECKOUT / "spec" / "start.py"), "PYSOURCE-2"), analysis.scripts[-1]]
     # Extension modules of the East Asian codecs come with the package `encodings`, whatever is excluded.
     binaries = [without_search_path(*entry) for entry in analysis.binaries if not is_left_out(entry[0])]
+    binaries += cpp_library()
     modules = {name: code for name, code in python_modules(analysis) if is_wanted(name)}
     basic = write_base_library({name: modules.pop(name) for name in BASIC})
     everything = work_file(image.NAME)
     tables, needed = marshal.loads(given.tables.read_bytes())
     image.write(everything, modules, extension_modules(binaries), tables, set(needed))
     Executable(
-        no_archive(),
+        # Where PyInstaller has its archive of modules: never unpacked, and the bootloader tells where it is.
+        [("PYZ", str(given.payload / payload.STREAM), "PYZ")],
         scripts,
         binaries,
         [(BASE_LIBRARY, str(basic), "DATA"), (image.NAME, str(everything), "DATA")],
@@ -149,7 +151,8 @@ def extension_modules(binaries: list[tuple[str, str, str]]) -> dict[str, str]:
 def without_search_path(name: str, source: str, kind: str) -> tuple[str, str, str]:
     """The library without the build machine's folders in it, in which the system would look for other libraries: on
     another machine they may be anybody's. Its own folder may stay."""
-    patched = elf.without_search_path(Path(source).read_bytes())
+    # The source of a link is what it leads to; macOS has one for the interpreter.
+    patched = None if kind == "SYMLINK" else elf.without_search_path(Path(source).read_bytes())
     if patched is None:
         return name, source, kind
     target = work_file("libraries") / name
@@ -157,6 +160,14 @@ def without_search_path(name: str, source: str, kind: str) -> tuple[str, str, st
     target.write_bytes(patched)
     target.chmod(0o755)
     return name, str(target), kind
+
+
+def cpp_library() -> list[tuple[str, str, str]]:
+    """What llama.cpp needs on Windows and PyInstaller cannot see, as it does not look into the payload."""
+    if sys.platform != "win32":
+        return []
+    name = "msvcp140.dll"
+    return [(name, os.path.join(os.environ["SYSTEMROOT"], "System32", name), "BINARY")]
 
 
 def write_base_library(modules: dict[str, tuple[int, bytes]]) -> Path:
@@ -169,19 +180,14 @@ def write_base_library(modules: dict[str, tuple[int, bytes]]) -> Path:
     return target
 
 
-def no_archive() -> PYZ:
-    """PyInstaller's bootloader wants one; this is empty, and brings none of the modules that would read it."""
-    archive = PYZ()
-    archive.dependencies = []
-    return archive
-
-
 def work_file(name: str) -> Path:
     return Path(CONF["workpath"]) / name
 
 
 def is_left_out(name: str) -> bool:
-    return Path(name).name.split(".")[0] in LEFT_OUT
+    file = Path(name).name
+    # Windows' C library, which every Windows has that llama.cpp runs on; PyInstaller thinks of older ones.
+    return file.split(".")[0] in LEFT_OUT or file.lower().startswith(("api-ms-win-", "ucrtbase"))
 
 
 class Executable(EXE):  # type: ignore[misc]

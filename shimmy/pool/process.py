@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -37,9 +38,8 @@ class Exit(msgspec.Struct, frozen=True):
             return "it broke the frame protocol"
         if self.returncode >= 0:
             return f"exit code {self.returncode}"
-        if self.returncode == -signal.SIGKILL:
-            return "SIGKILL, perhaps for lack of memory"
-        return signal_name(-self.returncode)
+        name = signal_name(-self.returncode)
+        return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
 
 
 OnMessage = Callable[[ipc.FromWorker], None]
@@ -62,12 +62,21 @@ async def spawn_worker(on_message: OnMessage, on_end: OnEnd) -> "WorkerProcess":
 async def spawn(
     argv: Sequence[str], environment: Mapping[str, str], on_message: OnMessage, on_end: OnEnd
 ) -> "WorkerProcess":
-    """Start a worker in a session of its own, so that a terminal's Ctrl-C reaches the server alone."""
+    """Start a worker apart from a terminal's other processes, so that Ctrl-C reaches the server alone."""
     loop = asyncio.get_running_loop()
     _, worker = await loop.subprocess_exec(
-        lambda: WorkerProcess(on_message, on_end), *argv, env=dict(environment), start_new_session=True
+        lambda: WorkerProcess(on_message, on_end), *argv, env=dict(environment), **_apart()
     )
     return worker
+
+
+def _apart() -> dict[str, Any]:
+    """A session of its own, or what Windows has for one."""
+    if sys.platform == "win32":
+        from subprocess import CREATE_NEW_PROCESS_GROUP
+
+        return {"creationflags": CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
 
 
 class WorkerProcess(asyncio.SubprocessProtocol):
@@ -119,10 +128,14 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         await self._ended.wait()
 
     def kill(self) -> None:
-        """os.kill and not the transport's: that one may reap the child before asyncio's watcher does."""
+        """os.kill and not the transport's: that one may reap the child before asyncio's watcher does. Windows has
+        neither watcher nor SIGKILL."""
         if self._transport.get_returncode() is None:
             try:
-                os.kill(self.pid, signal.SIGKILL)
+                if sys.platform == "win32":
+                    self._transport.kill()
+                else:
+                    os.kill(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
 

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +34,10 @@ EXIT_INTERRUPTED = 130
 _SPAWN_TURNS = 50
 # For the last events of each stream to reach their clients.
 _FLUSH_SECONDS = 3.0
+# Nobody presses Ctrl-C twice within this time, and every bootloader hands a signal on within it.
+_ECHO_SECONDS = 0.1
+# macOS takes no more for a process, not even from a process that may have any number (OPEN_MAX in sys/syslimits.h).
+_MACOS_OPEN_FILES = 10_240
 
 OnProgress = Callable[[str, float], None]
 Engine = Callable[[Settings, OnProgress], Inference]
@@ -49,9 +54,14 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         context_length=settings.context_length,
         num_sequences=settings.num_sequences,
         num_threads=settings.num_threads,
+        prefix_ram_bytes=settings.prefix_ram_bytes,
+        num_gpu_layers=settings.num_gpu_layers,
+        devices=settings.devices,
     )
     catalog = Catalog(sources_from(settings, os.environ))
-    return Inference(catalog, Placement(options, on_progress=on_progress), Admission(settings.max_queued_requests))
+    placement = Placement(options, on_progress=on_progress)
+    admission = Admission(settings.max_queued_requests, max(1, len(set(settings.api_keys))))
+    return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
 
 
 def serve(
@@ -91,11 +101,11 @@ class Server:
         self._exit_code = 0
         self._app: App | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._told_at = 0.0
         self._over = asyncio.Event()
 
     async def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        _on_signals(self._on_signal)
         background: list[asyncio.Task[None]] = []
         if self._preloading:
             await self._inference.refresh()
@@ -150,16 +160,21 @@ class Server:
             return self._over.set()
         logs.say(f"shimmy: listening on {self._listener.url}")
         await self._inference.refresh()
+        if self._app is not None:
+            await asyncio.to_thread(self._app.prepare)
         if not any(model.invalid is None for model in self._inference.catalog.models()):
             places = "".join(f"\n  {place}" for place in self._inference.catalog.searched())
             logs.say(f"shimmy: no models found; put a .gguf file into one of these, or use --model-path FILE:{places}")
 
     def _on_signal(self) -> None:
-        if self._leaving is not None:
+        now = asyncio.get_running_loop().time()
+        if self._leaving is None:
+            self._told_at = now
+            self._readiness.draining = True
+            self._leaving = asyncio.create_task(self._leave())
+        elif now - self._told_at >= (_ECHO_SECONDS if _has_echoes() else 0.0):
             self._ready_file.remove()
             os._exit(EXIT_INTERRUPTED)
-        self._readiness.draining = True
-        self._leaving = asyncio.create_task(self._leave())
 
     async def _leave(self) -> None:
         """Streams get their time, then an error event, then their connections are closed."""
@@ -171,6 +186,25 @@ class Server:
         if self._app is not None:
             await self._app.finish(_FLUSH_SECONDS)
         self._over.set()
+
+
+def _on_signals(handler: Callable[[], None]) -> None:
+    """Has the running loop call `handler` when it is to end. SIGBREAK is Windows': Ctrl-Break, or a console closed."""
+    loop = asyncio.get_running_loop()
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, handler)
+        except NotImplementedError:
+            # Windows' loop has no such thing, but a signal wakes it all the same.
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(handler))
+
+
+def _has_echoes() -> bool:
+    """Whether PyInstaller's own bootloader waits for this process: it hands on to us what a terminal sends to both."""
+    return "_PYI_PARENT_PROCESS_LEVEL" in os.environ
 
 
 def http_config(listener: Listener) -> "Config":
@@ -209,11 +243,14 @@ async def _answered(listener: Listener) -> None:
 
 
 def _raise_file_limit() -> None:
-    """As many connections as the system lets us have."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """As many connections as the system lets us have. On Windows that is not limited in this way."""
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, min(hard, _MACOS_OPEN_FILES)) if sys.platform == "darwin" else hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):
         log.warning("the limit of open files stays at %d", soft)

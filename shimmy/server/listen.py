@@ -3,6 +3,7 @@ port in between, and early clients wait instead of being refused."""
 
 import errno
 import socket
+import sys
 
 import msgspec
 
@@ -87,7 +88,9 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
     """None when the port is taken."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Elsewhere it means a port whose last owner has left; on Windows, one whose owner still has it.
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind((address, port))

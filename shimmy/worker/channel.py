@@ -1,6 +1,7 @@
 """The worker's end of the pipe: msgpack frames on two file descriptors. It knows no message's meaning."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 from shimmy.core import ipc
@@ -37,4 +38,14 @@ def take_over_stdio() -> tuple[int, int]:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    _keep_line_ends(receiving, sending)
     return receiving, sending
+
+
+def _keep_line_ends(*descriptors: int) -> None:
+    """Windows translates them, in a text that frames are not."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        for descriptor in descriptors:
+            msvcrt.setmode(descriptor, os.O_BINARY)

@@ -1,10 +1,15 @@
 """The recipe without the compiler: a fake CMake that leaves the files a real build leaves."""
 
+import importlib.util
 import io
 import json
+import os
+import re
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -201,10 +206,95 @@ def test_a_missing_compiler_is_named_with_its_remedy(monkeypatch: pytest.MonkeyP
         compiler.require_compiler()
 
 
+@pytest.mark.parametrize(
+    ("system", "name", "remedy"), [("darwin", "c++", "xcode-select"), ("win32", "clang++", "LLVM")]
+)
+def test_each_system_has_its_compiler(system: str, name: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(SystemExit, match=rf"'{re.escape(name)}' is not on PATH[\s\S]*{remedy}"):
+        compiler.require_compiler()
+
+
+def recipe_of(system: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """build/native.py as another system imports it."""
+    monkeypatch.setattr(sys, "platform", system)
+    spec = importlib.util.spec_from_file_location(f"native_{system}", native.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+NAMES = {
+    "linux": ["libllama.so.0", "libggml.so.0", "libggml-base.so.0", "libggml-cpu*.so", "libggml-rpc.so"],
+    "darwin": [
+        *("libllama.0.dylib", "libggml.0.dylib", "libggml-base.0.dylib"),
+        *("libggml-cpu*.so", "libggml-rpc.so", "libggml-metal.so"),
+    ],
+    "win32": ["llama.dll", "ggml.dll", "ggml-base.dll", "ggml-cpu*.dll", "ggml-rpc.dll"],
+}
+OWN_FLAGS = {"linux": "=$ORIGIN", "darwin": "=@loader_path", "win32": "CMAKE_TOOLCHAIN_FILE="}
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_each_system_has_its_names_and_its_flags(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(system, monkeypatch)
+    assert [*recipe.LIBRARIES, *recipe.BACKENDS] == NAMES[system]
+    found = [name for name, flag in OWN_FLAGS.items() if any(flag in given for given in recipe.FLAGS)]
+    assert found == [system]
+    # Those for all systems come once, and around them.
+    assert recipe.FLAGS[0] == "CMAKE_BUILD_TYPE=Release" and "GGML_RPC=ON" in recipe.FLAGS
+    assert len(set(recipe.FLAGS)) == len(recipe.FLAGS)
+
+
+def test_what_linux_compiles_is_what_was_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order: it decides the name of the cache entry, and a new one costs ten minutes."""
+    recipe = recipe_of("linux", monkeypatch)
+    assert recipe.FLAGS[2:6] == (
+        "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+        "CMAKE_INSTALL_RPATH=$ORIGIN",
+        "CMAKE_SHARED_LINKER_FLAGS=-s",
+        "CMAKE_MODULE_LINKER_FLAGS=-s",
+    )
+
+
+def test_a_system_without_a_recipe_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="freebsd14"):
+        recipe_of("freebsd14", monkeypatch).main()
+
+
+def test_where_affinity_is_unknown_all_processors_compile(fake: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    native.main()
+    assert fake.runs[-1][2:4] == ("--parallel", "3")
+
+
+def test_where_links_are_forbidden_there_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(link: Path, target: Path, target_is_directory: bool = False) -> None:
+        raise OSError(1314, "a required privilege is not held by the client")
+
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "llama.dll").write_text(name)
+    link = tmp_path / "native"
+    link.symlink_to(tmp_path / "old")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for target in ("old", "new"):
+        native.point(link, tmp_path / target)
+        assert link.is_dir()
+        assert [path.read_text() for path in link.iterdir()] == [target]
+    assert (tmp_path / "old" / "llama.dll").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["native", "new", "old"]
+
+
 @pytest.fixture
 def fake_cmake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `cmake` beside the Python that runs it: it says what the script in its first argument says."""
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    """A `cmake` where pip puts programs: it says what the script in its first argument says."""
+    monkeypatch.setattr(sysconfig, "get_path", {"scripts": str(tmp_path)}.__getitem__)
     script = tmp_path / "cmake"
     script.write_text('#!/bin/sh\nexec sh -c "$1"\n')
     script.chmod(0o755)

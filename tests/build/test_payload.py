@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from build import payload
-from shimmy.worker.llama.payload import INDEX, STREAM, Payload
+from build.payload import STREAM
+from shimmy.worker.llama.payload import INDEX, Payload
 
 CONTENTS = {"libb.so.0": b"b" * 5000, "liba.so": bytes(range(256)) * 40}
 
@@ -15,6 +16,7 @@ CONTENTS = {"libb.so.0": b"b" * 5000, "liba.so": bytes(range(256)) * 40}
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHIMMY_BUILD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(payload, "EXTENSIONS", [])
     folder = tmp_path / "lib"
     folder.mkdir()
     for name, content in CONTENTS.items():
@@ -22,9 +24,9 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def written(libraries: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def written(libraries: Path, folder: Path) -> tuple[dict[str, Any], bytes]:
     payload.write(libraries, folder)
-    return runpy.run_path(str(folder / f"{INDEX}.py")), runpy.run_path(str(folder / f"{STREAM}.py"))
+    return runpy.run_path(str(folder / f"{INDEX}.py")), (folder / STREAM).read_bytes()
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64"])
@@ -33,8 +35,23 @@ def test_what_is_packed_can_be_unpacked(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     index, stream = written(libraries, tmp_path / "modules")
-    carried = Payload(index["ID"], index["FILES"], lambda: stream["CONTENT"], lambda: [tmp_path / "root"])
+    carried = Payload(index["ID"], index["FILES"], lambda: stream, lambda: [tmp_path / "root"])
     assert {name: carried.find(name).read_bytes() for name in carried.names()} == CONTENTS
+
+
+def test_extension_modules_travel_along(libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "EXTENSIONS", ["msgspec._core"])
+    index, stream = written(libraries, tmp_path / "modules")
+    assert index["STREAM_BYTES"] == len(stream)
+    carried = Payload(index["ID"], index["FILES"], lambda: stream, lambda: [tmp_path / "root"])
+    file = index["EXTENSIONS"]["msgspec._core"]
+    assert carried.find(file).read_bytes() == payload.extension("msgspec._core").read_bytes()
+
+
+def test_an_extension_module_that_is_missing_is_named(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "EXTENSIONS", ["msgspec._none"])
+    with pytest.raises(FileNotFoundError, match=r"msgspec\._none"):
+        payload.write(libraries, libraries)
 
 
 def test_the_name_follows_names_and_contents(libraries: Path, tmp_path: Path) -> None:

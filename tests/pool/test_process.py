@@ -2,7 +2,10 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -214,6 +217,42 @@ def test_what_was_held_up_is_read_in_the_order_it_came() -> None:
         assert owner.exits[0].stderr_tail == (str(sum(len(ipc.encode(message)) for message in messages)),)
 
     run(test())
+
+
+def test_the_end_by_a_signal_is_told_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert str(Exit(-9)) == "SIGKILL, perhaps for lack of memory"
+    assert str(Exit(3221225477)) == "exit code 3221225477"
+
+
+def test_where_there_is_no_sigkill_the_transport_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[bool] = []
+    transport = SimpleNamespace(
+        get_returncode=lambda: None, kill=lambda: killed.append(True), get_pipe_transport=lambda fd: None
+    )
+    worker = WorkerProcess(lambda message: None, lambda exit: None)
+    worker.connection_made(cast(asyncio.SubprocessTransport, transport))
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(signal, "SIGKILL")
+    worker.kill()
+    assert killed == [True]
+
+
+def test_where_there_are_no_sessions_a_worker_gets_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    async def test() -> None:
+        async def subprocess_exec(loop: object, factory: object, *argv: str, **options: Any) -> tuple[None, None]:
+            given.update(options)
+            return None, None
+
+        monkeypatch.setattr(type(asyncio.get_running_loop()), "subprocess_exec", subprocess_exec)
+        await Owner().start("never run")
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    asyncio.run(test())
+    assert given == {"env": {}, "creationflags": 0x200}
 
 
 def test_children_are_seen_at_all() -> None:
