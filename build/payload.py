@@ -1,31 +1,54 @@
-"""Packs the native libraries for the executable: one solid xz stream, as constants of two Python modules.
+"""Packs the native libraries for the executable: one solid xz stream, and a Python module that says what is in it.
 
 shimmy/worker/llama/payload.py is the other side. The CPU variants are nearly the same code, so one stream with a
-dictionary over all of them is a third of what they are one by one.
+dictionary over all of them is a third of what they are one by one. Extension modules that only workers need are in it,
+too, so that a start need not put them anywhere.
 """
 
 import hashlib
+import importlib.util
 import lzma
 import platform
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from build import cache
-from shimmy.worker.llama.payload import INDEX, STREAM
+from shimmy.worker.llama.payload import INDEX
+
+STREAM = "native.xz"
+EXTENSIONS = ["minijinja._lowlevel"]
 
 _X86 = ("x86_64", "amd64")
 _DICTIONARY_BYTES = 32 << 20
 
 
 def write(libraries: Path, folder: Path) -> None:
-    """The two modules in `folder`, for all files of `libraries`."""
-    contents = {path.name: path.read_bytes() for path in sorted(libraries.iterdir())}
+    """The module and the stream in `folder`, for all files of `libraries` and all extension modules."""
+    modules = {name: extension(name) for name in EXTENSIONS}
+    files = {path.name: path for path in sorted(libraries.iterdir())}
+    files |= {name + path.suffix: path for name, path in modules.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    index = pack({name: path.read_bytes() for name, path in files.items()}, folder / STREAM)
+    index |= {"EXTENSIONS": {name: name + path.suffix for name, path in modules.items()}}
+    (folder / f"{INDEX}.py").write_text("".join(f"{name} = {value!r}\n" for name, value in index.items()))
+
+
+def pack(contents: Mapping[str, bytes], target: Path) -> dict[str, object]:
+    """Writes the stream; returns what `Payload` needs to know of it."""
     raw = b"".join(contents.values())
     files = {name: (len(content), zlib.crc32(content)) for name, content in contents.items()}
     identity = hashlib.sha256(repr(sorted(files)).encode() + raw).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{INDEX}.py").write_text(f"ID = {identity!r}\nFILES = {files!r}\n")
-    (folder / f"{STREAM}.py").write_text(f"CONTENT = {packed(raw)!r}\n")
+    stream = packed(raw)
+    target.write_bytes(stream)
+    return {"ID": identity, "FILES": files, "STREAM_BYTES": len(stream)}
+
+
+def extension(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the extension module {name} is not installed")
+    return Path(spec.origin)
 
 
 def packed(raw: bytes) -> bytes:

@@ -12,8 +12,9 @@ _START_THRESHOLD = 100_000
 
 def main() -> int:
     gc.set_threshold(_START_THRESHOLD)
-    lean.install()
-    if sys.argv[1:2] == ["_worker"]:
+    worker = sys.argv[1:2] == ["_worker"]
+    lean.install(lean.WORKER_STAND_INS if worker else None)
+    if worker:
         from shimmy.worker.main import main as work
 
         return work()

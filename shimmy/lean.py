@@ -5,23 +5,30 @@ tests/test_start_imports.py says what is loaded when the first request is answer
 that is not.
 """
 
-import functools
+from __future__ import annotations
+
+import _signal
+import _sre  # type: ignore[import-not-found]
 import sys
 import time
-import typing
 from _frozen_importlib import ModuleSpec
 from _thread import allocate_lock
-from collections.abc import Callable
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+
+# typing itself imports what may get a stand-in.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 _lock = allocate_lock()
 _wanted: set[str] = set()
 
 
-def install() -> None:
+def install(more: dict[str, dict[str, Any]] | None = None) -> None:
     """To be called before anything else is imported; what is there already stays."""
+    STAND_INS.update(more or {})
     sys.meta_path.insert(0, Finder)
 
 
@@ -43,12 +50,14 @@ class Finder:
         return None
 
     @staticmethod
-    def create_module(spec: ModuleSpec) -> "Later":
+    def create_module(spec: ModuleSpec) -> Later:
         return Later(spec.name)
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         module.__dict__.update(STAND_INS[module.__name__])
+        if module.__name__ == "typing_extensions":
+            module.__dict__.update(_typing())
 
 
 class Later(ModuleType):
@@ -133,7 +142,9 @@ def _is_method(value: Any) -> bool:
 
 
 def _is_coroutine_function(value: Any) -> bool:
-    while isinstance(value, MethodType | functools.partial):
+    from functools import partial
+
+    while isinstance(value, MethodType | partial):
         value = value.__func__ if isinstance(value, MethodType) else value.func
     return isinstance(value, FunctionType) and bool(value.__code__.co_flags & _CO_COROUTINE)
 
@@ -153,8 +164,18 @@ def _unwrap(function: Any, **settings: Any) -> Any:
     return load("inspect").unwrap(function, **settings) if hasattr(function, "__wrapped__") else function
 
 
+def _typing() -> dict[str, Any]:
+    """What is the same in typing."""
+    import typing
+
+    names = ("get_type_hints", "NotRequired", "Required")
+    return {name: getattr(typing, name) for name in names}
+
+
 def _type_var(name: str, *, default: Any = None, **bounds: Any) -> Any:
-    return typing.TypeVar(name, **bounds)
+    from typing import TypeVar
+
+    return TypeVar(name, **bounds)
 
 
 def _same(value: Any) -> Any:
@@ -174,6 +195,8 @@ STAND_INS: dict[str, dict[str, Any]] = {
     # Nothing of ours speaks TLS: this is 2.4 MB of OpenSSL.
     "ssl": {"SSLError": OSError, "OP_NO_COMPRESSION": 0x20000},
     "asyncio.sslproto": {},
+    "asyncio.staggered": {},
+    "subprocess": {"PIPE": -1, "STDOUT": -2, "DEVNULL": -3},
     "hashlib": {},
     "random": {},
     "secrets": {},
@@ -199,11 +222,14 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "anyio.to_thread": {},
     "email": {},
     "email.utils": {},
+    "http": {},
     "http.client": {},
     "http.cookies": {},
     "ipaddress": {"AddressValueError": ValueError},
     "json": {},
     "mimetypes": {},
+    "starlette.formparsers": {"MultiPartException": type("MultiPartException", (Exception,), {})},
+    "starlette.websockets": {},
     "pathlib": {},
     "shlex": {},
     "tempfile": {},
@@ -211,9 +237,6 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "typing_extensions": {
         "TypeVar": _type_var,
         "deprecated": _undecorated,
-        "get_type_hints": typing.get_type_hints,
-        "NotRequired": typing.NotRequired,
-        "Required": typing.Required,
     },
     # msgspec knows these types; nothing of ours has any.
     "uuid": {"UUID": type("UUID", (), {}), "SafeUUID": type("SafeUUID", (), {"unknown": None})},
@@ -235,4 +258,17 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "locale": {},
     "textwrap": {},
     "gettext": {"gettext": _same, "ngettext": _singular_or_plural},
+}
+
+_PATTERN = _sre.compile("", 0, [1], 0, {}, (None,))
+# More that a worker can do without until its model is being read; the server needs these for its first answer.
+WORKER_STAND_INS: dict[str, dict[str, Any]] = {
+    # typing names two classes of it
+    "re": {"Pattern": type(_PATTERN), "Match": type(_PATTERN.match(""))},
+    "signal": {name: getattr(_signal, name) for name in dir(_signal) if name == "signal" or name.startswith("SIG")},
+    # The other system's paths and addresses, for pathlib
+    "ntpath": {},
+    "urllib.parse": {},
+    # minijinja's own template functions
+    "html": {},
 }

@@ -1,7 +1,8 @@
 """The CPU: how many threads are worth starting, which instruction sets it has, which ggml CPU variants fit it."""
 
 import os
-from pathlib import Path
+
+_Path = str | os.PathLike[str]
 
 # ggml/src/CMakeLists.txt, ggml_add_cpu_backend_variant: what each variant needs, in /proc/cpuinfo's words, best first.
 _AVX2 = {"sse4_2", "avx", "f16c", "fma", "avx2", "bmi2"}
@@ -28,7 +29,7 @@ def flags(cpuinfo: str | None = None) -> set[str]:
     """The CPU's feature flags as Linux spells them; empty where there is no /proc/cpuinfo."""
     if cpuinfo is None:
         try:
-            cpuinfo = Path("/proc/cpuinfo").read_text()
+            cpuinfo = _read("/proc/cpuinfo")
         except OSError:
             return set()
     for line in cpuinfo.splitlines():
@@ -42,7 +43,7 @@ def variants(have: set[str]) -> list[str]:
     return [name for name, needs in _VARIANTS if needs <= have]
 
 
-def num_usable_cores(sysfs: Path = Path("/sys/devices/system/cpu"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def num_usable_cores(sysfs: _Path = "/sys/devices/system/cpu", cgroup: _Path = "/sys/fs/cgroup") -> int:
     """Physical cores this process may run on, at most the cgroup's CPU quota, at least 1.
 
     Hyper-threads of one core share the execution units that matrix products keep busy, so they count once.
@@ -57,18 +58,23 @@ def _affinity() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
-def _core_of(cpu: int, sysfs: Path) -> str:
+def _core_of(cpu: int, sysfs: _Path) -> str:
     """The siblings list names a physical core; where sysfs has none every CPU is its own."""
     try:
-        return (sysfs / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        return _read(os.path.join(sysfs, f"cpu{cpu}/topology/thread_siblings_list")).strip()
     except OSError:
         return str(cpu)
 
 
-def _quota(cgroup: Path) -> int:
+def _quota(cgroup: _Path) -> int:
     """Whole cores of the cgroup v2 quota (cpu.max: "MICROSECONDS|max PERIOD")."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
+        quota, period = _read(os.path.join(cgroup, "cpu.max")).split()
         return max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return os.cpu_count() or 1
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()

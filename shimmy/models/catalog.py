@@ -6,40 +6,43 @@ A rescan replaces the listing as a whole, so readers on other threads see the ol
 import os
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound
-from shimmy.models.discovery import Source
-from shimmy.models.facts import Facts
-from shimmy.models.listing import Listing, Model, scan
 
-__all__ = ["Catalog", "Facts", "Model"]
+if TYPE_CHECKING:
+    from shimmy.models.discovery import Source
+    from shimmy.models.listing import Listing, Model
 
 _MAX_NAMES_IN_MESSAGE = 50
 
 
 class Catalog:
-    """Cheap to make; empty until the first `refresh`."""
+    """Cheap to make; empty until the first `refresh`, which imports what reads files."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: "Sequence[Source]") -> None:
         self._sources = tuple(sources)
-        self._listing = Listing()
+        self._listing: Listing | None = None
         self._refreshing = threading.Lock()
 
     def refresh(self) -> None:
         """Scans again, which blocks; only the headers of new and changed files are read."""
+        from shimmy.models.listing import Listing, scan
+
         with self._refreshing:
-            self._listing = scan(self._sources, self._listing.inspections)
+            self._listing = scan(self._sources, (self._listing or Listing()).inspections)
 
-    def models(self) -> list[Model]:
+    def models(self) -> "list[Model]":
         """Sorted by id, those that cannot be served included."""
-        return sorted(self._listing.models.values(), key=lambda model: model.id)
+        listing = self._listing
+        return sorted(listing.models.values(), key=lambda model: model.id) if listing else []
 
-    def find(self, name: str) -> Model:
+    def find(self, name: str) -> "Model":
         """The model that `name` leads to: an id, however spelled and without `:latest`, or another name of its file.
 
         Raises `ModelNotFound`, or `ModelInvalid` for one that cannot be served.
         """
-        model = self._listing.find(name)
+        model = self._listing.find(name) if self._listing else None
         if model is None:
             raise ModelNotFound(f"the model {name[:200]!r} does not exist; {self._available()}", param="model")
         if model.invalid:

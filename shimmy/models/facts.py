@@ -9,12 +9,11 @@ from shimmy.core.errors import ModelInvalid
 from shimmy.models.gguf import Header, Kind, check_servable, kind_of, num_tokens, read_header
 
 # llama.h enum llama_ftype without the "MOSTLY"; the missing numbers were withdrawn.
-_FILE_TYPES = dict(enumerate("F32 F16 Q4_0 Q4_1".split()))
-_FILE_TYPES |= dict(enumerate("Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K".split(), 7))
-_FILE_TYPES |= dict(enumerate("IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S".split(), 19))
-_FILE_TYPES |= dict(enumerate("IQ2_M IQ4_XS IQ1_M BF16".split(), 29))
-_FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36))
-
+FILE_TYPES = dict(enumerate("F32 F16 Q4_0 Q4_1".split()))
+FILE_TYPES |= dict(enumerate("Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K".split(), 7))
+FILE_TYPES |= dict(enumerate("IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S".split(), 19))
+FILE_TYPES |= dict(enumerate("IQ2_M IQ4_XS IQ1_M BF16".split(), 29))
+FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36))
 
 class Facts(msgspec.Struct, frozen=True):
     """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"."""
@@ -76,8 +75,8 @@ def _facts_of(headers: Sequence[Header]) -> Facts:
 def _quantization(headers: Sequence[Header]) -> str | None:
     """What the file calls itself, else the type that most of its parameters have."""
     file_type = headers[0].integer("general.file_type")
-    if file_type in _FILE_TYPES:
-        return _FILE_TYPES[file_type]
+    if file_type in FILE_TYPES:
+        return FILE_TYPES[file_type]
     weights: Counter[str] = Counter()
     for header in headers:
         for tensor in header.tensors:

@@ -5,7 +5,6 @@ tokenize for. Everything native is imported after the process has entered its sa
 """
 
 import gc
-import logging
 import os
 import sys
 import time
@@ -13,7 +12,7 @@ from collections.abc import Iterable
 
 from shimmy.core import ipc
 from shimmy.core.errors import Fault, ModelFailed, ShimmyError
-from shimmy.worker import channel, sandbox
+from shimmy.worker import channel, extensions, sandbox
 
 # A step hands the interpreter lock to the intake thread at most this long at a time (default 5 ms).
 _SWITCH_INTERVAL_SECONDS = 0.0005
@@ -23,14 +22,16 @@ def main() -> int:
     """Serves until the server closes the pipe. Exit codes: 0 after a clean end, 1 when the model would not load."""
     receiving, sending = channel.take_over_stdio()
     sandbox.enter()
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    extensions.install()
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     messages = channel.receive(receiving)
     send = channel.Sender(sending)
     code = 0
     match next(messages, None):
-        case ipc.ListDevices():
-            _list_devices(send)
+        case ipc.ListDevices(unusable):
+            _list_devices(unusable, send)
+        case ipc.Quantize() as job:
+            _quantize(job, messages, send)
         case ipc.Load(paths, options):
             code = _serve(paths, options, messages, send)
         case None:
@@ -42,29 +43,59 @@ def main() -> int:
     os._exit(code)
 
 
-def _list_devices(send: channel.Sender) -> None:
-    from shimmy.worker.llama import backend
+def _list_devices(unusable: dict[str, str], send: channel.Sender) -> None:
+    from shimmy.worker.llama.devices import listing
 
     try:
-        send(backend.devices())
+        send(listing(lambda path: send(ipc.Opening(path)), unusable))
     except (ShimmyError, OSError) as error:
         send(ipc.LoadFailed(_as_fault(error)))
 
 
+def _quantize(job: ipc.Quantize, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> None:
+    import threading
+
+    from shimmy.worker.quantize import quantize
+
+    threading.Thread(target=_end_with_server, args=[messages], daemon=True).start()
+    try:
+        send(quantize(job, on_progress=send))
+    except (ShimmyError, OSError) as error:
+        send(ipc.LoadFailed(_as_fault(error)))
+
+
+def _end_with_server(messages: Iterable[ipc.ToWorker]) -> None:
+    for _ in messages:
+        pass
+    os._exit(1)
+
+
 def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> int:
-    from shimmy.worker.engine import Engine
+    from shimmy.worker.loading import load_engine
 
     started_at = time.monotonic()
     try:
-        engine = Engine(paths, options, lambda fraction: send(ipc.LoadProgress(fraction)))
+        engine = load_engine(
+            paths,
+            options,
+            on_progress=lambda fraction: send(ipc.LoadProgress(fraction)),
+            on_open=lambda path: send(ipc.Opening(path)),
+        )
     except (ShimmyError, OSError) as error:
         send(ipc.LoadFailed(_as_fault(error)))
         return 1
     send(engine.facts(time.monotonic() - started_at))
+    _log_to_stderr()
     gc.collect()
     gc.freeze()
     engine.run(messages, send)
     return 0
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
 
 
 def _as_fault(error: ShimmyError | OSError) -> Fault:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound
-from shimmy.models.catalog import Catalog, Model
+from shimmy.models.catalog import Catalog
 from shimmy.models.discovery import Source
 from shimmy.models.facts import inspect
 from shimmy.models.folders import File, Folder, Found
+from shimmy.models.listing import Model
 from shimmy.models.names import qualified
 from shimmy.models.ollama import OllamaStore
 from tests.fakes.gguf_writer import GGUF, TensorSpec, model

@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from shimmy.models.facts import _FILE_TYPES, Facts, inspect
+from shimmy.models.facts import FILE_TYPES, Facts, inspect
 from tests.fakes.gguf_writer import GGUF, TensorSpec, model
 
 
@@ -44,7 +44,7 @@ def test_the_commonest_tensor_type_stands_for_an_unnamed_quantization(file_type:
 
 def test_file_types_agree_with_the_gguf_package() -> None:
     theirs = {kind.value: kind.name.split("_", 1)[1] for kind in gguf.LlamaFileType if kind.value < 1024}
-    assert {code: _FILE_TYPES[code] for code in theirs} == theirs
+    assert {code: FILE_TYPES[code] for code in theirs} == theirs
 
 
 def test_a_broken_shard_is_named(tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ import pytest
 
 from shimmy.core.ipc import EngineOptions
 from shimmy.worker.engine import Engine
+from shimmy.worker.loading import load_engine
 
 DEMO = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
 def engine() -> Engine:
-    return Engine([str(DEMO)], EngineOptions(context_length=2048, num_sequences=8), lambda fraction: None)
+    return load_engine([str(DEMO)], EngineOptions(context_length=2048, num_sequences=8), lambda fraction: None)
 
 
 @pytest.fixture(scope="session")
 def small_engine() -> Engine:
     """A context that a few sequences fill."""
-    return Engine([str(DEMO)], EngineOptions(context_length=256, num_sequences=4), lambda fraction: None)
+    return load_engine([str(DEMO)], EngineOptions(context_length=256, num_sequences=4), lambda fraction: None)

@@ -1,0 +1,55 @@
+"""Loads a model, and imports what will serve it while llama.cpp reads the file, which needs no interpreter.
+
+What is imported at the top of this module is all that a load needs.
+"""
+
+import importlib
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shimmy.core import ipc
+from shimmy.worker.llama import backend
+from shimmy.worker.llama.model import ON_THE_CPU, Model, Offload
+
+if TYPE_CHECKING:
+    from shimmy.worker.engine import Engine
+
+_HEAD_START_SECONDS = 0.002
+
+
+def load_engine(
+    paths: list[str],
+    options: ipc.EngineOptions,
+    on_progress: Callable[[float], None],
+    on_open: Callable[[str], None] = lambda path: None,
+) -> "Engine":
+    """`on_progress` gets the fraction read, `on_open` the path of each optional backend before it is opened.
+
+    Raises `ModelInvalid`, `ModelFailed`, or `OSError` for a native library that cannot be opened.
+    """
+    cpu_variant = backend.start()
+    offload = _offload(options, on_open)
+    importing = threading.Thread(target=_import_engine, daemon=True)
+    importing.start()
+    model = Model(paths, on_progress, offload)
+    importing.join()
+    from shimmy.worker.engine import Engine
+
+    return Engine(model, cpu_variant, options)
+
+
+def _import_engine() -> None:
+    # Until the load is in llama.cpp, the two threads would only take turns.
+    time.sleep(_HEAD_START_SECONDS)
+    importlib.import_module("shimmy.worker.engine")
+
+
+def _offload(options: ipc.EngineOptions, on_open: Callable[[str], None]) -> Offload:
+    """Nothing of optional backends is even imported unless they were asked for."""
+    if not options.num_gpu_layers and not options.devices:
+        return ON_THE_CPU
+    from shimmy.worker.llama.devices import offload
+
+    return offload(options.num_gpu_layers, options.devices, on_open)
