@@ -22,6 +22,7 @@ STRUCTS = [
     "llama_sampler_chain_params",
     "llama_model_params",
     "llama_context_params",
+    "llama_model_quantize_params",
 ]
 
 CALLBACKS = ["llama_progress_callback", "llama_log_callback"]
@@ -33,11 +34,14 @@ FUNCTIONS = [
     "llama_model_default_params",
     "llama_context_default_params",
     "llama_sampler_chain_default_params",
+    "llama_model_quantize_default_params",
     "llama_model_load_from_file",
     "llama_model_load_from_splits",
     "llama_model_get_vocab",
     "llama_model_n_ctx_train",
     "llama_model_n_params",
+    "llama_model_n_layer",
+    "llama_model_n_head",
     "llama_model_size",
     "llama_model_n_swa",
     "llama_model_is_recurrent",
@@ -55,9 +59,15 @@ FUNCTIONS = [
     "llama_init_from_model",
     "llama_n_ctx",
     "llama_get_memory",
+    "llama_memory_clear",
     "llama_memory_seq_rm",
     "llama_memory_seq_cp",
     "llama_memory_seq_pos_min",
+    "llama_memory_seq_pos_max",
+    "llama_max_parallel_sequences",
+    "llama_state_seq_get_size",
+    "llama_state_seq_get_data",
+    "llama_state_seq_set_data",
     "llama_decode",
     "llama_set_n_threads",
     "llama_sampler_chain_init",
@@ -73,6 +83,7 @@ FUNCTIONS = [
     "llama_sampler_init_temp",
     "llama_sampler_init_penalties",
     "llama_sampler_init_logit_bias",
+    "llama_model_quantize",
 ]
 
 # ctypes names a type by its C spelling on this platform; sizes are what the header fixes.

@@ -40,7 +40,15 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.protocols",
         "shimmy.server",
     },
-    "shimmy.worker": {"minijinja", "msgspec", "shimmy.core", "shimmy.hardware", "shimmy.models.gguf"},
+    "shimmy.worker": {
+        "minijinja",
+        "msgspec",
+        "nacl",
+        "platformdirs",
+        "shimmy.core",
+        "shimmy.hardware",
+        "shimmy.models.gguf",
+    },
 }
 # One protocol is one folder, and it never looks into another.
 SEPARATE = "shimmy.protocols."

@@ -1,4 +1,4 @@
-"""Puts a worker's parts together for one model: load, then intake thread and step loop around one queue."""
+"""Puts a worker's parts together for one model: a context, then intake thread and step loop around one queue."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,11 +9,12 @@ from shimmy.core.request import Sampling
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.intake import Intake
-from shimmy.worker.llama import backend
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
 from shimmy.worker.llama.sampler import Sampler
 from shimmy.worker.loop import Command, Loop
+from shimmy.worker.prefix_cache import PrefixCache
+from shimmy.worker.prefix_states import RamTier
 from shimmy.worker.prompt import Prompter
 from shimmy.worker.scheduler import Scheduler
 from shimmy.worker.sequence import Request
@@ -24,11 +25,11 @@ DEFAULT_CONTEXT_LENGTH = 8192
 
 
 class Engine:
-    """A loaded model with its context. Raises `ModelInvalid` or `ModelFailed` when made."""
+    """A loaded model with its context. Raises `ModelFailed` when no context can be made."""
 
-    def __init__(self, paths: list[str], options: ipc.EngineOptions, on_progress: Callable[[float], None]) -> None:
-        self._cpu_variant = backend.start()
-        self._model = model = Model(paths, on_progress)
+    def __init__(self, model: Model, cpu_variant: str, options: ipc.EngineOptions) -> None:
+        self._model = model
+        self._cpu_variant = cpu_variant
         self._options = options
         self._num_threads = options.num_threads or num_usable_cores()
         self._context = Context(
@@ -55,6 +56,7 @@ class Engine:
             template_source=self._template.source,
             cpu_variant=self._cpu_variant,
             load_seconds=load_seconds,
+            layers=self._model.layers,
         )
 
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
@@ -65,10 +67,14 @@ class Engine:
         self.loop(commands, send).run()
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
-        scheduler = Scheduler(self._context, self._options.num_sequences, can_share_prefix=self._model.can_share_prefix)
+        """A loop that begins with an empty KV cache."""
+        self._context.clear()
+        reuse, ram_bytes = self._model.reuse, self._options.prefix_ram_bytes
+        tiers = [RamTier(ram_bytes, reuse)] if ram_bytes else []
+        cache = PrefixCache(self._context, reuse, tiers, self._model.max_idle_cells)
         return Loop(
             self._context,
-            scheduler,
+            Scheduler(self._context, cache, self._options.num_sequences),
             ThreadGovernor(self._num_threads, time.monotonic),
             commands,
             send,

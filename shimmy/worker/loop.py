@@ -6,12 +6,12 @@ tokens, never text that was not made of them, and no process or pipe.
 
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import msgspec
 
-from shimmy.core.errors import Fault, ShimmyError
+from shimmy.core.errors import Fault, QueueTimeout, ShimmyError
 from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Sampling
@@ -19,6 +19,9 @@ from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
 from shimmy.worker.scheduler import Memory, Scheduler
 from shimmy.worker.sequence import Request, Sequence, TokenSampler
 from shimmy.worker.threads import ThreadGovernor
+
+# Nothing has happened for so long: time to look whether what is kept is sound.
+CHECK_AFTER_SECONDS = 2.0
 
 
 class Context(Memory, Protocol):
@@ -73,15 +76,19 @@ class Loop:
 
     def step(self) -> bool:
         """One decode for everybody who has something to compute; False when nobody has."""
-        for sequence in self._scheduler.admit(time.monotonic()):
+        now = time.monotonic()
+        for sequence in self._scheduler.admit(now):
             self._prepare(sequence)
+        for request in self._scheduler.expire(now):
+            self._events.append(Failed(request.id, _too_late(request).fault()))
         sampled = self._scheduler.fill_batch()
         if not self._context.batch.size:
             return False
+        began_at = time.monotonic()
         try:
             self._decode()
         except KVCacheFull:
-            if not self._scheduler.preempt():
+            if not self._scheduler.reclaim():
                 self._fail_batch(ShimmyError("the KV cache cannot hold one sequence").fault())
             return True
         except DecodeFailed as error:
@@ -90,14 +97,31 @@ class Loop:
         self._scheduler.commit()
         for sequence, row in sampled:
             self._sample(sequence, row)
+        self._scheduler.observe(time.monotonic() - began_at)
         return True
 
     def _receive(self, *, wait: bool) -> None:
         commands = self._commands
-        if wait:
-            self._apply(commands.get())
+        if wait and (command := self._wait()) is not None:
+            self._apply(command)
         while not commands.empty():
             self._apply(commands.get())
+
+    def _wait(self) -> Command | None:
+        """The next command; None when a request that waits for its turn has waited long enough."""
+        expiry = self._scheduler.next_expiry()
+        if expiry is not None:
+            return self._get(max(0.0, expiry - time.monotonic()))
+        if (command := self._get(CHECK_AFTER_SECONDS)) is None:
+            self._scheduler.check()
+            command = self._commands.get()
+        return command
+
+    def _get(self, timeout_seconds: float) -> Command | None:
+        try:
+            return self._commands.get(timeout=timeout_seconds)
+        except Empty:
+            return None
 
     def _apply(self, command: Command) -> None:
         match command:
@@ -121,7 +145,7 @@ class Loop:
 
     def _decode(self) -> None:
         batch, governor = self._context.batch, self._governor
-        only_decoding = batch.size == self._scheduler.num_planned
+        only_decoding = self._scheduler.only_decodes
         # A prompt keeps every core busy between two barriers for long enough to be worth all of them.
         self._set_num_threads(governor.num_threads if only_decoding else governor.max_threads)
         started_at, cpu_before = time.monotonic(), time.process_time()
@@ -168,9 +192,13 @@ class Loop:
     def _fail_batch(self, fault: Fault) -> None:
         for request in self._scheduler.batch_requests():
             self._events.append(Failed(request.id, fault))
-            self._scheduler.abort(request.id)
+            self._scheduler.abort(request.id, sound=False)
 
     def _emit(self) -> None:
         if self._events:
             self._send(Events(self._events))
             self._events = []
+
+
+def _too_late(request: Request) -> ShimmyError:
+    return QueueTimeout(f"the request has waited for its turn for {request.start_by - request.arrived_at:.1f} s")

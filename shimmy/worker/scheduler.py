@@ -1,63 +1,70 @@
 """Decides which tokens of which sequences the next decode computes. Owns the slots, the waiting and the running.
 
-Rules: sequences that decode go first, one row each; prompts share what the token budget leaves, short remainders
-before long ones; a waiting sequence is admitted when a slot is free and its tokens fit, the request with the fewest
-running sequences first, then by arrival. When cells run out the youngest sequence gives its own back and waits.
+Rules: sequences that decode go first, one row each; prompts get what the pacer allows beside them. A waiting sequence
+is admitted when a slot is free and its tokens fit: of the tenant with the fewest running sequences, or that got a slot
+longest ago, then by priority, then of the request with the fewest, then by arrival; but one whose next tokens another
+is just computing waits for those. When cells run out that nobody uses, the last in the same order gives its own back
+and waits: of the tenant with the most sequences, of the lowest priority, the youngest.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
 from typing import Protocol
 
+from shimmy.worker import prefix_cells
 from shimmy.worker.llama.context import Batch
+from shimmy.worker.pacing import Pacer, shares
+from shimmy.worker.prefix_cache import Prefix, PrefixCache
 from shimmy.worker.sequence import Request, Sequence
 
-# Tokens of prompt per step: all the batch when nobody waits for a next token, else few enough to keep streams smooth.
-PREFILL_TOKENS_ALONE = 512
-PREFILL_TOKENS_BESIDE_DECODE = 128
 
-
-class Memory(Protocol):
+class Memory(prefix_cells.Memory, Protocol):
     """What the scheduler needs of a context."""
 
-    context_length: int
     batch: Batch
-
-    def forget(self, sequence: int) -> None: ...
-    def share_prefix(self, source: int, target: int, length: int) -> bool: ...
 
 
 class Scheduler:
     """The state of all sequences, and the choice of the next batch."""
 
-    def __init__(self, memory: Memory, num_slots: int, *, can_share_prefix: bool) -> None:
+    def __init__(self, memory: Memory, cache: PrefixCache, num_slots: int, pacer: Pacer | None = None) -> None:
+        """The sequence ids below `num_slots` are for those that run."""
         self._memory = memory
+        self._cache = cache
+        self._pacer = pacer or Pacer()
         self._free_slots = list(range(num_slots - 1, -1, -1))
-        self._can_share_prefix = can_share_prefix
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._requests: dict[str, Request] = {}
         self._planned: list[tuple[Sequence, int]] = []
+        self._num_decoding = 0
+        self._num_prompts = 0
+        self._num_admissions = 0
+        self._last_admissions: dict[str, int] = {}
+        # Looking for a sequence that can be admitted is only worth it when something has changed since the last time.
+        self._may_admit = True
 
     @property
-    def num_planned(self) -> int:
-        """Sequences in the last batch; equal to its rows when all of them decode."""
-        return len(self._planned)
+    def only_decodes(self) -> bool:
+        """Whether those that run have no prompts left to compute, not even any that the last batch left out."""
+        return not self._num_prompts
 
     def add(self, request: Request) -> None:
         self._requests[request.id] = request
         self._waiting.extend(request.sequences)
+        self._may_admit = True
 
     def set_paused(self, request_id: str, paused: bool) -> None:
         if request := self._requests.get(request_id):
             request.paused = paused
+            self._may_admit = True
 
-    def abort(self, request_id: str) -> None:
-        """Drops a request and frees its slots; unknown ids are ignored."""
+    def abort(self, request_id: str, *, sound: bool = True) -> None:
+        """Drops a request and frees its slots; unknown ids are ignored. What it computed is kept if it is sound."""
         if request := self._requests.pop(request_id, None):
             self._waiting = deque(sequence for sequence in self._waiting if sequence.request is not request)
+            self._may_admit = True
             for sequence in request.sequences:
-                self._release(sequence)
+                self._release(sequence, sound=sound)
                 sequence.close()
 
     def finish(self, sequence: Sequence) -> None:
@@ -72,23 +79,51 @@ class Scheduler:
     def admit(self, now: float) -> list[Sequence]:
         """Moves waiting sequences to free slots; returns those that run for the first time."""
         admitted = []
-        while self._free_slots and (sequence := self._next_waiting()):
+        while self._free_slots and self._may_admit:
+            found = self._next_waiting()
+            if found is None:
+                self._may_admit = False
+                break
+            sequence, prefix = found
             self._waiting.remove(sequence)
-            self._start(sequence)
+            self._start(sequence, prefix)
             if sequence.admitted_at is None:
                 sequence.admitted_at = now
+                sequence.num_cached = sequence.num_computed
                 admitted.append(sequence)
         return admitted
 
+    def expire(self, now: float) -> list[Request]:
+        """Drops the requests whose turn did not come in time; they have failed."""
+        expired = [request for request in self._requests.values() if request.start_by <= now and request.is_new]
+        for request in expired:
+            self.abort(request.id)
+        return expired
+
+    def next_expiry(self) -> float | None:
+        """When `expire` will have something to do unless a turn comes before; None if never."""
+        return min((request.start_by for request in self._requests.values() if request.is_new), default=None)
+
     def fill_batch(self) -> list[tuple[Sequence, int]]:
         """Fills the batch for one decode; returns (sequence, row) for every row whose logits will be sampled."""
+        sampled = self._fill()
+        while not self._cache.make_room(self._memory.batch.size) and self._preempt():
+            sampled = self._fill()
+        return sampled
+
+    def _fill(self) -> list[tuple[Sequence, int]]:
         batch = self._memory.batch
         batch.clear()
         self._planned = []
         ready = [sequence for sequence in self._running if not sequence.request.paused]
         sampled = [(sequence, self._plan(sequence, 1)) for sequence in ready if sequence.num_pending == 1]
-        budget = PREFILL_TOKENS_BESIDE_DECODE if sampled else PREFILL_TOKENS_ALONE
-        for sequence, count in _shares(ready, min(budget, batch.capacity - batch.size)):
+        self._num_decoding = len(sampled)
+        budget = batch.capacity - batch.size
+        if sampled:
+            budget = min(budget, self._pacer.budget(self._num_decoding))
+        prefilling = [sequence for sequence in ready if sequence.num_pending > 1]
+        self._num_prompts = len(prefilling)
+        for sequence, count in shares(prefilling, budget, self._pacer.token_seconds):
             row = self._plan(sequence, count)
             if count == sequence.num_pending:
                 sampled.append((sequence, row))
@@ -98,87 +133,104 @@ class Scheduler:
         """The batch was computed: its tokens are in the cache now."""
         for sequence, count in self._planned:
             sequence.num_computed += count
+            if sequence.stops or not sequence.has_shared_prompt:
+                self._advanced(sequence)
+
+    def observe(self, seconds: float) -> None:
+        """What the step with the last batch took, sampling included."""
+        self._pacer.observe(self._num_decoding, self._memory.batch.size - self._num_decoding, seconds)
 
     def batch_requests(self) -> list[Request]:
         """The requests with rows in the last batch."""
         return list({sequence.request.id: sequence.request for sequence, _ in self._planned}.values())
 
-    def preempt(self) -> bool:
-        """Takes the cells of one sequence away, to be computed again later; False when only one is left.
+    def reclaim(self) -> bool:
+        """Frees cells although the count says that enough are free; False when that is not possible."""
+        return self._cache.evict() or self._preempt()
 
-        Paused sequences go first, then the youngest.
+    def check(self) -> None:
+        """For idle moments."""
+        self._cache.check()
+
+    def _advanced(self, sequence: Sequence) -> None:
+        """A sequence may have reached a length that others wait for or want to have."""
+        if sequence.stops and sequence.num_computed >= sequence.stops[0]:
+            del sequence.stops[0]
+            self._cache.stopped(sequence)
+            self._may_admit = True
+        if not sequence.has_shared_prompt and sequence.num_computed >= sequence.num_prompt - 1:
+            sequence.has_shared_prompt = True
+            self._cache.finished_prompt(sequence)
+
+    def _preempt(self) -> bool:
+        """Takes the slot of one sequence away, which will have to wait again; False when only one is left.
+
+        Paused sequences go first, then those that would be admitted last.
         """
         if len(self._running) < 2:
             return False
-        victim = max(self._running, key=lambda sequence: (sequence.request.paused, sequence.request.arrived_at))
+        ranks = self._tenant_ranks()
+
+        def rank(sequence: Sequence) -> tuple[bool, tuple[int, int], int, float]:
+            request = sequence.request
+            return request.paused, ranks[request.tenant], request.priority, request.arrived_at
+
+        victim = max(self._running, key=rank)
         self._release(victim)
-        victim.num_computed = victim.shared_cells = 0
         self._waiting.appendleft(victim)
         return True
 
     def _plan(self, sequence: Sequence, count: int) -> int:
         start = sequence.num_computed
         self._planned.append((sequence, count))
-        assert sequence.slot is not None
         chunk = sequence.tokens[start : start + count]
         return self._memory.batch.add(sequence.slot, chunk, start, logits=count == sequence.num_pending)
 
-    def _next_waiting(self) -> Sequence | None:
-        candidates = [sequence for sequence in self._waiting if self._may_start(sequence)]
-        if not candidates:
-            return None
-        chosen = min(candidates, key=lambda sequence: (sequence.request.num_running, sequence.request.arrived_at))
-        used = sum(len(sequence.tokens) - sequence.shared_cells for sequence in self._running)
-        fits = used + len(chosen.tokens) - self._shareable(chosen) < self._memory.context_length
-        return chosen if fits or not self._running else None
+    def _next_waiting(self) -> tuple[Sequence, Prefix] | None:
+        """Who is to be admitted next, with what there is for it; None when nobody can be."""
+        ranks = self._tenant_ranks()
 
-    def _may_start(self, sequence: Sequence) -> bool:
-        """A choice waits until a sibling has computed the prompt that they share; a paused request waits."""
-        request = sequence.request
-        sharing = self._can_share_prefix and request.num_running > 0
-        return not request.paused and (not sharing or self._source(sequence) is not None)
+        def rank(sequence: Sequence) -> tuple[tuple[int, int], int, int, float]:
+            request = sequence.request
+            return ranks[request.tenant], request.priority, request.num_running, request.arrived_at
 
-    def _source(self, sequence: Sequence) -> Sequence | None:
-        return next((sibling for sibling in sequence.request.sequences if sibling.prompt_computed), None)
+        for sequence in sorted(self._waiting, key=rank):
+            if sequence.request.paused or sequence.is_waiting_for_peer:
+                continue
+            prefix = self._cache.find(sequence)
+            if prefix.peer and prefix.promised:
+                sequence.peer, sequence.awaited = prefix.peer, prefix.peer.stop_at(prefix.promised)
+                continue
+            fits = not self._running or self._cache.fits(sequence, prefix)
+            return (sequence, prefix) if fits else None
+        return None
 
-    def _shareable(self, sequence: Sequence) -> int:
-        sharing = self._can_share_prefix and self._source(sequence) is not None
-        return sequence.num_prompt - 1 if sharing else 0
+    def _tenant_ranks(self) -> dict[str, tuple[int, int]]:
+        """For each tenant its number of running sequences, and when it got the last one: the lowest is next."""
+        num_running = Counter(sequence.request.tenant for sequence in self._running)
+        tenants = {request.tenant for request in self._requests.values()}
+        return {tenant: (num_running[tenant], self._last_admissions.get(tenant, 0)) for tenant in tenants}
 
-    def _start(self, sequence: Sequence) -> None:
-        source = self._source(sequence) if self._can_share_prefix else None
+    def _start(self, sequence: Sequence, prefix: Prefix) -> None:
         sequence.slot = self._free_slots.pop()
+        sequence.peer = None
+        sequence.is_running = True
         sequence.request.num_running += 1
+        self._num_admissions += 1
+        self._last_admissions[sequence.request.tenant] = self._num_admissions
         self._running.append(sequence)
-        length = sequence.num_prompt - 1
-        if source and source.slot is not None and length:
-            if self._memory.share_prefix(source.slot, sequence.slot, length):
-                sequence.num_computed = sequence.shared_cells = length
+        self._cache.begin(sequence, prefix)
 
-    def _release(self, sequence: Sequence) -> None:
-        """Frees the slot and cells of a running sequence."""
-        if sequence.slot is None:
+    def _release(self, sequence: Sequence, *, sound: bool = True) -> None:
+        """Frees the slot of a running sequence."""
+        if not sequence.is_running:
             return
-        self._memory.forget(sequence.slot)
+        self._cache.end(sequence, sound=sound)
         self._free_slots.append(sequence.slot)
         self._running.remove(sequence)
-        sequence.slot = None
+        sequence.is_running = False
+        sequence.has_shared_prompt = False
+        sequence.num_computed = 0
+        sequence.stops.clear()
         sequence.request.num_running -= 1
-        self._bequeath(sequence)
-
-    def _bequeath(self, sequence: Sequence) -> None:
-        """Cells that others share stay in the cache; from now on one of those counts them as its own."""
-        heir = next((each for each in sequence.request.sequences if each.slot is not None and each.shared_cells), None)
-        if heir and not sequence.shared_cells:
-            heir.shared_cells = 0
-
-
-def _shares(ready: list[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
-    """Splits the prefill budget evenly; what a short remainder leaves goes to the longer ones."""
-    prefilling = sorted((sequence for sequence in ready if sequence.num_pending > 1), key=lambda each: each.num_pending)
-    for position, sequence in enumerate(prefilling):
-        count = min(sequence.num_pending, max(1, budget // (len(prefilling) - position)), budget)
-        if count <= 0:
-            return
-        budget -= count
-        yield sequence, count
+        self._may_admit = True

@@ -1,12 +1,18 @@
 """One choice of one request while it lives in the worker. It owns its tokens and progress, never native memory."""
 
 import array
+import math
+from bisect import insort
 from collections.abc import Sequence as Tokens
 from typing import Protocol
 
 from shimmy.core.events import Timings, Usage
 from shimmy.core.request import Generation
+from shimmy.worker.prefix_tree import Node
 from shimmy.worker.text import TextStream
+
+# A step costs as much as some tokens of a prompt, so that it must not stop for every few.
+MIN_STRETCH_TOKENS = 16
 
 
 class TokenSampler(Protocol):
@@ -17,24 +23,39 @@ class TokenSampler(Protocol):
 
 
 class Request:
-    """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot."""
+    """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot; unless one of them
+    has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing."""
 
     def __init__(self, generation: Generation, prompt: Tokens[int], stops: Tokens[str], arrived_at: float) -> None:
         self.generation = generation
         self.id = generation.id
         self.prompt = array.array("i", prompt)
         self.arrived_at = arrived_at
+        self.tenant = self.namespace = generation.tenant
+        self.priority = generation.priority
         self.num_running = 0
+        limit = generation.queue_seconds
+        self.start_by = math.inf if limit is None else arrived_at + limit
         self.paused = False
         self.sequences = [Sequence(self, index, stops) for index in range(generation.num_choices)]
         self.num_unfinished = len(self.sequences)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of it has run yet."""
+        return all(sequence.admitted_at is None for sequence in self.sequences)
 
 
 class Sequence:
     """Tokens of one choice, prompt first; the first `num_computed` of them are in the KV cache.
 
-    `slot` is the sequence id in the llama context while it runs. `shared_cells` of the cache came from a sibling.
+    While it runs, `slot` is its sequence id in the llama context, and `node` where the prefix tree has it: cells beyond
+    the node's end are its own. `num_cached` tokens of the prompt were there when it first ran. It computes up to each
+    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens.
     """
+
+    slot: int
+    node: "Node[Sequence]"
 
     def __init__(self, request: Request, index: int, stops: Tokens[str]) -> None:
         self.request = request
@@ -42,12 +63,20 @@ class Sequence:
         self.tokens = array.array("i", request.prompt)
         self.num_prompt = len(request.prompt)
         self.num_computed = 0
-        self.shared_cells = 0
-        self.slot: int | None = None
+        self.num_cached = 0
+        self.is_running = False
+        self.has_shared_prompt = False
+        self.stops: list[int] = []
+        self.peer: Sequence | None = None
+        self.awaited = 0
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
+
+    @property
+    def namespace(self) -> str:
+        return self.request.namespace
 
     def close(self) -> None:
         """Frees the sampler; the sequence will not run again."""
@@ -65,12 +94,25 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
-    def prompt_computed(self) -> bool:
-        """Whether siblings can share the prompt, all but its last token, which each must compute for its own logits."""
-        return self.slot is not None and self.num_computed >= self.num_prompt - 1
+    def num_due(self) -> int:
+        """Tokens to be computed before anything else happens: at most up to the next stop."""
+        return (self.stops[0] if self.stops else len(self.tokens)) - self.num_computed
+
+    def stop_at(self, length: int) -> int:
+        """Adds a stop, unless there is one a little before; returns which it is. `length` is not computed yet."""
+        near = [stop for stop in self.stops if 0 <= length - stop < MIN_STRETCH_TOKENS]
+        if near:
+            return near[-1]
+        insort(self.stops, length)
+        return length
+
+    @property
+    def is_waiting_for_peer(self) -> bool:
+        peer = self.peer
+        return peer is not None and peer.is_running and not peer.request.paused and peer.num_computed < self.awaited
 
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=self.num_prompt, completion_tokens=self.num_generated)
+        return Usage(self.num_prompt, self.num_generated, self.num_cached)
 
     def timings(self, now: float) -> Timings:
         admitted = now if self.admitted_at is None else self.admitted_at

@@ -5,7 +5,6 @@ Workers are real processes (see worker.py for what a prompt can make them do); m
 """
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -18,13 +17,14 @@ from shimmy.core import ipc
 from shimmy.core.errors import ModelInvalid, ModelNotFound
 from shimmy.core.events import Event, TextDelta
 from shimmy.core.request import Chat, Generation, Message
-from shimmy.models.catalog import Catalog, Model
-from shimmy.models.listing import Identity
+from shimmy.models.catalog import Catalog
+from shimmy.models.listing import Identity, Model
 from shimmy.pool.admission import Admission
 from shimmy.pool.command import worker_environment
 from shimmy.pool.placement import Placement
 from shimmy.pool.process import OnEnd, OnMessage, WorkerProcess, spawn
 from shimmy.server.inference import Inference
+from tests.fakes import gguf_writer
 
 # Without typing_extensions, which msgspec imports where it finds it, a worker starts in three quarters of the time.
 START = "import sys; sys.modules['typing_extensions'] = None; from tests.fakes import worker; worker.main()"
@@ -55,11 +55,9 @@ class FakeCatalog(Catalog):
     def find(self, name: str) -> Model:
         model = self._listed.get(name.removesuffix(":latest"))
         if model is None:
-            raise ModelNotFound(
-                f"model {name!r} not found; there is {', '.join(self._listed) or 'none'}", param="model"
-            )
+            raise ModelNotFound(f"the model {name!r} does not exist; {self._available()}", param="model")
         if model.invalid is not None:
-            raise ModelInvalid(f"model {name!r} cannot be served: {model.invalid}", param="model")
+            raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
         return model
 
     def searched(self) -> list[str]:
@@ -85,28 +83,29 @@ def fake_model(id: str, *, path: Path | None = None, invalid: str | None = None)
 
 
 def scripted_model(id: str, folder: Path, load: str) -> Model:
-    """A model whose file tells the worker how loading goes; writing it anew makes another identity."""
+    """A model whose file tells the worker how loading goes, a sound one but for that; writing it anew makes another
+    identity."""
     path = folder / f"{id}.gguf"
-    fresh = folder / f"{id}.new"
-    fresh.write_text(json.dumps({"load": load}))
-    fresh.replace(path)
+    gguf_writer.model(fake__load=load).write(folder / f"{id}.new").replace(path)
     return fake_model(id, path=path)
 
 
 @asynccontextmanager
 async def fake_inference(
     *models: Model | str,
-    catalog: FakeCatalog | None = None,
+    catalog: Catalog | None = None,
     options: ipc.EngineOptions | None = None,
     max_requests: int = 64,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     spawn: Callable[[OnMessage, OnEnd], Awaitable[WorkerProcess]] = fake_spawn,
+    queue_seconds: float | None = None,
 ) -> AsyncIterator[Inference]:
     """The real facade over fake workers, closed at the end. Without arguments there is one model, "echo"."""
     known = [fake_model(model) if isinstance(model, str) else model for model in models or ("echo",)]
     placement = Placement(options or ipc.EngineOptions(), spawn=spawn, clock=clock, sleep=sleep)
-    inference = Inference(catalog or FakeCatalog(*known), placement, Admission(max_requests), clock)
+    admission = Admission(max_requests)
+    inference = Inference(catalog or FakeCatalog(*known), placement, admission, clock, queue_seconds=queue_seconds)
     try:
         yield inference
     finally:

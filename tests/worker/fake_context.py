@@ -1,6 +1,15 @@
-"""A context made of Python lists: it remembers which token stands in which cell, and "samples" from exactly those."""
+"""A context made of Python dictionaries: it remembers which token stands in which cell, and "samples" from exactly
+those.
+
+Like llama.cpp it does what it is told, also when that leaves a sequence without cells that it needs: the assertions
+here are what makes such a mistake visible.
+"""
+
+import array
+import random
 
 from shimmy.worker.llama.context import Batch, KVCacheFull
+from shimmy.worker.prefix_states import Reuse
 
 
 def next_token(tokens: list[int], vocabulary_size: int) -> int:
@@ -11,44 +20,139 @@ def next_token(tokens: list[int], vocabulary_size: int) -> int:
     return value % vocabulary_size
 
 
+class Cell:
+    """A token at a position; sequences that share a prefix have the same cell."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+
 class FakeContext:
-    """Cells are shared as in a unified KV cache: a prefix that two sequences share counts once."""
+    """Cells are shared as in a unified KV cache: a prefix that two sequences share counts once.
+
+    With a window, `near` has the cells of the layers that see no more than that. As llama.cpp may, whenever it stores
+    something, it overwrites some of what no token that follows can see, where only one sequence has it; but not without
+    a `seed`. With `whole` there is one state for each sequence, which can only be extended, saved, replaced and
+    forgotten.
+    """
 
     handle = 0
 
-    def __init__(self, *, context_length: int, num_sequences: int, batch_tokens: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        context_length: int,
+        num_sequences: int,
+        batch_tokens: int = 64,
+        reuse: Reuse = Reuse(),  # noqa: B008
+        num_holders: int = 40,
+        seed: int | None = None,
+    ) -> None:
         self.context_length = context_length
+        self.reuse = reuse
         self.batch = Batch(batch_tokens, num_sequences)
-        self.cells: dict[int, list[tuple[int, object]]] = {slot: [] for slot in range(num_sequences)}
+        self.holders = range(num_sequences, num_sequences + (0 if reuse.whole else num_holders))
+        self.cells: dict[int, dict[int, Cell]] = {id: {} for id in range(num_sequences + num_holders)}
+        self.near: dict[int, dict[int, Cell]] = {id: {} for id in self.cells}
         self.num_decodes = 0
+        self.num_computed = 0
         self.largest_batch = 0
+        self.num_full = 0
         self.num_threads: int | None = None
+        self._dice = random.Random(seed)
+        self._overwrites = seed is not None
+
+    @property
+    def num_used(self) -> int:
+        if self.reuse.whole:
+            return sum(map(len, self.cells.values()))
+        return len({id(cell) for cells in self.cells.values() for cell in cells.values()})
 
     def decode(self) -> None:
         rows = self._rows()
         assert rows, "an empty batch was decoded"
-        added = len(rows)
-        used = len({id(cell) for cells in self.cells.values() for _, cell in cells})
-        if used + added > self.context_length:
-            raise KVCacheFull
+        self._require_free(len(rows))
         for token, position, slot in rows:
-            assert position == len(self.cells[slot]), "positions of a sequence must be contiguous"
-            self.cells[slot].append((token, object()))
+            assert slot not in self.holders
+            self._store(slot, position, token)
         self.num_decodes += 1
-        self.largest_batch = max(self.largest_batch, added)
+        self.num_computed += len(rows)
+        self.largest_batch = max(self.largest_batch, len(rows))
         self.row_slots = [slot for _, _, slot in rows]
         self.row_logits = list(self.batch._wants_logits[: self.batch.size])
 
-    def forget(self, sequence: int) -> None:
-        self.cells[sequence] = []
+    def tokens(self, id: int) -> list[int]:
+        cells = self.cells[id]
+        assert sorted(cells) == list(range(len(cells))), "there is a hole in what a sequence has"
+        return [cells[position].token for position in range(len(cells))]
 
-    def share_prefix(self, source: int, target: int, length: int) -> bool:
-        assert not self.cells[target] and len(self.cells[source]) >= length
-        self.cells[target] = self.cells[source][:length]
+    def forget(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        assert not self.reuse.whole or (start, end) == (0, -1), "a recurrent state cannot be cut"
+        for cells in (self.cells[sequence], self.near[sequence]):
+            for position in [each for each in cells if each >= start and (end < 0 or each < end)]:
+                del cells[position]
+
+    def copy(self, source: int, target: int, end: int, start: int = 0) -> None:
+        assert not self.reuse.whole, "a recurrent state must not be copied by positions"
+        assert source != target
+        for ours, theirs in ((self.cells[target], self.cells[source]), (self.near[target], self.near[source])):
+            for position, cell in theirs.items():
+                if start <= position < end or end < 0:
+                    assert ours.setdefault(position, cell) is cell, "a sequence has two cells for one position"
+
+    def first_position(self, sequence: int) -> int:
+        if self.reuse.whole:
+            return len(self.cells[sequence]) - 1
+        return min(self.near[sequence] if self.reuse.window else self.cells[sequence], default=-1)
+
+    def last_position(self, sequence: int) -> int:
+        return max(self.near[sequence] if self.reuse.window else self.cells[sequence], default=-1)
+
+    def state_bytes(self, sequence: int) -> int:
+        return 4 * len(self.cells[sequence]) + 4
+
+    def save_state(self, sequence: int) -> bytes:
+        first = max(self.first_position(sequence), len(self.cells[sequence]) - self.reuse.window)
+        return array.array("i", [first, *self.tokens(sequence)]).tobytes()
+
+    def load_state(self, sequence: int, state: bytes) -> bool:
+        first, *tokens = array.array("i", state)
+        self.forget(sequence)
+        self._require_free(len(tokens))
+        self.cells[sequence] = cells = {position: Cell(token) for position, token in enumerate(tokens)}
+        if self.reuse.window:
+            self.near[sequence] = {position: cell for position, cell in cells.items() if position >= first}
         return True
 
     def set_num_threads(self, count: int) -> None:
         self.num_threads = count
+
+    def _require_free(self, num_cells: int) -> None:
+        if self.num_used + num_cells > self.context_length:
+            self.num_full += 1
+            raise KVCacheFull
+
+    def _store(self, slot: int, position: int, token: int) -> None:
+        assert position == len(self.cells[slot]), "positions of a sequence must be contiguous"
+        self.cells[slot][position] = Cell(token)
+        if window := self.reuse.window:
+            if self._overwrites:
+                self.overwrite()
+            near = self.near[slot]
+            assert all(each in near for each in range(max(0, position + 1 - window), position)), "a window has a hole"
+            near[position] = self.cells[slot][position]
+
+    def overwrite(self) -> None:
+        """Takes a cell away that is out of sight for the only sequence that has it, and all before it from that one."""
+        ids = [id for id, cells in self.near.items() if len(cells) > self.reuse.window]
+        if not ids or self._dice.random() < 0.5:
+            return
+        cells = self.near[self._dice.choice(ids)]
+        position = self._dice.choice(list(cells))
+        is_shared = sum(other.get(position) is cells[position] for other in self.near.values()) > 1
+        if not is_shared and max(cells) + 1 - position >= self.reuse.window:
+            for each in [each for each in cells if each <= position]:
+                del cells[each]
 
     def _rows(self) -> list[tuple[int, int, int]]:
         batch, base = self.batch, self.batch._id_addresses[0]
@@ -69,8 +173,7 @@ class FakeSampler:
     def sample(self, context: int, row: int) -> int:
         assert not self.freed
         assert self._context.row_logits[row], "a row without logits was sampled"
-        slot = self._context.row_slots[row]
-        return next_token([token for token, _ in self._context.cells[slot]], self._vocabulary_size)
+        return next_token(self._context.tokens(self._context.row_slots[row]), self._vocabulary_size)
 
     def free(self) -> None:
         assert not self.freed

@@ -1,4 +1,7 @@
-"""The plain, one-sequence loop: prefill, then one token at a time. What the batching loop must equal, byte for byte."""
+"""The plain, one-sequence loop: prefill, then one token at a time. What the batching loop must equal, byte for byte.
+
+It begins with an empty context, so that no session may be under way.
+"""
 
 import array
 
@@ -9,6 +12,7 @@ from shimmy.worker.llama.sampler import Sampler
 
 
 def generate(model: Model, context: Context, prompt: list[int], max_tokens: int, sampling: Sampling) -> bytes:
+    context.clear()
     sampler = Sampler(sampling, model.vocabulary_size, context.context_length, 0)
     sampler.observe_prompt(prompt)
     batch, text, row = context.batch, b"", 0

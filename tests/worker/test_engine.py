@@ -12,6 +12,7 @@ from shimmy.core.request import Chat, Generation, Message, Prompt, Sampling, Tex
 from shimmy.worker.engine import Engine, _context_length
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
+from shimmy.worker.loading import load_engine
 from shimmy.worker.loop import Command, Loop
 from shimmy.worker.prompt import Prompter
 from tests.worker import plain_loop
@@ -246,5 +247,23 @@ def test_the_context_is_as_long_as_wanted_but_not_longer_than_trained(
 
 def test_options_reach_the_engine() -> None:
     options = EngineOptions(context_length=512, num_sequences=3, num_threads=1)
-    facts = Engine([str(DEMO)], options, lambda fraction: None).facts(0.0)
+    facts = load_engine([str(DEMO)], options, lambda fraction: None).facts(0.0)
     assert (facts.context_length, facts.num_sequences, facts.num_threads) == (512, 3, 1)
+
+
+def test_a_prompt_joins_in_chunks_that_the_pacer_allows(engine: Engine) -> None:
+    session = Session(engine)
+    pacer = session.loop._scheduler._pacer
+    session.submit("story", Tokens([5] * 40), max_tokens=60, sampling=Sampling(temperature=0, logit_bias={1000: 100.0}))
+    session.run(until=lambda: len(session.text("story")) > 20)
+    session.submit("long", Tokens([1000 + number for number in range(150)]), max_tokens=1)
+    chunks: list[int] = []
+    while sum(chunks) < 150:
+        before, allowed = len(session.text("story")), min(pacer.budget(1), 150 - sum(chunks))
+        session.run(until=lambda: True)
+        chunks.append(engine._context.batch.size - 1)
+        assert chunks[-1] == allowed
+        assert len(session.text("story")) > before, "the stream goes on in every step"
+    assert len(chunks) > 1 and session.finished("long").usage.completion_tokens == 1
+    session.run()
+    assert session.finished("story").usage.completion_tokens == 60

@@ -1,17 +1,22 @@
 """The loop and its scheduler over a fake context: whatever is mixed, every request gets what it would get alone."""
 
 import random
+from collections.abc import Iterable
 from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core.events import Accepted, Event, Failed, Finished, TextDelta
+from shimmy.core.events import Event, Failed, Finished, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Generation, Tokens
 from shimmy.worker.llama.context import DecodeFailed
 from shimmy.worker.loop import Closed, Command, Loop
+from shimmy.worker.pacing import Pacer
+from shimmy.worker.prefix_cache import PrefixCache
+from shimmy.worker.prefix_states import RamTier, Reuse
 from shimmy.worker.scheduler import Scheduler
 from shimmy.worker.sequence import Request
 from shimmy.worker.threads import ThreadGovernor
@@ -38,23 +43,53 @@ def expected(prompt: list[int], max_tokens: int, context_length: int) -> tuple[s
             return text, "length", len(tokens) - len(prompt)
 
 
+def generated(prompt: list[int], max_tokens: int) -> list[int]:
+    """The tokens of the answer to `prompt`."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < max_tokens and (token := next_token(tokens, VOCABULARY)) != END:
+        tokens.append(token)
+    return tokens[len(prompt) :]
+
+
 def talkative(first: int) -> list[int]:
     """A prompt that begins with `first` and generates at least 30 tokens."""
     return next(p for p in ([first, b, c] for b in range(40) for c in range(40)) if expected(p, 30, 4096)[2] == 30)
 
 
+class SteadyPacer(Pacer):
+    def budget(self, num_decoding: int) -> int:
+        return 100
+
+
 class Bench:
     """A loop with everything fake but the scheduling."""
 
-    def __init__(self, *, context_length: int = 4096, slots: int = 4, batch_tokens: int = 64, share: bool = True):
-        self.context = FakeContext(context_length=context_length, num_sequences=slots, batch_tokens=batch_tokens)
+    def __init__(
+        self,
+        *,
+        context_length: int = 4096,
+        slots: int = 4,
+        batch_tokens: int = 64,
+        pacer: Pacer | None = None,
+        ram_bytes: int = 0,
+        max_idle_cells: int = 1 << 30,
+        **memory: Any,
+    ):
+        """`memory` goes to the fake context."""
+        self.context = FakeContext(
+            context_length=context_length, num_sequences=slots, batch_tokens=batch_tokens, **memory
+        )
+        self.ram = RamTier(ram_bytes, self.context.reuse)
+        tiers = [self.ram] if ram_bytes else []
+        self.cache = PrefixCache(self.context, self.context.reuse, tiers, max_idle_cells)
         self.commands: SimpleQueue[Command] = SimpleQueue()
         self.events: list[Event] = []
         self.frames: list[list[Event]] = []
         self.samplers: list[FakeSampler] = []
+        self.now = 0.0
         self.loop = Loop(
             self.context,
-            Scheduler(self.context, slots, can_share_prefix=share),
+            Scheduler(self.context, self.cache, slots, pacer),
             ThreadGovernor(1, lambda: 0.0),
             self.commands,
             self._send,
@@ -71,17 +106,20 @@ class Bench:
         return self.samplers[-1]
 
     def submit(
-        self, name: str, prompt: list[int], *, max_tokens: int = 20, n: int = 1, stop: list[str] | None = None
+        self, name: str, prompt: list[int], *, max_tokens: int = 20, n: int = 1, stop: Iterable[str] = (), **more: Any
     ) -> None:
+        """Requests arrive one second after the other."""
         generation = Generation(
-            id=name, model="m", prompt=Tokens(prompt), max_tokens=max_tokens, num_choices=n, stop=stop or []
+            id=name, model="m", prompt=Tokens(prompt), max_tokens=max_tokens, num_choices=n, stop=list(stop), **more
         )
-        self.commands.put(Request(generation, prompt, generation.stop, 0.0 + self.commands.qsize()))
+        self.now += 1.0
+        self.commands.put(Request(generation, prompt, generation.stop, self.now))
 
     def turn(self) -> bool:
         self.loop._receive(wait=False)
         busy = self.loop.step()
         self.loop._emit()
+        assert self.cache.num_used == self.context.num_used, "the cache miscounts its cells"
         return busy
 
     def drain(self, limit: int = 5000) -> None:
@@ -100,62 +138,104 @@ class Bench:
         return found[0]
 
     def assert_clean(self) -> None:
-        assert not any(self.context.cells.values()), "cells leaked"
+        running = range(self.context.holders.start)
+        assert not any(self.context.cells[slot] for slot in running), "cells leaked"
+        assert not self.context.num_full, "room was not made in time"
         assert all(sampler.freed for sampler in self.samplers), "samplers leaked"
+        used = self.cache.num_used
+        self.cache._cells.check()
+        assert self.cache.num_used == used, "the check found something wrong"
 
 
-requests = st.lists(
-    st.tuples(st.integers(1, 90), st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=12
-)  # prompt length, max_tokens, choices
+class Spec(NamedTuple):
+    prompt: list[int]
+    max_tokens: int
+    n: int
+    tenant: str
 
 
-@given(requests, st.integers(1, 6), st.integers(8, 64), st.booleans(), st.integers(130, 600), st.integers(0, 2**32))
+def workload(count: int, dice: random.Random) -> list[Spec]:
+    """Prompts that begin alike, some with the answer to an earlier one in them."""
+    tokens = [[dice.randrange(1, VOCABULARY) for _ in range(dice.randrange(1, 120))] for _ in range(3)]
+    specs: list[Spec] = []
+    for _ in range(count):
+        base = dice.choice(tokens)
+        if specs and dice.random() < 0.3:
+            turn = dice.choice(specs)
+            base = turn.prompt + generated(turn.prompt, turn.max_tokens)
+        kept = base[: dice.choice([len(base), dice.randrange(len(base) + 1)])]
+        prompt = kept + [dice.randrange(1, VOCABULARY) for _ in range(dice.choice([0, 1, 40]))]
+        n, tenant = dice.choice([1, 1, 5]), dice.choice(["", "", "k"])
+        specs.append(Spec(prompt[:120] or [1], dice.randrange(1, 30), n, tenant))
+    return specs
+
+
+COMMANDS: list[type[Pause] | type[Resume] | type[Abort]] = [Pause, Resume, Resume, Abort]
+MEMORIES = [Reuse(), Reuse(window=8), Reuse(window=50), Reuse(whole=True)]
+
+
+@given(
+    st.integers(1, 12),
+    st.sampled_from(MEMORIES),
+    st.integers(1, 6),
+    st.integers(8, 64),
+    st.integers(130, 600),
+    st.sampled_from([0, 1, 4, 40]),
+    st.sampled_from([0, 1000, 10**6]),
+    st.integers(0, 2**32),
+)
 def test_mixing_changes_nothing(
-    specs: list[tuple[int, int, int]], slots: int, batch_tokens: int, share: bool, context_length: int, seed: int
+    count: int,
+    reuse: Reuse,
+    slots: int,
+    batch_tokens: int,
+    context_length: int,
+    num_holders: int,
+    ram_bytes: int,
+    seed: int,
 ) -> None:
-    """Any mix of prompts, choices, slots, batch sizes, cache sizes and pauses equals each request on its own."""
+    """Any mix of prompts, choices, slots, sizes, arrivals, pauses and cancels equals each request on its own."""
     dice = random.Random(seed)
-    bench = Bench(context_length=context_length, slots=slots, batch_tokens=max(batch_tokens, slots), share=share)
-    prompts = [[dice.randrange(1, VOCABULARY) for _ in range(length)] for length, _, _ in specs]
-    for number, (prompt, (_, max_tokens, n)) in enumerate(zip(prompts, specs, strict=True)):
-        bench.submit(str(number), prompt, max_tokens=max_tokens, n=n)
-        for _ in range(dice.randrange(3)):
+    specs = workload(count, dice)
+    bench = Bench(
+        context_length=context_length,
+        slots=slots,
+        batch_tokens=max(batch_tokens, slots),
+        ram_bytes=ram_bytes,
+        max_idle_cells=dice.choice([0, 50, 1 << 30]),
+        reuse=reuse,
+        num_holders=num_holders,
+        seed=seed,
+    )
+    cancelled = set()
+    for number, spec in enumerate(specs):
+        bench.submit(str(number), spec.prompt, max_tokens=spec.max_tokens, n=spec.n, tenant=spec.tenant)
+        for _ in range(dice.choice([0, 1, 2, 50])):
             bench.turn()
         victim = str(dice.randrange(number + 1))
-        bench.commands.put(Pause(victim) if dice.random() < 0.5 else Resume(victim))
+        command = dice.choice(COMMANDS)(victim)
+        bench.commands.put(command)
+        if isinstance(command, Abort):
+            cancelled.add(victim)
+        if dice.random() < 0.2:
+            bench.cache.check()
     for number in range(len(specs)):
         bench.commands.put(Resume(str(number)))
     bench.drain()
-    for number, (prompt, (_, max_tokens, n)) in enumerate(zip(prompts, specs, strict=True)):
-        for index in range(n):
-            text, reason, count = expected(prompt, max_tokens, context_length)
-            finished = bench.finished(str(number), index)
-            assert bench.text(str(number), index) == text
-            assert (finished.reason, finished.usage.completion_tokens) == (reason, count)
-            assert finished.usage.prompt_tokens == len(prompt)
+    for number, spec in enumerate(specs):
+        if str(number) not in cancelled:
+            assert_as_alone(bench, str(number), spec)
     bench.assert_clean()
 
 
-@given(requests, st.integers(0, 2**32))
-def test_aborting_any_request_leaves_the_others_whole(specs: list[tuple[int, int, int]], seed: int) -> None:
-    dice = random.Random(seed)
-    bench = Bench(context_length=400, slots=3)
-    prompts = [[dice.randrange(1, VOCABULARY) for _ in range(length)] for length, _, _ in specs]
-    for number, (prompt, (_, max_tokens, n)) in enumerate(zip(prompts, specs, strict=True)):
-        bench.submit(str(number), prompt, max_tokens=max_tokens, n=n)
-    for _ in range(dice.randrange(40)):
-        bench.turn()
-    aborted = dice.randrange(len(specs))
-    before = len(bench.events)
-    bench.commands.put(Abort(str(aborted)))
-    bench.drain()
-    assert not [
-        event for event in bench.events[before:] if event.id == str(aborted) and not isinstance(event, Accepted)
-    ]
-    for number, (prompt, (_, max_tokens, n)) in enumerate(zip(prompts, specs, strict=True)):
-        if number != aborted:
-            assert [bench.text(str(number), index) for index in range(n)] == [expected(prompt, max_tokens, 400)[0]] * n
-    bench.assert_clean()
+def assert_as_alone(bench: Bench, name: str, spec: Spec) -> None:
+    text, reason, count = expected(spec.prompt, spec.max_tokens, bench.context.context_length)
+    for index in range(spec.n):
+        finished = bench.finished(name, index)
+        assert bench.text(name, index) == text
+        assert (finished.reason, finished.usage.completion_tokens) == (reason, count)
+        assert finished.usage.prompt_tokens == len(spec.prompt)
+        assert 0 <= finished.usage.cached_tokens < len(spec.prompt)
 
 
 def test_one_frame_per_step_carries_the_events_of_all() -> None:
@@ -168,7 +248,7 @@ def test_one_frame_per_step_carries_the_events_of_all() -> None:
 
 
 def test_a_long_prompt_beside_a_running_stream_is_computed_in_small_chunks() -> None:
-    bench = Bench(batch_tokens=512)
+    bench = Bench(batch_tokens=512, pacer=SteadyPacer())
     bench.submit("running", talkative(2), max_tokens=30)
     bench.turn()
     bench.submit("long", [4] * 600, max_tokens=1)
@@ -176,7 +256,7 @@ def test_a_long_prompt_beside_a_running_stream_is_computed_in_small_chunks() -> 
     for _ in range(5):
         bench.turn()
         sizes.append(bench.context.batch.size)
-    assert max(sizes) <= 129
+    assert sizes == [101] * 5
     assert len(bench.text("running").split("><")) == 6, "the stream got a token in every step"
 
 
@@ -199,9 +279,9 @@ def test_choices_share_one_prefill() -> None:
     bench = Bench(slots=8, batch_tokens=512)
     bench.submit("r", [7] * 400, max_tokens=2, n=8)
     bench.drain()
-    computed = bench.context.largest_batch
-    assert computed == 400
+    assert bench.context.num_computed == 399 + 8 + 8, "each computed but the last token of the prompt and its own first"
     assert bench.context.num_decodes <= 4
+    assert [bench.finished("r", index).usage.cached_tokens for index in range(8)] == [0] + [399] * 7
 
 
 def test_more_requests_than_slots_wait_their_turn_by_arrival() -> None:

@@ -102,6 +102,26 @@ class llama_context_params(c.Structure):
     ]
 
 
+class llama_model_quantize_params(c.Structure):
+    _fields_ = [
+        ("nthread", c.c_int32),
+        ("ftype", c.c_int32),
+        ("output_tensor_type", c.c_int32),
+        ("token_embedding_type", c.c_int32),
+        ("allow_requantize", c.c_bool),
+        ("quantize_output_tensor", c.c_bool),
+        ("only_copy", c.c_bool),
+        ("pure", c.c_bool),
+        ("keep_split", c.c_bool),
+        ("dry_run", c.c_bool),
+        ("imatrix", c.c_void_p),
+        ("kv_overrides", c.c_void_p),
+        ("tt_overrides", c.c_void_p),
+        ("prune_layers", c.c_void_p),
+        ("max_buf_size", c.c_size_t),
+    ]
+
+
 # name: (result, arguments)
 PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_version": (c.c_char_p, ()),
@@ -110,11 +130,14 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_default_params": (llama_model_params, ()),
     "llama_context_default_params": (llama_context_params, ()),
     "llama_sampler_chain_default_params": (llama_sampler_chain_params, ()),
+    "llama_model_quantize_default_params": (llama_model_quantize_params, ()),
     "llama_model_load_from_file": (c.c_void_p, (c.c_char_p, llama_model_params)),
     "llama_model_load_from_splits": (c.c_void_p, (c.c_void_p, c.c_size_t, llama_model_params)),
     "llama_model_get_vocab": (c.c_void_p, (c.c_void_p,)),
     "llama_model_n_ctx_train": (c.c_int32, (c.c_void_p,)),
     "llama_model_n_params": (c.c_size_t, (c.c_void_p,)),
+    "llama_model_n_layer": (c.c_int32, (c.c_void_p,)),
+    "llama_model_n_head": (c.c_int32, (c.c_void_p,)),
     "llama_model_size": (c.c_size_t, (c.c_void_p,)),
     "llama_model_n_swa": (c.c_int32, (c.c_void_p,)),
     "llama_model_is_recurrent": (c.c_bool, (c.c_void_p,)),
@@ -132,9 +155,15 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_init_from_model": (c.c_void_p, (c.c_void_p, llama_context_params)),
     "llama_n_ctx": (c.c_uint32, (c.c_void_p,)),
     "llama_get_memory": (c.c_void_p, (c.c_void_p,)),
+    "llama_memory_clear": (None, (c.c_void_p, c.c_bool)),
     "llama_memory_seq_rm": (c.c_bool, (c.c_void_p, c.c_int32, c.c_int32, c.c_int32)),
     "llama_memory_seq_cp": (None, (c.c_void_p, c.c_int32, c.c_int32, c.c_int32, c.c_int32)),
     "llama_memory_seq_pos_min": (c.c_int32, (c.c_void_p, c.c_int32)),
+    "llama_memory_seq_pos_max": (c.c_int32, (c.c_void_p, c.c_int32)),
+    "llama_max_parallel_sequences": (c.c_size_t, ()),
+    "llama_state_seq_get_size": (c.c_size_t, (c.c_void_p, c.c_int32)),
+    "llama_state_seq_get_data": (c.c_size_t, (c.c_void_p, c.c_void_p, c.c_size_t, c.c_int32)),
+    "llama_state_seq_set_data": (c.c_size_t, (c.c_void_p, c.c_void_p, c.c_size_t, c.c_int32)),
     "llama_decode": (c.c_int32, (c.c_void_p, llama_batch)),
     "llama_set_n_threads": (None, (c.c_void_p, c.c_int32, c.c_int32)),
     "llama_sampler_chain_init": (c.c_void_p, (llama_sampler_chain_params,)),
@@ -150,4 +179,5 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_sampler_init_temp": (c.c_void_p, (c.c_float,)),
     "llama_sampler_init_penalties": (c.c_void_p, (c.c_int32, c.c_int32, c.c_float, c.c_float, c.c_float)),
     "llama_sampler_init_logit_bias": (c.c_void_p, (c.c_int32, c.c_int32, c.c_void_p)),
+    "llama_model_quantize": (c.c_uint32, (c.c_char_p, c.c_char_p, c.c_void_p)),
 }
