@@ -7,7 +7,7 @@ that is not.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _sre  # type: ignore[import-not-found]
 import sys
 import time

@@ -12,6 +12,8 @@
     │   └── ModelNotFound          404  model_not_found
     ├── MethodNotAllowed           405  method_not_allowed
     ├── ModelInvalid               422  model_invalid
+    ├── QueueTimeout               408  queue_timeout
+    ├── DeadlineExceeded           504  deadline_exceeded
     ├── Busy                       429  queue_full
     ├── Unavailable                503  unavailable
     │   └── Draining               503  server_draining
@@ -112,6 +114,20 @@ class ModelInvalid(ShimmyError):
 
     status = 422
     code = "model_invalid"
+
+
+class QueueTimeout(ShimmyError):
+    """The request's turn did not come within the time that it, or the server, allows for that."""
+
+    status = 408
+    code = "queue_timeout"
+
+
+class DeadlineExceeded(ShimmyError):
+    """The request was not finished within the time that it was given."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class Busy(ShimmyError):

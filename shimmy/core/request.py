@@ -19,6 +19,8 @@ MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Patience = Annotated[float, Meta(gt=0, le=86_400)]
 
 MAX_STOP_STRINGS = 16
 
@@ -72,7 +74,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill."""
+    """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill.
+
+    Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
+    telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
+    its end, `queue_seconds` until it begins to run: without them it may take as long as it takes.
+    """
 
     id: str
     model: str
@@ -81,3 +88,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: MaxTokens | None = None
     stop: list[str] = []
     num_choices: NumChoices = 1
+    priority: Priority = 0
+    tenant: str = ""
+    timeout_seconds: Patience | None = None
+    queue_seconds: Patience | None = None

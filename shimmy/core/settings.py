@@ -23,6 +23,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None = None
     num_sequences: int = 8
     num_threads: int | None = None
+    prefix_ram_bytes: int = 256 << 20
+    num_gpu_layers: int | None = None
+    devices: tuple[str, ...] = ()
 
     max_body_bytes: int = 16 << 20
     body_seconds: float = 30.0
@@ -30,3 +33,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stall_seconds: float = 60.0
     drain_seconds: float = 30.0
     max_queued_requests: int = 512
+    queue_seconds: float | None = None

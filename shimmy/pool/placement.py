@@ -14,7 +14,7 @@ from shimmy.pool.process import Spawn, spawn_worker
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 
 if TYPE_CHECKING:
-    from shimmy.models.catalog import Model
+    from shimmy.models.listing import Model
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from shimmy.pool.handle import Handle, State
 from shimmy.pool.process import Spawn
 
 if TYPE_CHECKING:
-    from shimmy.models.catalog import Model
+    from shimmy.models.listing import Model
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from shimmy.core.errors import ModelInvalid, ModelNotFound, WorkerLost
+from shimmy.core.errors import ModelInvalid, ModelNotFound, ShimmyError, WorkerLost
 from shimmy.core.events import Accepted, Event
 from shimmy.core.request import Generation
 from shimmy.pool.admission import Admission
@@ -17,7 +17,9 @@ from shimmy.pool.placement import ModelStatus, Placement
 from shimmy.pool.stream import Stream
 
 if TYPE_CHECKING:
-    from shimmy.models.catalog import Catalog, Model
+    from shimmy.models.catalog import Catalog
+    from shimmy.models.listing import Model
+    from shimmy.pool.deadline import Deadline
 
 REFRESH_SECONDS = 2.0
 
@@ -31,11 +33,15 @@ class Inference:
         placement: Placement,
         admission: Admission,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        queue_seconds: float | None = None,
     ) -> None:
+        """`queue_seconds` is how long a request may wait for its turn, if it does not say less."""
         self.catalog = catalog
         self._placement = placement
         self._admission = admission
         self._clock = clock
+        self._queue_seconds = queue_seconds
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
 
@@ -45,11 +51,14 @@ class Inference:
         Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
         cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
         """
-        with self._admission.admit():
+        from shimmy.pool.deadline import Deadline
+
+        with self._admission.admit(request.tenant):
+            deadline = Deadline(request, self._queue_seconds)
             sent = _Sent()
             while True:
                 try:
-                    async with self._stream(request) as stream:
+                    async with self._stream(request.model, deadline) as stream:
                         async for batch in stream:
                             if fresh := sent.note(batch):
                                 yield fresh
@@ -87,11 +96,19 @@ class Inference:
         await self._placement.close()
 
     @asynccontextmanager
-    async def _stream(self, request: Generation) -> AsyncGenerator[Stream, None]:
-        handle = await self._placement.acquire(await self._find(request.model))
-        stream = await handle.submit(request)
+    async def _stream(self, model: str, deadline: "Deadline") -> AsyncGenerator[Stream, None]:
+        async with deadline.waiting():
+            handle = await self._placement.acquire(await self._find(model))
+            stream = await handle.submit(deadline.request())
+
+        def expire(error: ShimmyError) -> None:
+            # The worker is told at once: a client that reads nothing would learn of it late.
+            stream.fail(error)
+            handle.abort(stream)
+
         try:
-            yield stream
+            with deadline.running(expire):
+                yield stream
         finally:
             handle.abort(stream)
 

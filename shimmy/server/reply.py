@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from starlette.types import Message, Send
 
-from shimmy.core.errors import ShimmyError
+from shimmy.core.errors import QueueTimeout, ShimmyError
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
@@ -68,8 +68,8 @@ def _headers(error: ShimmyError) -> Iterator[Header]:
     if seconds is not None:
         yield b"retry-after", str(math.ceil(seconds)).encode()
         yield b"retry-after-ms", str(math.ceil(seconds * 1000)).encode()
-    # The OpenAI and Anthropic SDKs repeat every 429 and 5xx twice unless told not to (openai/_base_client.py).
+    # The OpenAI and Anthropic SDKs repeat every 408, 429 and 5xx twice unless told not to (openai/_base_client.py).
     if error.status in (429, 503):
         yield b"x-should-retry", b"true"
-    elif error.status >= 500:
+    elif error.status >= 500 or isinstance(error, QueueTimeout):
         yield b"x-should-retry", b"false"

@@ -1,9 +1,13 @@
 """The budgets of the executable: each is the least of 20 runs, because on a shared machine only the least says
-something about the program.
+something about the program. When that is over the budget, others may have been at work, and 20 more are made, at times
+more than once.
 
 Wall and CPU time are printed. What is held against the budget is the smaller of the two least values: a busy machine
 makes the wall time longer, two processes at work at once the CPU time. CPU time does not see waiting, so the wall time
 has a limit of its own, wide enough for a busy machine.
+
+The budgets are for a machine on which a bare Python interpreter comes and goes in 10 ms. That is measured in turns with
+the executable, and a slower machine gets as much more as it needs more for that.
 """
 
 import os
@@ -12,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +29,11 @@ from shimmy.worker.llama import payload
 pytestmark = [pytest.mark.frozen, pytest.mark.timeout(600)]
 RUNS = 20
 WARM_UPS = 2
+ROUNDS = 5
 MS = 1_000_000
 BUSY = 3
+INTERPRETER = [sys.executable, "-I", "-S", "-c", "pass"]
+INTERPRETER_MS = 10.0
 
 Measure = Callable[[], tuple[int, int]]
 
@@ -48,17 +56,41 @@ def read(stopwatch: Path, *arguments: str | Path, environment: dict[str, str]) -
     return int(wall), int(cpu)
 
 
-def check(what: str, budget_ms: float, measure: Measure) -> None:
+class Series:
+    """Wall and CPU times in ms."""
+
+    def __init__(self) -> None:
+        self.walls: list[float] = []
+        self.cpus: list[float] = []
+
+    def add(self, taken: tuple[int, int]) -> None:
+        self.walls.append(taken[0] / MS)
+        self.cpus.append(taken[1] / MS)
+
+    @property
+    def least(self) -> float:
+        return min(*self.walls, *self.cpus)
+
+
+def check(what: str, budget_ms: float, measure: Measure, stopwatch: Path) -> None:
     for _ in range(WARM_UPS):
         measure()
-    taken = [measure() for _ in range(RUNS)]
-    walls, cpu = sorted(wall / MS for wall, _ in taken), min(cpu for _, cpu in taken) / MS
+    program, interpreter = Series(), Series()
+    for _ in range(ROUNDS):
+        for _ in range(RUNS):
+            program.add(measure())
+            interpreter.add(read(stopwatch, "exit", *INTERPRETER, environment={}))
+        slowness = max(1.0, interpreter.least / INTERPRETER_MS)
+        budget = slowness * budget_ms
+        if program.least <= budget and min(program.walls) <= BUSY * budget:
+            break
+    walls = sorted(program.walls)
     print(
-        f"{what}: wall min {walls[0]:.1f} ms, median {walls[RUNS // 2]:.1f}; CPU min {cpu:.1f};"
-        f" budget {budget_ms:g}; load {os.getloadavg()[0]:.1f}"
+        f"{what}: wall min {walls[0]:.1f} ms, median {walls[len(walls) // 2]:.1f}; CPU min {min(program.cpus):.1f};"
+        f" {len(walls)} runs; budget {budget_ms:g} times {slowness:.2f}; load {os.getloadavg()[0]:.1f}"
     )
-    assert min(walls[0], cpu) <= budget_ms
-    assert walls[0] <= BUSY * budget_ms
+    assert program.least <= budget
+    assert walls[0] <= BUSY * budget
 
 
 def free_port() -> int:
@@ -74,19 +106,18 @@ def test_second_start(exe: Path, home: dict[str, str], stopwatch: Path) -> None:
     def measure() -> tuple[int, int]:
         return read(stopwatch, "answer", *serve(exe, free_port()), environment=home)
 
-    check("exec to first 200, later starts", 100, measure)
+    check("exec to first 200, later starts", 100, measure, stopwatch)
 
 
 def test_first_start(exe: Path, tmp_path: Path, stopwatch: Path) -> None:
-    homes = [tmp_path / f"home{number}" for number in range(RUNS + WARM_UPS)]
-    for folder in homes:
-        folder.mkdir()
-    unused = iter(homes)
+    homes: list[Path] = []
 
     def measure() -> tuple[int, int]:
-        return read(stopwatch, "answer", *serve(exe, free_port()), environment={"HOME": str(next(unused))})
+        homes.append(tmp_path / f"home{len(homes)}")
+        homes[-1].mkdir()
+        return read(stopwatch, "answer", *serve(exe, free_port()), environment={"HOME": str(homes[-1])})
 
-    check("exec to first 200, first start ever", 150, measure)
+    check("exec to first 200, first start ever", 150, measure, stopwatch)
     # Not between the runs: ext4 is slow to make files where others were just deleted.
     for folder in homes:
         shutil.rmtree(folder)
@@ -97,7 +128,7 @@ def test_short_commands(exe: Path, home: dict[str, str], stopwatch: Path, argume
     def measure() -> tuple[int, int]:
         return read(stopwatch, "exit", exe, *arguments, environment=home)
 
-    check(" ".join(arguments), 60, measure)
+    check(" ".join(arguments), 60, measure, stopwatch)
 
 
 def test_worker_start(exe: Path, home: dict[str, str], stopwatch: Path, tmp_path: Path) -> None:
@@ -111,7 +142,7 @@ def test_worker_start(exe: Path, home: dict[str, str], stopwatch: Path, tmp_path
     measure()
     # Until what it unpacked is old enough to be trusted by its status.
     time.sleep(payload.CLOCK_SECONDS + 0.1)
-    check("worker, spawn to ready to load", 40, measure)
+    check("worker, spawn to ready to load", 40, measure, stopwatch)
 
 
 def test_size(exe: Path) -> None:

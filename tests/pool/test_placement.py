@@ -7,7 +7,7 @@ import pytest
 
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost
-from shimmy.models.catalog import Model
+from shimmy.models.listing import Model
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.placement import ModelStatus, Placement
 from tests.fakes.clock import FakeTime

@@ -7,7 +7,7 @@ import pytest
 
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelFailed, ModelInvalid, ShimmyError, WorkerLost
-from shimmy.models.catalog import Model
+from shimmy.models.listing import Model
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import OnEnd, OnMessage, WorkerProcess
 from shimmy.pool.supervisor import Crashes, Supervisor, Tools

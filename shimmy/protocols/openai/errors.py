@@ -9,12 +9,15 @@ from shimmy.core.errors import RequestError, ShimmyError
 
 T = TypeVar("T")
 
-# type by status, as the SDKs' exception classes are (openai/_exceptions.py); other 4xx are the request's fault
+# type by status, as the SDKs' exception classes are (openai/_exceptions.py), timeouts as Anthropic has them; other 4xx
+# are the request's fault
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
+    504: "timeout_error",
 }
 
 # "Expected `str`, got `int` - at `$.messages[0].role`"; for a dict's key "... - at `key` in `$.logit_bias`"

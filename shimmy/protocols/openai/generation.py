@@ -28,6 +28,16 @@ def sampling(body: CommonFields) -> Sampling:
     return Sampling(**{name: value for name, value in given.items() if value is not None})
 
 
+def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
+    """The fields of a `Generation` that say whose it is, and when it should run."""
+    return {
+        "priority": body.priority or 0,
+        "tenant": tenant,
+        "timeout_seconds": body.timeout,
+        "queue_seconds": body.queue_timeout,
+    }
+
+
 def stop_strings(body: CommonFields) -> list[str]:
     """An empty string stops nothing."""
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []

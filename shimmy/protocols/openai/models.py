@@ -11,7 +11,8 @@ from shimmy.server.inference import Inference
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `context_length` is what a request may use, known once the model is loaded; sizes in bytes."""
+    """One model. `context_length` is what a request may use, `layers` how many layers each device has; both are known
+    once the model is loaded. Sizes in bytes."""
 
     id: str
     object: Literal["model"] = "model"
@@ -27,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None
     training_context_length: int | None
     template_source: str | None
+    layers: dict[str, int] | None
 
 
 class Models:
@@ -63,6 +65,7 @@ class Models:
                 context_length=loaded.context_length if loaded else None,
                 training_context_length=facts.context_length if facts else None,
                 template_source=loaded.template_source if loaded else template,
+                layers=loaded.layers if loaded else None,
             )
 
 

@@ -13,7 +13,9 @@ from shimmy.core.request import (
     Bias,
     MaxTokens,
     NumChoices,
+    Patience,
     Penalty,
+    Priority,
     Probability,
     RepetitionPenalty,
     Seed,
@@ -33,7 +35,10 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chat and a plain completion share."""
+    """What a chat and a plain completion share.
+
+    `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds.
+    """
 
     model: ModelName
     stream: bool | None = None
@@ -52,6 +57,9 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: Biases | None = None
     seed: Seed | None = None
     logprobs: Any = None
+    priority: Priority | None = None
+    timeout: Patience | None = None
+    queue_timeout: Patience | None = None
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -1,0 +1,160 @@
+"""How many tokens of prompts the next step may compute, and of which. Knows numbers, nothing of batches or cells.
+
+Everyone whose sequence decodes waits for a whole step, so the prompts in it decide how smoothly running streams flow;
+but each step also computes the decoding rows again, so small chunks of a prompt delay its first token. The pacer
+learns what steps cost and makes them as long as this allows:
+
+- SMOOTH_SECONDS are always allowed: hardly anybody sees a shorter gap.
+- Up to LONGEST_SECONDS a step may take STRETCH times as long as one without prompts: they have nine tenths of the time
+  then, and their first tokens come a ninth later than without the streams.
+- Where even that is a slow step, prompts have three quarters of the time (LEAST_STRETCH), lest they never end.
+
+Other programs can make steps several times slower from one to the next, and not all kinds alike: a step of few rows,
+in which threads wait for each other all the time, suffers most. So all that is used was measured lately and under the
+same conditions: while prompts are computed there is a step without them now and then, on as many threads. And no slow
+step means anything alone: of steps without prompts the faster of the last two counts, as others only ever add time, of
+what a token costs the median of three. `python -m bench.chunks` shows both costs.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from shimmy.worker.sequence import Sequence
+
+SMOOTH_SECONDS = 0.15
+LONGEST_SECONDS = 0.5
+STRETCH = 10
+LEAST_STRETCH = 4
+# Beside streams, while it is not known what a token costs.
+UNKNOWN_CHUNK_TOKENS = 32
+# While prompts are computed, so many steps are followed by one without, fewer at first; and so is one that took far too
+# long.
+STEPS_PER_PROBE = 8
+# A prompt may be overtaken by shorter ones until it has waited as many times as long as it takes itself.
+PATIENCE = 4
+
+_NUM_TOKEN_COSTS = 3
+_NUM_ROW_COSTS = 2
+_STEPS_TO_FIRST_PROBE = 2
+# Fewer tokens of prompt alone say more about the fixed cost of a step than about a token.
+_LEAST_TELLING_TOKENS = 32
+_GUESSED_SECONDS = 0.002
+# What a step without prompts costs grows with its rows, but it has a fixed part, which is worth about as many rows.
+_FIXED_ROWS = 2
+# A step that takes so many times what is allowed makes the next chunk smaller, before anything is known for certain.
+_TOO_LONG = 1.5
+_LEAST_SHARE = 0.125
+
+
+class Pacer:
+    """Owns what is known of the cost of a step: `observe` each, then ask for the `budget` of the next."""
+
+    def __init__(self) -> None:
+        # What a token of prompt costs, decoding rows left out.
+        self._token_seconds: deque[float] = deque(maxlen=_NUM_TOKEN_COSTS)
+        # What a row costs in a step without prompts, the fixed part shared out among the rows: while there are none,
+        # when there were none right after those that the costs of a token are from, and while there are some.
+        self._row_seconds: deque[float] = deque(maxlen=_NUM_ROW_COSTS)
+        self._row_seconds_then: float | None = None
+        self._probes: deque[float] = deque(maxlen=_NUM_ROW_COSTS)
+        self._is_probing = False
+        self._num_steps_to_probe = _STEPS_TO_FIRST_PROBE
+        self._num_plain_steps = 0
+        # How much of what is allowed the next chunk gets, and no more tokens than these.
+        self._share = 0.5
+        self._most_tokens: int | None = None
+
+    @property
+    def token_seconds(self) -> float:
+        """What a token of prompt costs at the moment; a guess while nothing is known."""
+        if not self._token_seconds:
+            return _GUESSED_SECONDS
+        seconds = sorted(self._token_seconds)[len(self._token_seconds) // 2]
+        if self._row_seconds_then is None:
+            return seconds
+        return seconds * min(4.0, max(0.25, min(self._row_seconds) / self._row_seconds_then))
+
+    def observe(self, num_decoding: int, num_prefill: int, seconds: float) -> None:
+        """Takes a step of so many rows that decoded and so many tokens of prompts."""
+        if not num_prefill:
+            self._observe_plain(seconds / (_FIXED_ROWS + num_decoding))
+        elif num_decoding:
+            self._observe_mixed(num_decoding, num_prefill, seconds)
+        elif num_prefill >= _LEAST_TELLING_TOKENS:
+            self._learn_token(seconds / num_prefill)
+
+    def budget(self, num_decoding: int) -> int:
+        """Tokens of prompts for a step in which so many sequences decode; now and then none, but never twice."""
+        self._is_probing = self._num_steps_to_probe <= 0
+        if self._is_probing:
+            return 0
+        if not self._token_seconds:
+            return UNKNOWN_CHUNK_TOKENS
+        plain = self._plain_seconds(num_decoding)
+        tokens = int(self._share * (allowed_seconds(plain) - plain) / self.token_seconds)
+        return max(1, tokens if self._most_tokens is None else min(tokens, self._most_tokens))
+
+    def _observe_plain(self, row_seconds: float) -> None:
+        if self._is_probing:
+            self._is_probing = False
+            self._num_steps_to_probe = STEPS_PER_PROBE
+            self._probes.append(row_seconds)
+            return
+        self._row_seconds.append(row_seconds)
+        self._num_plain_steps += 1
+        if self._num_plain_steps == _NUM_ROW_COSTS:
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """No prompts any more; the next one comes to a machine that may be another one by then."""
+        self._row_seconds_then = min(self._row_seconds)
+        self._probes.clear()
+        self._num_steps_to_probe = _STEPS_TO_FIRST_PROBE
+        self._share, self._most_tokens = 0.5, None
+
+    def _observe_mixed(self, num_decoding: int, num_prefill: int, seconds: float) -> None:
+        plain = self._plain_seconds(num_decoding)
+        is_too_long = seconds > _TOO_LONG * allowed_seconds(plain)
+        self._share = max(_LEAST_SHARE, self._share / 2) if is_too_long else min(1.0, self._share * 2)
+        self._most_tokens = 2 * num_prefill
+        self._num_steps_to_probe = 0 if is_too_long else self._num_steps_to_probe - 1
+        # However slow steps without prompts were, half of this one at least was the prompts'.
+        self._learn_token(max(seconds - plain, seconds / 2) / num_prefill)
+
+    def _learn_token(self, seconds: float) -> None:
+        self._token_seconds.append(seconds)
+        self._row_seconds_then = None
+        self._num_plain_steps = 0
+
+    def _plain_seconds(self, num_decoding: int) -> float:
+        """What a step costs in which so many sequences decode and nothing else."""
+        return min(self._probes or self._row_seconds, default=0.0) * (_FIXED_ROWS + num_decoding)
+
+
+def allowed_seconds(plain_seconds: float) -> float:
+    """How long a step may take beside streams, whose step without a prompt takes `plain_seconds`."""
+    return max(SMOOTH_SECONDS, min(STRETCH * plain_seconds, LONGEST_SECONDS), LEAST_STRETCH * plain_seconds)
+
+
+def shares(prefilling: Iterable[Sequence], budget: int, token_seconds: float) -> Iterator[tuple[Sequence, int]]:
+    """Which prompts get the budget, and how much of it: one after the other, since prompts that advance side by side
+    all end when the last one would.
+
+    The order is that of arrival plus `PATIENCE` times the time still needed: short ones overtake long ones, for the
+    best mean time to the first token, but not for ever. A tenant's places go to its own prompts by priority.
+    """
+
+    def due(sequence: Sequence) -> float:
+        return sequence.request.arrived_at + PATIENCE * token_seconds * sequence.num_due
+
+    places = sorted(prefilling, key=due)
+    queues: dict[str, deque[Sequence]] = {}
+    for sequence in sorted(places, key=lambda each: each.request.priority):
+        queues.setdefault(sequence.request.tenant, deque()).append(sequence)
+    for place in places:
+        if budget <= 0:
+            return
+        sequence = queues[place.request.tenant].popleft()
+        count = min(sequence.num_due, budget)
+        budget -= count
+        yield sequence, count
