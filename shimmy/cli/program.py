@@ -13,7 +13,7 @@ import click
 from shimmy import __version__
 from shimmy.cli import exit_codes
 
-COMMANDS = ("serve", "list", "show", "probe", "generate", "gpu-info")
+COMMANDS = ("serve", "list", "show", "probe", "generate", "quantize", "gpu-info")
 
 
 class Commands(click.Group):
@@ -33,6 +33,8 @@ class Commands(click.Group):
                 from shimmy.cli.probe import command
             case "generate":
                 from shimmy.cli.generate import command
+            case "quantize":
+                from shimmy.cli.quantize import command
             case "gpu-info":
                 from shimmy.cli.gpu_info import command
             case _:
@@ -60,7 +62,8 @@ class Commands(click.Group):
             raise click.exceptions.Exit(exit_codes.of_error(error)) from error
 
 
-@click.command(cls=Commands)
+# `help=` here and in every subcommand: the executable has no docstrings, from which click would take it.
+@click.command(cls=Commands, help="Serve the GGUF models on this machine over the OpenAI API.")
 @click.version_option(__version__, prog_name="shimmy", message="%(prog)s %(version)s")
 def program() -> None:
-    """Serve the GGUF models on this machine over the OpenAI API."""
+    pass

@@ -21,12 +21,17 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker sets up its context; None leaves the choice to the worker.
 
     `context_length` in tokens (default: the model's own, at most 8192), `num_sequences` that decode side by side,
-    `num_threads` at most.
+    `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `num_gpu_layers` (-1 is
+    all; default: all if there are `devices`, else none) that go to the GPUs named by `devices`, or to those that
+    llama.cpp prefers.
     """
 
     context_length: int | None = None
     num_sequences: int = 8
     num_threads: int | None = None
+    prefix_ram_bytes: int = 256 << 20
+    num_gpu_layers: int | None = None
+    devices: tuple[str, ...] = ()
 
 
 # Server to worker
@@ -60,10 +65,30 @@ class Resume(msgspec.Struct, frozen=True, tag="resume"):
 
 
 class ListDevices(msgspec.Struct, frozen=True, tag="list_devices"):
-    """Ask a worker that holds no model for the devices llama.cpp sees."""
+    """Ask a worker that holds no model for the devices llama.cpp sees; `unusable` has the paths of libraries that must
+    not be opened, with the reasons."""
+
+    unusable: dict[str, str] = {}
 
 
-ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices
+class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
+    """Ask a worker that holds no model to write the model in `source`, which may be the first of several shards, as
+    `target`, one file that appears whole. `file_type` is llama.h's llama_ftype.
+
+    `partial` is what the unfinished file is called where it must have a name; whoever asks removes it should the worker
+    die. `replace` lets it take the place of a file, `allow_requantize` lets tensors lose precision a second time.
+    """
+
+    source: str
+    target: str
+    partial: str
+    file_type: int
+    num_threads: int | None = None
+    replace: bool = False
+    allow_requantize: bool = False
+
+
+ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices | Quantize
 
 # Worker to server
 
@@ -74,8 +99,15 @@ class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
     fraction: float
 
 
+class Opening(msgspec.Struct, frozen=True, tag="opening"):
+    """An optional backend is about to be opened: should the worker end now, it was this file."""
+
+    path: str
+
+
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"."""
+    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"; `layers` is how
+    many of the model's layers each device has, the output layer included."""
 
     context_length: int
     training_context_length: int
@@ -87,6 +119,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     template_source: str
     cpu_variant: str
     load_seconds: float
+    layers: dict[str, int] = {}
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -115,17 +148,41 @@ class AbsentBackend(msgspec.Struct, frozen=True):
     reason: str
 
 
+class LoadedBackend(msgspec.Struct, frozen=True):
+    """An optional backend, and the file it was loaded from."""
+
+    name: str
+    path: str
+
+
 class Devices(msgspec.Struct, frozen=True, tag="devices"):
-    """Answer to `ListDevices`."""
+    """Answer to `ListDevices`; `searched` has the folders in which optional backends are looked for."""
 
     devices: list[Device]
     absent: list[AbsentBackend]
     llama_version: str
     cpu_variant: str
     cpu_features: list[str]
+    loaded: list[LoadedBackend] = []
+    searched: list[str] = []
 
 
-FromWorker = LoadProgress | Loaded | LoadFailed | Events | Devices
+class QuantizeProgress(msgspec.Struct, frozen=True, tag="quantize_progress"):
+    """How many of the tensors are written."""
+
+    num_done: int
+    num_tensors: int
+
+
+class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
+    """The file is in its place. `num_fallbacks` tensors have shapes that the type cannot have, and got a larger one."""
+
+    num_tensors: int
+    num_fallbacks: int
+    target_bytes: int
+
+
+FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -26,6 +26,12 @@ def test_draws_on_a_terminal_and_leaves_an_empty_line() -> None:
     )
 
 
+def test_says_what_is_done() -> None:
+    terminal = Terminal()
+    LoadingBar(terminal, action="quantizing")("6 of 12 tensors", 0.5)
+    assert terminal.getvalue() == "\r\x1b[Kquantizing [############------------]  50 % 6 of 12 tensors\r"
+
+
 def test_writes_nothing_elsewhere() -> None:
     pipe = io.StringIO()
     bar = LoadingBar(pipe)

@@ -34,14 +34,24 @@ generations = st.builds(
     max_tokens=st.none() | st.integers(1, 2**31 - 1),
     stop=st.lists(text, max_size=3),
     num_choices=st.integers(1, 128),
+    priority=st.integers(-(2**31), 2**31 - 1),
+    tenant=text,
+    timeout_seconds=st.none() | st.floats(0.001, 86_400),
+    queue_seconds=st.none() | st.floats(0.001, 86_400),
+)
+options = st.builds(
+    ipc.EngineOptions,
+    num_gpu_layers=st.none() | st.integers(-1, 9999),
+    devices=st.lists(text, max_size=2).map(tuple),
 )
 to_worker = (
-    st.builds(ipc.Load, paths=st.lists(text, max_size=3), options=st.builds(ipc.EngineOptions))
+    st.builds(ipc.Load, paths=st.lists(text, max_size=3), options=options)
     | st.builds(ipc.Generate, generation=generations)
     | st.builds(ipc.Abort, id=text)
     | st.builds(ipc.Pause, id=text)
     | st.builds(ipc.Resume, id=text)
-    | st.just(ipc.ListDevices())
+    | st.builds(ipc.ListDevices, unusable=st.dictionaries(text, text, max_size=2))
+    | st.builds(ipc.Quantize, source=text, target=text, partial=text, file_type=counts, num_threads=st.none() | counts)
 )
 seconds = st.floats(0, 1e6)
 usages = st.builds(Usage, prompt_tokens=counts, completion_tokens=counts, cached_tokens=counts)
@@ -65,8 +75,11 @@ events = (
 )
 from_worker = (
     st.builds(ipc.LoadProgress, fraction=st.floats(0, 1))
+    | st.builds(ipc.Opening, path=text)
     | st.builds(ipc.LoadFailed, fault=faults)
     | st.builds(ipc.Events, events=st.lists(events, max_size=4))
+    | st.builds(ipc.QuantizeProgress, num_done=counts, num_tensors=counts)
+    | st.builds(ipc.Quantized, num_tensors=counts, num_fallbacks=counts, target_bytes=st.integers(0, 2**63 - 1))
 )
 
 

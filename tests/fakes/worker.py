@@ -14,17 +14,21 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !deluge             words of 1 KiB for ever, not heeding Pause
     !deaf               stops reading its stdin, so that the pipe fills up and a close goes unheard
     !say TEXT           TEXT as one single delta
+    !cached N           one word; N tokens of the prompt were cached
     !log                which Abort, Pause and Resume came, as "abort ID pause ID ..."
+    !active             how many other requests there are, waiting or running
     !request            the whole Generation as JSON
     !pid, !environment  the process id, the environment as JSON
 
-The model file, where it exists, is the script for loading, as JSON: {"load": ...} with "ready" (default), "hold" (until
-a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (never answers).
+The model file, where it exists, may say in its header, as `fake.load`, how loading goes: "ready" (default), "hold"
+(until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer).
+The same key says how quantizing it goes: "ready", "hold", "crash SIGNAL", "fail CODE TEXT".
 """
 
 import os
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
@@ -41,6 +45,7 @@ from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, 
 from shimmy.core.request import Chat, Generation, Text
 
 CONTEXT_LENGTH = 4096
+LOAD_KEY = b"fake.load"
 BIG_WORD = "x" * 1023 + " "
 Inbox = SimpleQueue[ipc.ToWorker | None]
 
@@ -93,6 +98,7 @@ class Sequence:
         self.num_prompt_tokens = num_prompt_tokens
         self.text, self.stop = (text, None) if text.startswith("!") else cut(text, generation.stop)
         self.script: Iterator[str | None] = iter(())
+        self.num_cached_tokens = int(text.split()[1]) if text.startswith("!cached ") else 0
         self.num_tokens = 0
         self.paused = False
 
@@ -109,7 +115,7 @@ class Sequence:
         return [TextDelta(self.generation.id, index, word) for index in range(self.generation.num_choices)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
-        usage = Usage(self.num_prompt_tokens, self.num_tokens)
+        usage = Usage(self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens)
         timings = Timings(0.001, 0.002, 0.003)
         choices = range(self.generation.num_choices)
         return [Finished(self.generation.id, index, reason, usage, timings, stop) for index in choices]
@@ -228,8 +234,12 @@ class Worker:
                 yield None
             case "!say":
                 yield text.removeprefix("!say ")
+            case "!cached":
+                yield "cached"
             case "!log":
                 yield " ".join(self.log)
+            case "!active":
+                yield str(len(self.running) + len(self.waiting) - 1)
             case "!request":
                 yield msgspec.json.encode(generation).decode()
             case "!pid":
@@ -249,10 +259,16 @@ def read(inbox: Inbox) -> None:
 
 
 def load_script(path: str) -> str:
+    """From a header as tests/fakes/gguf_writer.py writes it: the key, its type, the length of the text, the text."""
     if not os.path.isfile(path):
         return "ready"
     with open(path, "rb") as file:
-        return msgspec.json.decode(file.read(), type=dict[str, str])["load"]
+        header = file.read()
+    _, key, rest = header.partition(LOAD_KEY)
+    if not key:
+        return "ready"
+    _, length = struct.unpack_from("<IQ", rest)
+    return rest[12 : 12 + length].decode()
 
 
 def load(path: str, options: ipc.EngineOptions) -> None:
@@ -287,6 +303,26 @@ def load(path: str, options: ipc.EngineOptions) -> None:
     )
 
 
+def quantize(job: ipc.Quantize) -> None:
+    """As `load` does what the header says; the target then holds "quantized", under another name until it is whole."""
+    order, *arguments = load_script(job.source).split(" ")
+    with open(job.partial, "wb") as file:
+        file.write(b"quant")
+    send(ipc.QuantizeProgress(1, 4))
+    match order:
+        case "hold":
+            while not os.path.exists(f"{job.source}.go"):
+                time.sleep(0.005)
+        case "crash":
+            die(arguments[0])
+        case "fail":
+            return send(ipc.LoadFailed(Fault(arguments[0], " ".join(arguments[1:]))))
+    with open(job.partial, "ab") as file:
+        file.write(b"ized")
+    os.replace(job.partial, job.target)
+    send(ipc.Quantized(num_tensors=4, num_fallbacks=1, target_bytes=9))
+
+
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     inbox: Inbox = SimpleQueue()
@@ -295,6 +331,8 @@ def main() -> None:
         case ipc.ListDevices():
             cpu = ipc.Device("CPU", "a fake CPU", "cpu", "CPU", 1 << 30, 2 << 30)
             send(ipc.Devices([cpu], [ipc.AbsentBackend("CUDA", "not built in")], "b0", "fake", ["sse"]))
+        case ipc.Quantize() as job:
+            quantize(job)
         case ipc.Load(paths, options):
             load(paths[0], options)
             Worker(inbox, options).run()

@@ -1,0 +1,132 @@
+"""`shimmy quantize`: a model's file in another quantization, made by llama.cpp in a worker."""
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from shimmy.cli.output import decimal_bytes
+from shimmy.cli.progress import LoadingBar
+
+if TYPE_CHECKING:
+    from shimmy.core.ipc import Quantize, Quantized, QuantizeProgress
+
+_HELP = """Write the model in the file IN as the file OUT, quantized to TYPE.
+
+TYPE is called as everywhere: Q4_0, which is the fastest on most CPUs, Q4_K_M, Q8_0, F16 ... What is lost is lost: start
+from F16, BF16 or F32 where you can.
+"""
+
+# llama-quant.cpp, tensor_requires_imatrix and what it gives to the tensors of such files: too few bits to choose well
+# without knowing which weights matter.
+_NEED_IMPORTANCE_MATRIX = frozenset("IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S IQ3_XXS IQ3_XS".split())
+# The same, llama_ftype_get_default_type: llama.cpp reads such files and makes none.
+_NOT_MADE = frozenset({"NVFP4"})
+_NOT_QUANTIZED = frozenset("F32 F16 BF16 F64 I8 I16 I32 I64".split())
+
+
+def file_type(value: str) -> int:
+    """llama.cpp's number for it."""
+    from shimmy.models.facts import FILE_TYPES
+
+    numbers = {name: number for number, name in FILE_TYPES.items() if name not in _NOT_MADE}
+    wanted = value.upper()
+    if wanted in _NEED_IMPORTANCE_MATRIX:
+        raise click.BadParameter(f"{wanted} takes an importance matrix, which cannot be given here.")
+    if wanted not in numbers:
+        offered = ", ".join(name for name in numbers if name not in _NEED_IMPORTANCE_MATRIX)
+        raise click.BadParameter(f"{value!r} is none of {offered}.")
+    return numbers[wanted]
+
+
+@click.command("quantize", help=_HELP)
+@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
+@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
+@click.argument("kind", metavar="TYPE", type=file_type)
+@click.option("--threads", type=click.IntRange(1, 512), metavar="NUMBER", help="Threads to work with at most.")
+@click.option("--allow-requantize", is_flag=True, help="Also where tensors of IN are quantized already.")
+@click.option("--force", is_flag=True, help="Replace OUT if there is such a file.")
+def command(source: str, target: str, kind: int, threads: int | None, allow_requantize: bool, force: bool) -> None:
+    import asyncio
+
+    from shimmy.core.ipc import Quantize
+
+    _check_target(source, target, force)
+    shards = _checked_shards(source, allow_requantize)
+    place = os.path.abspath(target)
+    job = Quantize(
+        source=shards[0],
+        target=place,
+        partial=os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.{os.getpid()}.partial"),
+        file_type=kind,
+        num_threads=threads,
+        replace=force,
+        allow_requantize=allow_requantize,
+    )
+    began = time.monotonic()
+    done = asyncio.run(_quantize(job))
+    _say(target, sum(map(os.path.getsize, shards)), done, time.monotonic() - began)
+
+
+def _check_target(source: str, target: str, force: bool) -> None:
+    folder = os.path.dirname(os.path.abspath(target))
+    if not os.path.isdir(folder):
+        raise click.BadParameter(f"there is no folder {folder!r}.", param_hint="OUT")
+    try:
+        target.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("its path is not valid UTF-8.", param_hint="OUT") from error
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise click.BadParameter("it is the same file as IN.", param_hint="OUT")
+    if os.path.lexists(target) and not force:
+        raise click.BadParameter(f"{target!r} exists; --force replaces it.", param_hint="OUT")
+
+
+def _checked_shards(source: str, allow_requantize: bool) -> tuple[str, ...]:
+    """All the files of the model. Raises `ModelInvalid` for one that is broken or is no model."""
+    from shimmy.core.errors import ModelInvalid
+    from shimmy.models.folders import as_models
+    from shimmy.models.gguf import check_servable, read_header
+
+    [found] = as_models([os.path.abspath(source)])
+    if found.reason:
+        raise ModelInvalid(f"{source}: {found.reason}")
+    try:
+        headers = [read_header(path) for path in found.paths]
+        check_servable(headers)
+    except ModelInvalid as error:
+        raise ModelInvalid(f"{source}: {error.message}") from error
+    quantized = sorted({tensor.type for header in headers for tensor in header.tensors} - _NOT_QUANTIZED)
+    if quantized and not allow_requantize:
+        raise click.UsageError(
+            f"{source!r} is quantized already, to {' and '.join(quantized)}. Quantized again it loses more than from "
+            "F16, BF16 or F32; --allow-requantize takes that."
+        )
+    return found.paths
+
+
+async def _quantize(job: "Quantize") -> "Quantized":
+    from shimmy.pool.quantize import quantize
+
+    bar = LoadingBar(action="quantizing")
+
+    def show(progress: "QuantizeProgress") -> None:
+        done, all_of_them = progress.num_done, progress.num_tensors
+        bar(f"{done} of {all_of_them} tensors", done / all_of_them)
+
+    try:
+        return await quantize(job, show)
+    finally:
+        bar.clear()
+
+
+def _say(target: str, source_bytes: int, done: "Quantized", seconds: float) -> None:
+    from shimmy.models.names import printable
+
+    sizes = f"{decimal_bytes(source_bytes)} -> {decimal_bytes(done.target_bytes)}"
+    ratio = done.target_bytes / source_bytes
+    click.echo(f"ok: wrote {printable(target)} in {seconds:.1f} s: {sizes}, {ratio:.2f} of the size")
+    if done.num_fallbacks:
+        share = f"{done.num_fallbacks} of {done.num_tensors} tensors"
+        click.echo(f"{share} got a larger type, because this one cannot have their shape", err=True)
