@@ -10,7 +10,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadfile
 # Without byte code every start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup model serve test test-fast program-test check bench freeze frozen-test lock clean
+.PHONY: setup model serve test test-fast program-test check bench peers bench-results bench-report freeze frozen-test lock clean
 
 setup: $(STAMP)
 	@$(PY) -m build.native
@@ -38,6 +38,17 @@ check: $(STAMP)
 
 bench: setup model
 	@$(PY) -m bench $(ARGS)
+
+# The servers to compare with, from the source that ours is made of: llama-server, and Python's. Prints where they are.
+peers: $(STAMP)
+	@$(PY) -m build.peers
+
+# All that bench-report reads, about 40 minutes on 2 cores on which nothing else may run.
+bench-results: freeze model peers
+	@SHIMMY_EXE=dist/shimmy sh bench/results.sh $(PY)
+
+bench-report: $(STAMP)
+	@$(PY) -m bench.summary
 
 # One executable, dist/shimmy. BOOTLOADER=stock takes PyInstaller's own.
 freeze: setup

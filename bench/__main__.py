@@ -2,8 +2,6 @@
 
 import argparse
 import asyncio
-import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -12,15 +10,13 @@ from typing import Any
 from bench import report
 from bench.client import Endpoint
 from bench.measure import Bench, Round
+from bench.peers import MODEL, SERVING, named
 from bench.process import Server
-
-MODEL = "smollm2-135m-instruct.q4-1"
-OURS = f"shimmy={shlex.quote(sys.executable)} -m shimmy serve --bind 127.0.0.1:{{port}} --preload {MODEL}"
 
 
 def main() -> None:
     options = arguments()
-    targets = dict(named(spec) for spec in options.server or [OURS])
+    targets = dict(named(spec) for spec in options.server or ["shimmy"])
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory() as logs:
         for number in range(1, options.rounds + 1):
@@ -35,9 +31,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--server",
         action="append",
-        metavar="NAME=COMMAND",
+        metavar="NAME[=COMMAND]",
         help='what to measure; "{port}" in the command is a free port. An http:// URL instead of a command is a server '
-        "that runs already. Repeat it to compare: rounds alternate (default: this checkout's server).",
+        f"that runs already. Of {', '.join(SERVING)} the commands are known. Repeat it to compare: rounds alternate "
+        "(default: shimmy).",
     )
     parser.add_argument("--model", default=MODEL, help="model id to ask for (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -46,13 +43,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--contend", action="store_true", help="also decode beside a process that keeps one core busy")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")
     return parser.parse_args()
-
-
-def named(spec: str) -> tuple[str, str]:
-    name, equals, command = spec.partition("=")
-    if not equals or not name or not command:
-        sys.exit(f"bench: --server {spec!r} is not NAME=COMMAND")
-    return name, command
 
 
 def rotated(names: list[str], by: int) -> list[str]:
@@ -78,7 +68,7 @@ def publish(targets: dict[str, str], rounds: list[Round], options: argparse.Name
     document: dict[str, Any] = {
         "model": options.model,
         "max_tokens": options.max_tokens,
-        "servers": {name: target.replace(os.getcwd(), ".") for name, target in targets.items()},
+        "servers": report.public(targets),
         "figures": figures,
         "ratios": ratios,
         "rounds": rounds,

@@ -38,8 +38,12 @@ class Reply:
     @property
     def worst_gap_seconds(self) -> float:
         """The longest silence between two pieces of text, 0 when there is only one."""
+        return self.worst_gap_since(0.0)
+
+    def worst_gap_since(self, start: float) -> float:
+        """The same of those that had not ended at `start`."""
         pairs = zip(self.arrived_at, self.arrived_at[1:], strict=False)
-        return max((later - earlier for earlier, later in pairs), default=0.0)
+        return max((later - earlier for earlier, later in pairs if later > start), default=0.0)
 
 
 class Endpoint:
@@ -64,11 +68,25 @@ class Endpoint:
         finally:
             writer.close()
 
+    async def is_healthy(self) -> bool:
+        """Whether it answers 200 to /health, or to /v1/models where there is no /health."""
+        status = await self.status("/health")
+        return status == 200 or (status == 404 and await self.status("/v1/models") == 200)
+
     async def complete(self, prompt: str, max_tokens: int) -> Reply:
         """Stream one greedy completion to its end. Raises `HttpError`, or OSError when the connection fails."""
+        reply = Reply(time.perf_counter())
+        await self.stream(prompt, max_tokens, reply)
+        if reply.arrived_at and not reply.completion_tokens:
+            await self._count(prompt, reply)
+        if not reply.arrived_at or not reply.completion_tokens:
+            raise HttpError(200, b"the stream had no text, or no usage")
+        return reply
+
+    async def stream(self, prompt: str, max_tokens: int, reply: Reply) -> None:
+        """The same into a `reply` that can be read meanwhile; cancelling it hangs up."""
         wanted = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
         body = json.dumps({**wanted, "stream_options": {"include_usage": True}}).encode()
-        reply = Reply(sent_at=time.perf_counter())
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             writer.write(self._head("POST", "/v1/completions", body))
@@ -76,9 +94,19 @@ class Endpoint:
                 _note(reply, event)
         finally:
             writer.close()
-        if not reply.arrived_at or not reply.completion_tokens:
-            raise HttpError(200, b"the stream had no text, or no usage")
-        return reply
+
+    async def _count(self, prompt: str, reply: Reply) -> None:
+        """llama-cpp-python's server streams without usage: there each piece is one token, and prompts are counted by a
+        route of its own. What has no such route stays as it is."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            writer.write(self._head("POST", "/extras/tokenize/count", json.dumps({"input": prompt}).encode()))
+            status, is_chunked = await _response_head(reader)
+            body = b"".join([piece async for piece in (_chunks(reader) if is_chunked else _plain(reader))])
+            if status == 200 and body.startswith(b"{"):
+                reply.prompt_tokens, reply.completion_tokens = json.loads(body)["count"], len(reply.arrived_at)
+        finally:
+            writer.close()
 
     def _head(self, method: str, path: str, body: bytes = b"") -> bytes:
         lines = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nConnection: close\r\n"

@@ -102,7 +102,7 @@ class Bench:
     async def startup(self) -> Startup | None:
         if self._server is None:
             return None
-        while await self._endpoint.status("/health") != 200:
+        while not await self._endpoint.is_healthy():
             await self._wait()
         healthy_at = time.perf_counter()
         reply = await self._first_reply()

@@ -5,7 +5,6 @@ A machine that drifts changes both runs of a pair alike, so their ratio holds wh
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 from contextlib import ExitStack, nullcontext
@@ -15,9 +14,9 @@ from statistics import median
 import msgspec
 
 from bench import report
-from bench.__main__ import MODEL, named
 from bench.client import Endpoint
 from bench.measure import Bench, Decode, rival
+from bench.peers import MODEL, named
 from bench.process import Server
 
 
@@ -40,7 +39,7 @@ def main() -> None:
     print(table(list(targets), pairs), file=sys.stderr)
     document = {
         "max_tokens": options.max_tokens,
-        "servers": {name: target.replace(os.getcwd(), ".") for name, target in targets.items()},
+        "servers": report.public(targets),
         "pairs": pairs,
     }
     report.write(document, options.output)
@@ -48,7 +47,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.pairs", description=__doc__)
-    parser.add_argument("--server", action="append", metavar="NAME=COMMAND", required=True, help="twice; see bench")
+    parser.add_argument("--server", action="append", metavar="NAME[=COMMAND]", required=True, help="twice; see bench")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8])

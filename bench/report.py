@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from bench.measure import Round
+from build import cache
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -96,6 +97,17 @@ def table(figures: dict[str, list[Metric]], paired: Sequence[Ratio]) -> str:
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
     return "\n".join(lines)
+
+
+def public(commands: Mapping[str, str]) -> dict[str, str]:
+    """Commands by server, without where they lie on this machine."""
+    places = {os.getcwd(): ".", str(cache.root()): "CACHE", os.path.expanduser("~"): "~"}
+    found = {}
+    for name, command in commands.items():
+        for place, stand_in in places.items():
+            command = command.replace(f"{place}/", f"{stand_in}/")
+        found[name] = command
+    return found
 
 
 def machine() -> dict[str, str | int]:

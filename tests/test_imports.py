@@ -43,7 +43,6 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.worker": {
         "minijinja",
         "msgspec",
-        "nacl",
         "platformdirs",
         "shimmy.core",
         "shimmy.hardware",
