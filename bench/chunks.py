@@ -1,5 +1,5 @@
 """`python -m bench.chunks`: what a chunk of a prompt costs beside sequences that decode, in the engine itself, without
-a server. A table to stderr, JSON to stdout. shimmy/worker/pacing.py has its constants from this.
+a server. A table to stderr, JSON to stdout. What shimmy/worker/pacing.py is about.
 """
 
 import argparse

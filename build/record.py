@@ -68,7 +68,7 @@ def imported() -> list[str]:
     """Not those that something else stands for (shimmy/lean.py)."""
     from shimmy.lean import Later
 
-    return [name for name, module in sys.modules.items() if not isinstance(module, Later)]
+    return [name for name, module in [*sys.modules.items()] if not isinstance(module, Later)]
 
 
 def main() -> None:
@@ -77,6 +77,9 @@ def main() -> None:
     end = os._exit
 
     def finish(code: int) -> None:
+        if arguments[0] == "_worker":
+            # A thread is in the middle of it, or is not.
+            import shimmy.worker.engine  # noqa: F401
         with open(out, "wb") as file:
             marshal.dump((recorder.tables, imported()), file)
         end(code)

@@ -19,7 +19,9 @@ async def engine(settings: "Settings") -> "AsyncGenerator[Inference, None]":
     from shimmy.server.lifecycle import build_engine
 
     # What fails ends the command, with a message of its own; how a server would mend it is of no use here.
-    logging.getLogger("shimmy").setLevel(logging.ERROR)
+    log = logging.getLogger("shimmy")
+    level = log.level
+    log.setLevel(logging.ERROR)
     bar = LoadingBar()
     inference = build_engine(settings, bar)
     try:
@@ -27,3 +29,4 @@ async def engine(settings: "Settings") -> "AsyncGenerator[Inference, None]":
     finally:
         bar.clear()
         await inference.close()
+        log.setLevel(level)

@@ -2,7 +2,6 @@
 
 import array
 import math
-from bisect import insort
 from collections.abc import Sequence as Tokens
 from typing import Protocol
 
@@ -103,7 +102,8 @@ class Sequence:
         near = [stop for stop in self.stops if 0 <= length - stop < MIN_STRETCH_TOKENS]
         if near:
             return near[-1]
-        insort(self.stops, length)
+        self.stops.append(length)
+        self.stops.sort()
         return length
 
     @property

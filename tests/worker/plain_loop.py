@@ -15,12 +15,8 @@ def generate(model: Model, context: Context, prompt: list[int], max_tokens: int,
     context.clear()
     sampler = Sampler(sampling, model.vocabulary_size, context.context_length, 0)
     sampler.observe_prompt(prompt)
-    batch, text, row = context.batch, b"", 0
-    for start in range(0, len(prompt), BATCH_TOKENS):
-        chunk = array.array("i", prompt[start : start + BATCH_TOKENS])
-        batch.clear()
-        row = batch.add(0, chunk, start, logits=start + len(chunk) == len(prompt))
-        context.decode()
+    batch, text = context.batch, b""
+    row = compute(context, prompt)
     for position in range(len(prompt), len(prompt) + max_tokens):
         token = sampler.sample(context.handle, row)
         piece = model.piece(token)
@@ -33,3 +29,14 @@ def generate(model: Model, context: Context, prompt: list[int], max_tokens: int,
     context.forget(0)
     sampler.free()
     return text
+
+
+def compute(context: Context, tokens: list[int]) -> int:
+    """Computes the tokens of one sequence; returns the row of the last."""
+    row = 0
+    for begin in range(0, len(tokens), BATCH_TOKENS):
+        chunk = array.array("i", tokens[begin : begin + BATCH_TOKENS])
+        context.batch.clear()
+        row = context.batch.add(0, chunk, begin, logits=begin + len(chunk) == len(tokens))
+        context.decode()
+    return row

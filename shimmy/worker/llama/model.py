@@ -7,14 +7,16 @@ import ctypes as c
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
 from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
-from shimmy.worker.prefix_states import Reuse
+
+if TYPE_CHECKING:
+    from shimmy.worker.prefix_states import Reuse
 
 MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
@@ -69,8 +71,11 @@ class Model:
         return int(self._library.llama_model_size(self._handle))
 
     @property
-    def reuse(self) -> Reuse:
+    def reuse(self) -> "Reuse":
         """What of a sequence's memory can be used again for another one."""
+        # Not before the file is read, which is what a worker does first.
+        from shimmy.worker.prefix_states import Reuse
+
         recurrent = self._library.llama_model_is_recurrent(self._handle)
         whole = bool(recurrent or self._library.llama_model_is_hybrid(self._handle))
         return Reuse(whole, max(0, self._library.llama_model_n_swa(self._handle)))
