@@ -29,7 +29,7 @@ test-fast: $(STAMP)
 
 # What make test has in its own process where that is possible, as a user runs it: the installed command.
 program-test: setup model
-	@SHIMMY_EXE=$(CURDIR)/.venv/bin/shimmy $(PYTEST) -m program $(ARGS)
+	@SHIMMY_EXE="$(CURDIR)/.venv/bin/shimmy" $(PYTEST) -m program $(ARGS)
 
 check: $(STAMP)
 	@$(PY) -m ruff check .
@@ -56,8 +56,8 @@ freeze: setup
 
 # First in one process, because start-up times are measured; then what program-test has, against the executable.
 frozen-test: freeze model
-	@SHIMMY_EXE=$(CURDIR)/dist/shimmy $(PY) -m pytest -rP tests/frozen $(ARGS)
-	@SHIMMY_EXE=$(CURDIR)/dist/shimmy $(PYTEST) -m program $(ARGS)
+	@SHIMMY_EXE="$(CURDIR)/dist/shimmy" $(PY) -m pytest -rP tests/frozen $(ARGS)
+	@SHIMMY_EXE="$(CURDIR)/dist/shimmy" $(PYTEST) -m program $(ARGS)
 
 # Choose versions anew, within the bounds of pyproject.toml, and pin them with their hashes.
 lock: $(STAMP)

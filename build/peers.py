@@ -41,15 +41,30 @@ _TOP = native.SOURCE.file_name.removesuffix(".tar.gz")
 def main() -> None:
     if sys.platform != "linux":
         sys.exit("shimmy build: only Linux is supported so far")
-    for program, make in ((llama_server(), make_llama_server), (python_server(), make_python_server)):
+    peers = (
+        (llama_server(), make_llama_server, ["--version"]),
+        (python_server(), make_python_server, ["-m", "llama_cpp.server", "--help"]),
+    )
+    for program, make, arguments in peers:
         entry = program.parents[1]
         with cache.locked(entry.name):
             if not program.exists():
                 work = cache.root() / "work" / entry.name
                 work.mkdir(parents=True, exist_ok=True)
-                make(work).replace(entry)
+                stage = make(work)
+                require_running([str(stage / program.relative_to(entry)), *arguments])
+                stage.replace(entry)
                 shutil.rmtree(work)
         print(program, flush=True)
+
+
+def require_running(command: list[str]) -> None:
+    """Exits with its own words when a program does not run; what it was made of is still there then."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}shimmy build: {command[0]} does not run")
 
 
 def llama_server() -> Path:
@@ -113,9 +128,9 @@ def collect(built: Path, stage: Path) -> Path:
     target = stage / "bin"
     target.mkdir(parents=True)
     for path in built.iterdir():
-        # libllama.so.0 is looked for; libllama.so and libllama.so.0.0.1 are other names for it.
-        is_backend = path.name.startswith("libggml-cpu-")
-        if path.name == "llama-server" or is_backend or path.name.endswith(".so.0"):
+        # libllama.so.0 is what is looked for; libllama.so leads to it, and it leads to libllama.so.0.0.1.
+        is_only_name = path.name.endswith(".so") and not path.is_symlink()
+        if path.name == "llama-server" or is_only_name or path.name.endswith(".so.0"):
             shutil.copy(path, target / path.name)
     return stage
 

@@ -8,23 +8,26 @@ learns what steps cost and makes them as long as this allows:
 - Up to LONGEST_SECONDS a step may take STRETCH times as long as one without prompts: they have nine tenths of the time
   then, and their first tokens come a ninth later than without the streams.
 - Where even that is a slow step, prompts have three quarters of the time (LEAST_STRETCH), lest they never end.
+- Chunks of fewer tokens than SMALL_CHUNK_TOKENS cost more for each, most of all on cores that others want too, so they
+  are made only where such a chunk would take more than SMALL_CHUNK_SECONDS.
 
-Other programs can make steps several times slower from one to the next, and not all kinds alike: a step of few rows,
-in which threads wait for each other all the time, suffers most. So all that is used was measured lately and under the
-same conditions: while prompts are computed there is a step without them now and then, on as many threads. And no slow
-step means anything alone: of steps without prompts the faster of the last two counts, as others only ever add time, of
-what a token costs the median of three. `python -m bench.chunks` shows both costs.
+Other programs can make steps several times slower from one to the next, and not all kinds alike. So all that is used
+was measured lately and under the same conditions: while prompts are computed there is a step without them now and then,
+on as many threads. And no slow step means anything alone: of what a step without prompts costs, and of what a token
+costs, the median of the last three counts. `python -m bench.chunks` shows both costs.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from shimmy.worker.sequence import Sequence
 
 SMOOTH_SECONDS = 0.15
-LONGEST_SECONDS = 0.5
+LONGEST_SECONDS = 0.75
 STRETCH = 10
 LEAST_STRETCH = 4
+SMALL_CHUNK_TOKENS = 48
+SMALL_CHUNK_SECONDS = 0.5
 # Beside streams, while it is not known what a token costs.
 UNKNOWN_CHUNK_TOKENS = 32
 # While prompts are computed, so many steps are followed by one without, fewer at first; and so is one that took far too
@@ -33,8 +36,7 @@ STEPS_PER_PROBE = 8
 # A prompt may be overtaken by shorter ones until it has waited as many times as long as it takes itself.
 PATIENCE = 4
 
-_NUM_TOKEN_COSTS = 3
-_NUM_ROW_COSTS = 2
+_NUM_RECENT = 3
 _STEPS_TO_FIRST_PROBE = 2
 # Fewer tokens of prompt alone say more about the fixed cost of a step than about a token.
 _LEAST_TELLING_TOKENS = 32
@@ -51,12 +53,12 @@ class Pacer:
 
     def __init__(self) -> None:
         # What a token of prompt costs, decoding rows left out.
-        self._token_seconds: deque[float] = deque(maxlen=_NUM_TOKEN_COSTS)
+        self._token_seconds: deque[float] = deque(maxlen=_NUM_RECENT)
         # What a row costs in a step without prompts, the fixed part shared out among the rows: while there are none,
         # when there were none right after those that the costs of a token are from, and while there are some.
-        self._row_seconds: deque[float] = deque(maxlen=_NUM_ROW_COSTS)
+        self._row_seconds: deque[float] = deque(maxlen=_NUM_RECENT)
         self._row_seconds_then: float | None = None
-        self._probes: deque[float] = deque(maxlen=_NUM_ROW_COSTS)
+        self._probes: deque[float] = deque(maxlen=_NUM_RECENT)
         self._is_probing = False
         self._num_steps_to_probe = _STEPS_TO_FIRST_PROBE
         self._num_plain_steps = 0
@@ -69,10 +71,10 @@ class Pacer:
         """What a token of prompt costs at the moment; a guess while nothing is known."""
         if not self._token_seconds:
             return _GUESSED_SECONDS
-        seconds = sorted(self._token_seconds)[len(self._token_seconds) // 2]
+        seconds = _median(self._token_seconds)
         if self._row_seconds_then is None:
             return seconds
-        return seconds * min(4.0, max(0.25, min(self._row_seconds) / self._row_seconds_then))
+        return seconds * min(4.0, max(0.25, _median(self._row_seconds) / self._row_seconds_then))
 
     def observe(self, num_decoding: int, num_prefill: int, seconds: float) -> None:
         """Takes a step of so many rows that decoded and so many tokens of prompts."""
@@ -90,8 +92,10 @@ class Pacer:
             return 0
         if not self._token_seconds:
             return UNKNOWN_CHUNK_TOKENS
-        plain = self._plain_seconds(num_decoding)
-        tokens = int(self._share * (allowed_seconds(plain) - plain) / self.token_seconds)
+        plain, token_seconds = self._plain_seconds(num_decoding), self.token_seconds
+        tokens = (allowed_seconds(plain) - plain) / token_seconds
+        small = min(SMALL_CHUNK_TOKENS, (SMALL_CHUNK_SECONDS - plain) / token_seconds)
+        tokens = int(self._share * max(tokens, small))
         return max(1, tokens if self._most_tokens is None else min(tokens, self._most_tokens))
 
     def _observe_plain(self, row_seconds: float) -> None:
@@ -102,19 +106,19 @@ class Pacer:
             return
         self._row_seconds.append(row_seconds)
         self._num_plain_steps += 1
-        if self._num_plain_steps == _NUM_ROW_COSTS:
+        if self._num_plain_steps == _NUM_RECENT:
             self._begin_again()
 
     def _begin_again(self) -> None:
         """No prompts any more; the next one comes to a machine that may be another one by then."""
-        self._row_seconds_then = min(self._row_seconds)
+        self._row_seconds_then = _median(self._row_seconds)
         self._probes.clear()
         self._num_steps_to_probe = _STEPS_TO_FIRST_PROBE
         self._share, self._most_tokens = 0.5, None
 
     def _observe_mixed(self, num_decoding: int, num_prefill: int, seconds: float) -> None:
         plain = self._plain_seconds(num_decoding)
-        is_too_long = seconds > _TOO_LONG * allowed_seconds(plain)
+        is_too_long = seconds > _TOO_LONG * max(allowed_seconds(plain), SMALL_CHUNK_SECONDS)
         self._share = max(_LEAST_SHARE, self._share / 2) if is_too_long else min(1.0, self._share * 2)
         self._most_tokens = 2 * num_prefill
         self._num_steps_to_probe = 0 if is_too_long else self._num_steps_to_probe - 1
@@ -128,7 +132,13 @@ class Pacer:
 
     def _plain_seconds(self, num_decoding: int) -> float:
         """What a step costs in which so many sequences decode and nothing else."""
-        return min(self._probes or self._row_seconds, default=0.0) * (_FIXED_ROWS + num_decoding)
+        measured = self._probes or self._row_seconds
+        return _median(measured) * (_FIXED_ROWS + num_decoding) if measured else 0.0
+
+
+def _median(values: Collection[float]) -> float:
+    """The upper one of two; importing `statistics` would cost a worker 5 ms of its start."""
+    return sorted(values)[len(values) // 2]
 
 
 def allowed_seconds(plain_seconds: float) -> float:

@@ -16,14 +16,17 @@ class FakeTools:
 
     def __init__(self) -> None:
         self.runs: list[tuple[str, ...]] = []
+        self.program = "#!/bin/sh\n"
 
     def cmake(self, *arguments: str, log: Path, label: str) -> None:
         self.runs.append(arguments)
         if arguments[0] == "--build":
             built = Path(arguments[1], "bin")
             built.mkdir(parents=True)
-            for name in ("llama-server", "llama-cli", "libllama.so.0.0.1", "libggml-cpu-x64.so"):
-                (built / name).write_text(name)
+            names = ["llama-server", "llama-cli", "libllama.so.0.0.1", "libllama-server-impl.so", "libggml-cpu-x64.so"]
+            for name in names:
+                (built / name).write_text(self.program)
+                (built / name).chmod(0o755)
             (built / "libllama.so.0").symlink_to("libllama.so.0.0.1")
             (built / "libllama.so").symlink_to("libllama.so.0")
 
@@ -31,7 +34,8 @@ class FakeTools:
         self.runs.append(command)
         target = Path(command[0])
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("python")
+        target.write_text(self.program)
+        target.chmod(0o755)
 
 
 @pytest.fixture
@@ -65,6 +69,15 @@ def test_both_are_made_once_and_their_paths_are_said(tools: FakeTools, capfd: py
     assert list((peers.llama_server().parents[2] / "work").iterdir()) == []
 
 
+def test_what_does_not_run_is_not_kept(tools: FakeTools) -> None:
+    """But what it was made of is, so that the next try is quick."""
+    tools.program = "#!/bin/sh\necho a library is missing\nexit 127\n"
+    with pytest.raises(SystemExit, match="a library is missing\n.*llama-server does not run"):
+        peers.main()
+    assert not peers.llama_server().exists()
+    assert (peers.llama_server().parents[2] / "work" / peers.llama_server().parents[1].name / "build").exists()
+
+
 def test_the_source_is_whole_and_without_our_patches(tools: FakeTools, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
@@ -77,6 +90,7 @@ def test_the_source_is_whole_and_without_our_patches(tools: FakeTools, tmp_path:
     ]
     assert sorted(path.name for path in (stage / "bin").iterdir()) == [
         "libggml-cpu-x64.so",
+        "libllama-server-impl.so",
         "libllama.so.0",
         "llama-server",
     ]
