@@ -21,7 +21,7 @@ async def engine(settings: "Settings") -> "AsyncGenerator[Inference, None]":
     # What fails ends the command, with a message of its own; how a server would mend it is of no use here.
     log = logging.getLogger("shimmy")
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     bar = LoadingBar()
     inference = build_engine(settings, bar)
     try:
