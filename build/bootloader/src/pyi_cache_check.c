@@ -10,6 +10,7 @@
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -46,6 +47,17 @@ cache_next_entry(const struct ARCHIVE *archive, const struct TOC_ENTRY *entry)
         entry = pyi_archive_next_toc_entry(archive, entry);
     }
     return entry < archive->toc_end ? entry : NULL;
+}
+
+
+size_t
+cache_num_entries(const struct ARCHIVE *archive)
+{
+    size_t count = 0;
+    for (const struct TOC_ENTRY *entry = NULL; (entry = cache_next_entry(archive, entry)) != NULL;) {
+        count++;
+    }
+    return count;
 }
 
 
@@ -118,14 +130,17 @@ cache_read_metadata(const struct CACHE *cache, int dir_fd, uint64_t *value)
 
 
 static bool
-digest_file(struct DIGEST *digest, int dir_fd, const struct TOC_ENTRY *entry, unsigned char *chunk)
+digest_file(uint64_t *value, int dir_fd, const struct TOC_ENTRY *entry, unsigned char *chunk)
 {
     ssize_t length;
     int fd;
+    struct DIGEST digest;
 
+    digest_begin(&digest);
     if (entry->typecode == ARCHIVE_ITEM_SYMLINK) {
         length = readlinkat(dir_fd, entry->name, (char *)chunk, CHUNK);
-        digest_update(digest, chunk, length > 0 ? length : 0);
+        digest_update(&digest, chunk, length > 0 ? length : 0);
+        *value = digest_value(&digest);
         return length >= 0;
     }
     fd = openat(dir_fd, entry->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
@@ -133,9 +148,10 @@ digest_file(struct DIGEST *digest, int dir_fd, const struct TOC_ENTRY *entry, un
         return false;
     }
     while ((length = read(fd, chunk, CHUNK)) > 0) {
-        digest_update(digest, chunk, length);
+        digest_update(&digest, chunk, length);
     }
     close(fd);
+    *value = digest_value(&digest);
     return length == 0;
 }
 
@@ -143,18 +159,22 @@ digest_file(struct DIGEST *digest, int dir_fd, const struct TOC_ENTRY *entry, un
 static bool
 read_contents(const struct CACHE *cache, int dir_fd, uint64_t *value)
 {
+    const struct ARCHIVE *archive = cache->pyi_ctx->archive;
     const struct TOC_ENTRY *entry = NULL;
+    size_t count = cache_num_entries(archive);
+    uint64_t *digests = calloc(count + 1, sizeof(*digests));
     unsigned char chunk[CHUNK];
-    struct DIGEST digest;
+    bool read = digests != NULL;
 
-    digest_begin(&digest);
-    while ((entry = cache_next_entry(cache->pyi_ctx->archive, entry)) != NULL) {
-        if (!digest_file(&digest, dir_fd, entry, chunk)) {
-            return false;
-        }
+    for (size_t i = 0; i < count && read; i++) {
+        entry = cache_next_entry(archive, entry);
+        read = digest_file(&digests[i], dir_fd, entry, chunk);
     }
-    *value = digest_value(&digest);
-    return true;
+    if (read) {
+        *value = digest_of_digests(digests, count);
+    }
+    free(digests);
+    return read;
 }
 
 

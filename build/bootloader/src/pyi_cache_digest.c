@@ -61,6 +61,16 @@ digest_value(const struct DIGEST *digest)
     return value;
 }
 
+/* Of several things, each of which has one. */
+uint64_t
+digest_of_digests(const uint64_t *digests, size_t count)
+{
+    struct DIGEST digest;
+    digest_begin(&digest);
+    digest_update(&digest, digests, count * sizeof(*digests));
+    return digest_value(&digest);
+}
+
 #else
 typedef int pyi_cache_digest_is_for_linux; /* ISO C wants something in every file. */
 #endif

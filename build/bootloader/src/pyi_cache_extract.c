@@ -13,6 +13,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +34,27 @@
 
 #define NEW_PREFIX ".new-"
 
-enum { KEEP_UNUSED_SECONDS = 24 * 3600 }; /* Extracting again costs so little that there is no reason to keep more. */
+enum {
+    KEEP_UNUSED_SECONDS = 24 * 3600, /* Extracting again costs so little that there is no reason to keep more. */
+    MAX_THREADS = 4,                 /* The biggest file takes as long as all others but the next one. */
+};
+
+struct TASK
+{
+    const struct TOC_ENTRY *entry;
+    uint64_t *digest; /* Where that of its contents goes */
+};
+
+/* What the threads share: each takes the next task until there are none, or one has failed. */
+struct EXTRACTION
+{
+    const unsigned char *archive;
+    int dir_fd;
+    struct TASK *tasks;
+    size_t num_tasks;
+    atomic_size_t next;
+    atomic_bool failed;
+};
 
 
 static bool
@@ -99,42 +122,113 @@ unpack(struct libdeflate_decompressor *decompressor, const unsigned char *packed
 
 
 static bool
-extract_entry(const struct TOC_ENTRY *entry, const unsigned char *packed, int dir_fd, struct DIGEST *digest)
+extract_entry(struct libdeflate_decompressor *decompressor, const struct EXTRACTION *extraction,
+              const struct TASK *task, void *room)
 {
-    size_t size = entry->uncompressed_length;
-    struct libdeflate_decompressor *decompressor = libdeflate_alloc_decompressor();
-    void *room = malloc(size + 1); /* An empty file needs a pointer as well. */
-    const void *data = decompressor && room ? unpack(decompressor, packed, entry, room, size) : NULL;
-    bool extracted = data != NULL && write_entry(dir_fd, entry, data);
+    const struct TOC_ENTRY *entry = task->entry;
+    const void *data = unpack(decompressor, extraction->archive + entry->offset, entry, room, entry->uncompressed_length);
+    struct DIGEST digest;
 
-    if (extracted) {
-        digest_update(digest, data, cache_size_on_disk(entry));
+    if (data == NULL || !write_entry(extraction->dir_fd, entry, data)) {
+        return false;
+    }
+    digest_begin(&digest);
+    digest_update(&digest, data, cache_size_on_disk(entry));
+    *task->digest = digest_value(&digest);
+    return true;
+}
+
+
+/* One thread. The first task is the biggest, so what has room for that one has room for each. */
+static void *
+extract_some(void *argument)
+{
+    struct EXTRACTION *extraction = argument;
+    struct libdeflate_decompressor *decompressor = libdeflate_alloc_decompressor();
+    void *room = NULL;
+    size_t i;
+
+    while (!extraction->failed && (i = atomic_fetch_add(&extraction->next, 1)) < extraction->num_tasks) {
+        const struct TASK *task = &extraction->tasks[i];
+        if (room == NULL) {
+            room = malloc(task->entry->uncompressed_length + 1); /* An empty file needs a pointer as well. */
+        }
+        if (decompressor == NULL || room == NULL || !extract_entry(decompressor, extraction, task, room)) {
+            extraction->failed = true;
+        }
     }
     free(room);
     libdeflate_free_decompressor(decompressor);
-    return extracted;
+    return NULL;
+}
+
+
+/* Where no thread can be made, this one does it all. */
+static void
+extract_in_threads(struct EXTRACTION *extraction)
+{
+    pthread_t threads[MAX_THREADS];
+    int num_threads = 0;
+    cpu_set_t cores;
+    int num_cores = sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
+
+    while (num_threads < num_cores - 1 && num_threads < MAX_THREADS - 1
+           && pthread_create(&threads[num_threads], NULL, extract_some, extraction) == 0) {
+        num_threads++;
+    }
+    extract_some(extraction);
+    while (num_threads > 0) {
+        pthread_join(threads[--num_threads], NULL);
+    }
+}
+
+
+static int
+biggest_first(const void *left, const void *right)
+{
+    uint32_t left_size = ((const struct TASK *)left)->entry->uncompressed_length;
+    uint32_t right_size = ((const struct TASK *)right)->entry->uncompressed_length;
+    return (left_size < right_size) - (left_size > right_size);
+}
+
+
+static bool
+extract_entries(const struct CACHE *cache, const unsigned char *image, int dir_fd, uint64_t *contents)
+{
+    const struct ARCHIVE *archive = cache->pyi_ctx->archive;
+    const struct TOC_ENTRY *entry = NULL;
+    size_t num_tasks = cache_num_entries(archive);
+    struct TASK *tasks = calloc(num_tasks + 1, sizeof(*tasks));
+    uint64_t *digests = calloc(num_tasks + 1, sizeof(*digests));
+    struct EXTRACTION extraction = {image + archive->pkg_offset, dir_fd, tasks, num_tasks, 0, false};
+
+    extraction.failed = tasks == NULL || digests == NULL;
+    for (size_t i = 0; i < num_tasks && !extraction.failed; i++) {
+        entry = cache_next_entry(archive, entry);
+        tasks[i] = (struct TASK){entry, &digests[i]};
+    }
+    if (!extraction.failed) {
+        qsort(tasks, num_tasks, sizeof(*tasks), biggest_first);
+        extract_in_threads(&extraction);
+        *contents = digest_of_digests(digests, num_tasks);
+    }
+    free(tasks);
+    free(digests);
+    return !extraction.failed;
 }
 
 
 static bool
 extract_all(const struct CACHE *cache, int dir_fd)
 {
-    const struct ARCHIVE *archive = cache->pyi_ctx->archive;
-    const struct TOC_ENTRY *entry = NULL;
     size_t size;
     const unsigned char *image = cache_map_executable(cache->pyi_ctx, &size);
-    struct DIGEST digest;
     struct SEAL seal;
-    bool extracted = image != NULL;
+    bool extracted = image != NULL && extract_entries(cache, image, dir_fd, &seal.contents);
 
-    digest_begin(&digest);
-    while (extracted && (entry = cache_next_entry(archive, entry)) != NULL) {
-        extracted = extract_entry(entry, image + archive->pkg_offset + entry->offset, dir_fd, &digest);
-    }
     if (image != NULL) {
         munmap((void *)image, size);
     }
-    seal.contents = digest_value(&digest);
     return extracted && cache_read_metadata(cache, dir_fd, &seal.metadata)
            && write_file(dir_fd, SEAL_NAME, S_IRUSR | S_IWUSR, &seal, sizeof(seal));
 }

@@ -38,7 +38,7 @@ struct DIGEST
 
 struct SEAL
 {
-    uint64_t contents; /* Digest of all files */
+    uint64_t contents; /* Digest of the digests of all files */
     uint64_t metadata; /* Digest of their metadata, of the executable's, and of the boot, when they were last read */
 };
 
@@ -51,9 +51,11 @@ bool cache_join(char *path, const char *parent, const char *name);
 void digest_begin(struct DIGEST *digest);
 void digest_update(struct DIGEST *digest, const void *data, size_t length);
 uint64_t digest_value(const struct DIGEST *digest);
+uint64_t digest_of_digests(const uint64_t *digests, size_t count);
 
 /* pyi_cache_check.c */
 const struct TOC_ENTRY *cache_next_entry(const struct ARCHIVE *archive, const struct TOC_ENTRY *entry);
+size_t cache_num_entries(const struct ARCHIVE *archive);
 size_t cache_size_on_disk(const struct TOC_ENTRY *entry);
 const unsigned char *cache_map_executable(const struct PYI_CONTEXT *pyi_ctx, size_t *size);
 bool cache_read_metadata(const struct CACHE *cache, int dir_fd, uint64_t *value);
