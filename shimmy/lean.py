@@ -56,8 +56,8 @@ class Finder:
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         module.__dict__.update(STAND_INS[module.__name__])
-        if module.__name__ == "typing_extensions":
-            module.__dict__.update(_typing())
+        if module.__name__ in _SAME:
+            module.__dict__.update(_SAME[module.__name__]())
 
 
 class Later(ModuleType):
@@ -165,11 +165,21 @@ def _unwrap(function: Any, **settings: Any) -> Any:
 
 
 def _typing() -> dict[str, Any]:
-    """What is the same in typing."""
     import typing
 
     names = ("get_type_hints", "NotRequired", "Required")
     return {name: getattr(typing, name) for name in names}
+
+
+def _datetime() -> dict[str, Any]:
+    """The module in Python has the same once more in Python; from 3.12 on, it no longer has."""
+    import _datetime  # type: ignore[import-not-found]
+
+    return {name: value for name, value in vars(_datetime).items() if not name.startswith("__")}
+
+
+# What is the same in another module.
+_SAME = {"typing_extensions": _typing, "datetime": _datetime}
 
 
 def _type_var(name: str, *, default: Any = None, **bounds: Any) -> Any:
@@ -239,6 +249,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "deprecated": _undecorated,
     },
     # msgspec knows these types; nothing of ours has any.
+    "datetime": {},
     "uuid": {"UUID": type("UUID", (), {}), "SafeUUID": type("SafeUUID", (), {"unknown": None})},
     "decimal": {"Decimal": type("Decimal", (), {})},
     "msgspec._json_schema": {},
