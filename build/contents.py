@@ -20,8 +20,9 @@ BOOT, NATIVE = "PyInstaller", "llama.cpp"
 # All others are packages from the index, and shimmy.
 NO_PACKAGES = {INTERPRETER, STANDARD_LIBRARY, SHARED, BOOT, NATIVE}
 BASE_LIBRARY = "base_library.zip"
-# What PyInstaller calls the one file that is not unpacked at a start: build/payload.py wrote it.
-STREAM = "PYZ.pyz"
+# What PyInstaller calls the one file that is not unpacked at a start: the xz stream that build/payload.py wrote, and
+# the modules that a start does not need.
+ARCHIVE = "PYZ.pyz"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Contents:
 
         self.executable = executable
         self._archive: Any = CArchiveReader(os.fspath(executable))
-        self._image = image.Image(self._archive.extract(image.NAME))
+        self._image = image.Image(self._archive.extract(image.NAME), self._archive.extract(ARCHIVE))
         found = [*self._files(), *self._python_modules()]
         self.items = sorted(found, key=lambda item: (-item.stored, item.name))
 
@@ -58,32 +59,35 @@ class Contents:
         for name, (*_, kind) in self._archive.toc.items():
             if kind == "b":
                 yield name, self._archive.extract(name)
-        raw = lzma.decompress(self._archive.extract(STREAM))
-        for name, (size, _) in self._native_files().items():
+        raw = lzma.decompress(self._archive.extract(ARCHIVE)[: self._native().STREAM_BYTES])
+        for name, (size, _) in self._native().FILES.items():
             content, raw = raw[:size], raw[size:]
             yield name, content
 
-    def _native_files(self) -> dict[str, tuple[int, int]]:
-        """Size and CRC-32 of each."""
+    def _native(self) -> Any:
+        """The module that says what is in the stream."""
         module = types.ModuleType(INDEX)
         exec(marshal.loads(self._image.code(INDEX)), module.__dict__)
-        files: dict[str, tuple[int, int]] = module.FILES
-        return files
+        return module
 
     def _files(self) -> Iterator[Item]:
         for name, (_, stored, raw, _, kind) in self._archive.toc.items():
-            if name == STREAM:
-                yield Item("one xz stream", NATIVE, sum(size for size, _ in self._native_files().values()), stored)
+            if name == ARCHIVE:
+                native = self._native()
+                yield Item("one xz stream", NATIVE, sum(size for size, _ in native.FILES.values()), native.STREAM_BYTES)
             elif name != image.NAME:
                 yield Item(name, _group_of_file(name, kind), raw, stored)
 
     def _python_modules(self) -> Iterator[Item]:
-        """They are compressed together: each takes its share by what it takes in the image."""
+        """Those that a start needs are compressed together: each takes its share by what it takes in the image."""
         _, stored, whole, _, _ = self._archive.toc[image.NAME]
         share = stored / whole
         index = whole
         for name in self._image.names:
             size, raw = self._image.size(name), len(self._image.code(name))
+            if self._image.is_rest(name):
+                yield Item(name, _group_of_module(name), raw, size)
+                continue
             index -= size
             if raw:
                 yield Item(name, _group_of_module(name), raw, round(size * share))

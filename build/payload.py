@@ -1,23 +1,29 @@
 """Packs the native libraries for the executable: one solid xz stream, and a Python module that says what is in it.
 
 shimmy/worker/llama/payload.py is the other side. The CPU variants are nearly the same code, so one stream with a
-dictionary over all of them is a third of what they are one by one. Extension modules that only workers need are in it,
-too, so that a start need not put them anywhere.
+dictionary over all of them is a third of what they are one by one. Extension modules that no start needs are in it,
+too, so that the first one need not put them anywhere.
 """
 
 import hashlib
 import importlib.util
 import lzma
 import platform
+import shutil
+import subprocess
+import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from build import cache
+from build import cache, elf
 from shimmy.worker.llama.payload import INDEX
 
 STREAM = "native.xz"
+# Only workers need these.
 EXTENSIONS = ["minijinja._lowlevel"]
+# For what hardly anybody asks for, such as host names beyond ASCII. Not every Python has a file for each.
+SELDOM_USED = ["unicodedata", "_decimal", "_csv", "_multiprocessing", "_posixshmem", "mmap", "termios"]
 
 _X86 = ("x86_64", "amd64")
 _DICTIONARY_BYTES = 32 << 20
@@ -25,11 +31,11 @@ _DICTIONARY_BYTES = 32 << 20
 
 def write(libraries: Path, folder: Path) -> None:
     """The module and the stream in `folder`, for all files of `libraries` and all extension modules."""
-    modules = {name: extension(name) for name in EXTENSIONS}
-    files = {path.name: path for path in sorted(libraries.iterdir())}
-    files |= {name + path.suffix: path for name, path in modules.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    index = pack({name: path.read_bytes() for name, path in files.items()}, folder / STREAM)
+    modules = extensions()
+    contents = {path.name: path.read_bytes() for path in sorted(libraries.iterdir())}
+    contents |= {name + path.suffix: cleaned(path, folder / "stripped") for name, path in modules.items()}
+    index = pack(contents, folder / STREAM)
     index |= {"EXTENSIONS": {name: name + path.suffix for name, path in modules.items()}}
     (folder / f"{INDEX}.py").write_text("".join(f"{name} = {value!r}\n" for name, value in index.items()))
 
@@ -44,11 +50,30 @@ def pack(contents: Mapping[str, bytes], target: Path) -> dict[str, object]:
     return {"ID": identity, "FILES": files, "STREAM_BYTES": len(stream)}
 
 
-def extension(name: str) -> Path:
+def extensions() -> dict[str, Path]:
+    """Those that go into the stream, by name. Raises `FileNotFoundError` for one that has to be there."""
+    found = {name: path for name in [*EXTENSIONS, *SELDOM_USED] if (path := extension(name))}
+    for name in EXTENSIONS:
+        if name not in found:
+            raise FileNotFoundError(f"the extension module {name} is not installed")
+    return found
+
+
+def extension(name: str) -> Path | None:
+    """Its file; None where there is none, because it is a part of the interpreter or not for this platform."""
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the extension module {name} is not installed")
-    return Path(spec.origin)
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
+
+
+def cleaned(module: Path, target: Path) -> bytes:
+    """An extension module without symbols and the build machine's folders, as PyInstaller and the recipe leave those
+    that are not in the stream. Only Linux has a strip that does no harm."""
+    content = module.read_bytes()
+    if sys.platform == "linux" and (strip := shutil.which("strip")):
+        subprocess.run([strip, "-o", target, module], check=True)
+        content = target.read_bytes()
+        target.unlink()
+    return elf.without_search_path(content) or content
 
 
 def packed(raw: bytes) -> bytes:

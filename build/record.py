@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import threading
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,11 @@ class Recorder:
     """Stands between the modules and what compiles for them: by module, what it compiled and what came out."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, dict[Any, Any]] = {EXPRESSIONS: {}, "dataclasses": {}, "collections": {}}
+        self.tables: dict[str, dict[Any, Any]] = {EXPRESSIONS: {}, "dataclasses": {}, "collections": {}, "typing": {}}
         self._watch_expressions()
         dataclasses.exec = self._noted("dataclasses", "exec", exec)  # type: ignore[attr-defined]
         collections.eval = self._noted("collections", "eval", eval)  # type: ignore[attr-defined]
+        typing.compile = self._compile_reference  # type: ignore[attr-defined]
 
     def _watch_expressions(self) -> None:
         compiler: Any = sys.modules[EXPRESSIONS]
@@ -62,6 +64,12 @@ class Recorder:
             return builtin(source, *namespaces)
 
         return run
+
+    def _compile_reference(self, source: str, *settings: Any) -> Any:
+        """A type that is named in a string."""
+        code = compile(source, *settings, dont_inherit=True)
+        self.tables["typing"][source] = marshal.dumps(code, 2)
+        return code
 
 
 def imported() -> list[str]:

@@ -1,5 +1,5 @@
-"""What a start imports, and what these imports do anew each time, done once: regular expressions compiled, and the code
-that dataclasses and namedtuple generate.
+"""What a start imports, and what these imports do anew each time, done once: regular expressions compiled, the code
+that dataclasses and namedtuple generate, and types that are named in strings.
 
 The program is run as a user would run it, from this checkout, and what it does is noted (build/record.py). When the
 executable starts, spec/start.py looks it up; what is not in a table is compiled as always, so that a table out of date

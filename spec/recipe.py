@@ -2,6 +2,7 @@
 .spec file of a platform, with the arguments that build/freeze.py puts behind "--".
 """
 
+import _imp
 import argparse
 import marshal
 import os
@@ -19,11 +20,14 @@ from PyInstaller.config import CONF
 from PyInstaller.utils.hooks import collect_submodules
 
 from build import elf, image, payload
+from shimmy.worker.llama.payload import INDEX
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 BASE_LIBRARY = "base_library.zip"
 # What the interpreter needs before it can run spec/start.py; PyInstaller puts these and others into BASE_LIBRARY.
 BASIC = ["encodings", "encodings.aliases", "encodings.utf_8", "encodings.latin_1", "encodings.ascii"]
+# In the interpreter, some of them under names of its own.
+BUILT_IN = {"importlib._bootstrap", "importlib._bootstrap_external", *_imp._frozen_module_names()}
 # How a .pyc file goes on after its magic number when no source is to be compared (PEP 552).
 UNCHECKED = b"\1" + bytes(11)
 HEADER_BYTES = len(MAGIC_NUMBER) + len(UNCHECKED)
@@ -53,6 +57,8 @@ LEFT_OUT = [
     *("_codecs_cn", "_codecs_hk", "_codecs_iso2022", "_codecs_jp", "_codecs_kr", "_codecs_tw", "_multibytecodec"),
     # No TLS yet, and hashlib has its own functions: 2.2 MB of OpenSSL
     *("ssl", "_ssl", "_hashlib"),
+    # Where Python has the same more slowly, and speed does not matter
+    *("_uuid", "_statistics"),
     # Arithmetic in Python for platforms without _decimal; processes that share objects
     *("_pydecimal", "multiprocessing.managers", "multiprocessing.dummy"),
     # Only for type checkers
@@ -79,11 +85,12 @@ def arguments() -> argparse.Namespace:
 def executable(*, strip: bool) -> None:
     """Makes one file named `shimmy`; `strip` where the platform has a strip that keeps libraries intact."""
     given = arguments()
+    unpacked_later = payload.extensions()
     analysis = Analysis(
         [str(CHECKOUT / "shimmy" / "__main__.py")],
         pathex=[str(CHECKOUT), str(given.payload)],
         hiddenimports=[*HIDDEN, *(path.stem for path in given.payload.glob("*.py"))],
-        excludes=[*LEFT_OUT, *payload.EXTENSIONS],
+        excludes=[*LEFT_OUT, *unpacked_later],
         optimize=2,
     )
     # PyInstaller's bootstrap and its run-time hooks (for pkgutil, inspect, multiprocessing) give way to ours.
@@ -93,15 +100,16 @@ def executable(*, strip: bool) -> None:
     binaries += cpp_library()
     modules = {name: code for name, code in python_modules(analysis) if is_wanted(name)}
     basic = write_base_library({name: modules.pop(name) for name in BASIC})
-    everything = work_file(image.NAME)
+    extensions = extension_modules(binaries) | dict.fromkeys(unpacked_later, "")
     tables, needed = marshal.loads(given.tables.read_bytes())
-    image.write(everything, modules, extension_modules(binaries), tables, set(needed))
+    stream = (given.payload / payload.STREAM).read_bytes()
+    at_start, rest = image.made(modules, extensions, tables, {*needed, INDEX}, rest_start=len(stream))
     Executable(
         # Where PyInstaller has its archive of modules: never unpacked, and the bootloader tells where it is.
-        [("PYZ", str(given.payload / payload.STREAM), "PYZ")],
+        [("PYZ", written("archive", stream + rest), "PYZ")],
         scripts,
         binaries,
-        [(BASE_LIBRARY, str(basic), "DATA"), (image.NAME, str(everything), "DATA")],
+        [(BASE_LIBRARY, str(basic), "DATA"), (image.NAME, written(image.NAME, at_start), "DATA")],
         OPTIONS + [(option, None, "OPTION") for option in given.option],
         name="shimmy",
         strip=strip,
@@ -134,7 +142,7 @@ def python_modules(analysis: Analysis) -> Iterator[tuple[str, tuple[int, bytes]]
 
 def is_wanted(name: str) -> bool:
     package, _, module = name.rpartition(".")
-    return package != "encodings" or name in BASIC or module in ENCODINGS.split()
+    return name not in BUILT_IN and (package != "encodings" or name in BASIC or module in ENCODINGS.split())
 
 
 def extension_modules(binaries: list[tuple[str, str, str]]) -> dict[str, str]:
@@ -178,6 +186,12 @@ def write_base_library(modules: dict[str, tuple[int, bytes]]) -> Path:
             path = name.replace(".", "/") + ("/__init__.pyc" if kind == image.PACKAGE else ".pyc")
             archive.writestr(zipfile.ZipInfo(path), MAGIC_NUMBER + UNCHECKED + code)
     return target
+
+
+def written(name: str, content: bytes) -> str:
+    target = work_file(name)
+    target.write_bytes(content)
+    return str(target)
 
 
 def work_file(name: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from shimmy.core import ipc
 from shimmy.core.errors import Fault, ModelFailed, ShimmyError
-from shimmy.worker import channel, extensions, sandbox
+from shimmy.worker import channel, sandbox
 
 # A step hands the interpreter lock to the intake thread at most this long at a time (default 5 ms).
 _SWITCH_INTERVAL_SECONDS = 0.0005
@@ -22,7 +22,6 @@ def main() -> int:
     """Serves until the server closes the pipe. Exit codes: 0 after a clean end, 1 when the model would not load."""
     receiving, sending = channel.take_over_stdio()
     sandbox.enter()
-    extensions.install()
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     messages = channel.receive(receiving)
     send = channel.Sender(sending)

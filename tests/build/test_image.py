@@ -34,7 +34,7 @@ def standard_modules() -> dict[str, tuple[int, bytes]]:
     """Those with tables, and what they import."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     found = {}
-    for top in ("re", "dataclasses", "collections", "keyword", "inspect", "enum"):
+    for top in ("re", "dataclasses", "collections", "keyword", "inspect", "enum", "typing"):
         for path in [*folder.glob(f"{top}.py"), *folder.glob(f"{top}/*.py")]:
             name = path.relative_to(folder).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
             kind = image.PACKAGE if path.name == "__init__.py" else image.MODULE
@@ -45,12 +45,17 @@ def standard_modules() -> dict[str, tuple[int, bytes]]:
 def run(folder: Path, program: str, made: Tables | None = None, needed: frozenset[str] = frozenset()) -> Any:
     """What `program` assigns to `result`, run after start.py in an interpreter that has loaded nothing else."""
     modules = {name: (kind, code(name, source)) for name, (kind, source) in MODULES.items()}
-    empty: Tables = {"re._compiler": {}, "dataclasses": {}, "collections": {}}
-    image.write(folder / image.NAME, standard_modules() | modules, {}, empty | (made or {}), set(needed))
+    empty: Tables = {"re._compiler": {}, "dataclasses": {}, "collections": {}, "typing": {}}
+    native = b"native libraries"
+    everything = standard_modules() | modules
+    content, rest = image.made(everything, {"away": ""}, empty | (made or {}), set(needed), rest_start=len(native))
+    (folder / image.NAME).write_bytes(content)
+    (folder / "executable").write_bytes(b"program" + native + rest)
     script = f"""
 import sys
 kept = sys.path[:]
 sys._MEIPASS = {str(folder)!r}
+sys._pyinstaller_pyz = {f"{folder}/executable?{len(b'program')}"!r}
 exec(compile(open({str(START)!r}).read(), "start.py", "exec"))
 assert sys.frozen and not sys.path
 sys.path[:] = kept
@@ -93,9 +98,36 @@ except ModuleNotFoundError as error:
     assert run(tmp_path, program) == "nowhere"
 
 
-def test_an_image_can_be_deleted_while_it_is_in_use(tmp_path: Path) -> None:
-    program = "import os; os.remove(sys._MEIPASS + '/modules.bin'); import plain; result = plain.VALUE"
-    assert run(tmp_path, program) == 1
+@pytest.mark.parametrize("needed", [frozenset(), frozenset(MODULES)], ids=["compressed", "plain"])
+def test_the_files_can_be_deleted_while_they_are_in_use(tmp_path: Path, needed: frozenset[str]) -> None:
+    program = """
+import os
+os.remove(sys._MEIPASS + "/modules.bin")
+os.remove(sys._MEIPASS + "/executable")
+import plain
+result = plain.VALUE
+"""
+    assert run(tmp_path, program, needed=needed) == 1
+
+
+def test_an_extension_module_may_be_among_the_native_libraries(tmp_path: Path) -> None:
+    """Here with another one under its name; the program is the checkout's."""
+    import _json
+
+    program = f"""
+sys.path.insert(0, {str(START.parents[1])!r})
+from shimmy.worker.llama import payload
+class Carried:
+    def find(self, file):
+        assert file == "away.so"
+        return {_json.__file__!r}
+payload.carried = Carried
+payload.extensions = lambda: {{"away": "away.so"}}
+import importlib.util
+spec = importlib.util.find_spec("away")
+result = [spec.origin, type(spec.loader).__name__]
+"""
+    assert run(tmp_path, program) == [_json.__file__, "ExtensionFileLoader"]
 
 
 def test_an_expression_comes_from_the_table(tmp_path: Path) -> None:
@@ -138,6 +170,17 @@ result = [Point(1).y, Point(1) == Point(1, 2), Pair(1, 2).right, len(ran)]
     assert result[3] == len(made["dataclasses"]) + len(made["collections"]) > 2
 
 
+def test_a_type_that_is_named_comes_from_the_table(tmp_path: Path) -> None:
+    """The table is made to lie, to be seen at work; what is not in it is compiled."""
+    made = {"typing": {"Named": marshal.dumps(compile("int", "<string>", "eval"))}}
+    program = """
+import typing
+def function(one: "Named", other: "typing.List[str]"): ...
+result = [str(kind) for kind in typing.get_type_hints(function).values()]
+"""
+    assert run(tmp_path, program, made) == ["<class 'int'>", "typing.List[str]"]
+
+
 def tables_of_a_dataclass() -> Tables:
     """As build/record.py makes them, of a class like the one above."""
     script = """
@@ -166,9 +209,15 @@ def test_the_same_tables_are_made_twice() -> None:
 
 
 def test_an_image_is_read_as_it_was_written(tmp_path: Path) -> None:
-    modules = {"a": (image.MODULE, b"code of a"), "b": (image.PACKAGE, b""), "c": (image.NAMESPACE, b"")}
-    image.write(tmp_path / "image", modules, {"d": "lib/d.so"}, {"a": {1: 2}}, {"a"})
-    read = image.Image((tmp_path / "image").read_bytes())
-    assert read.names == {"a", "b", "c", "d"}
-    assert [read.code(name) for name in "abcd"] == [b"code of a", b"", b"", b""]
-    assert read.size("a") == 9 and read.size("d") == 0 and read.tables_size() > 0
+    modules = {
+        "a": (image.MODULE, b"code of a"),
+        "b": (image.PACKAGE, b""),
+        "c": (image.NAMESPACE, b""),
+        "d": (image.MODULE, b"code of d"),
+    }
+    content, rest = image.made(modules, {"e": "lib/e.so"}, {"a": {1: 2}}, {"a"}, rest_start=4)
+    read = image.Image(content, b"1234" + rest)
+    assert read.names == {"a", "b", "c", "d", "e"}
+    assert [read.code(name) for name in "abcde"] == [b"code of a", b"", b"", b"code of d", b""]
+    assert [read.is_rest(name) for name in "abcde"] == [False, False, False, True, False]
+    assert (read.size("a"), read.size("d"), read.size("e")) == (9, len(rest), 0)
