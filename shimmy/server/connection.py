@@ -48,6 +48,10 @@ class Connection:
 
         return receive_or_notice
 
+    def takes(self, num_bytes: int) -> bool:
+        """Whether so much more can be sent without waiting for the client; False where that is not certain."""
+        return num_bytes <= _HIGH_WATER_BYTES and not self._is_http2 and self._transport.get_write_buffer_size() == 0
+
     async def drained(self) -> None:
         """Returns when the client has taken enough of this exchange for more to be sent.
 

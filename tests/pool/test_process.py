@@ -227,8 +227,9 @@ def test_the_end_by_a_signal_is_told_where_there_are_none(monkeypatch: pytest.Mo
 
 def test_where_there_is_no_sigkill_the_transport_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[bool] = []
+    pipe = SimpleNamespace(get_protocol=lambda: None, set_protocol=lambda protocol: None)
     transport = SimpleNamespace(
-        get_returncode=lambda: None, kill=lambda: killed.append(True), get_pipe_transport=lambda fd: None
+        get_returncode=lambda: None, kill=lambda: killed.append(True), get_pipe_transport=lambda fd: pipe
     )
     worker = WorkerProcess(lambda message: None, lambda exit: None)
     worker.connection_made(cast(asyncio.SubprocessTransport, transport))
