@@ -236,13 +236,22 @@ def test_a_context_that_cannot_be_made_is_an_error(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "trained", "length"),
-    [(None, 2048, 2048), (None, 131072, 8192), (512, 2048, 512), (10**9, 2048, 2048), (None, 0, 8192), (4096, 0, 4096)],
+    ("wanted", "trained", "length", "fixed_length"),
+    [
+        (None, 2048, 2048, 2048),
+        (None, 131072, 131072, 8192),
+        (512, 2048, 512, 512),
+        (10**9, 2048, 2048, 2048),
+        (None, 0, 8192, 8192),
+        (65536, 131072, 65536, 65536),
+        (4096, 0, 4096, 4096),
+    ],
 )
 def test_the_context_is_as_long_as_wanted_but_not_longer_than_trained(
-    wanted: int | None, trained: int, length: int
+    wanted: int | None, trained: int, length: int, fixed_length: int
 ) -> None:
-    assert _context_length(wanted, trained) == length
+    assert _context_length(wanted, trained, can_grow=True) == length
+    assert _context_length(wanted, trained, can_grow=False) == fixed_length
 
 
 def test_options_reach_the_engine() -> None:
