@@ -18,6 +18,9 @@ from shimmy.worker.sequence import Sequence
 
 log = logging.getLogger("shimmy.worker")
 
+# Idle cells make the memory grow as long as there are no more of them: 1 GB for a model of 8 B parameters.
+_GROWN_IDLE_CELLS = 8192
+
 
 class Memory(Protocol):
     """What this needs of a context (worker/llama/context.py is the real one). A range of positions ends before `end`,
@@ -39,12 +42,12 @@ class PrefixCells:
     def __init__(
         self, memory: Memory, reuse: Reuse, on_evict: Callable[[Node[Sequence]], None], max_idle_cells: int = 1 << 30
     ) -> None:
-        """`on_evict` gets a leaf whose cells are about to be freed; its holder has them still. For more idle cells than
-        `max_idle_cells` the memory does not grow."""
+        """`on_evict` gets a leaf whose cells are about to be freed; its holder has them still. The memory does
+        not grow for the sake of more than `max_idle_cells` that are idle."""
         self._memory = memory
         self._reuse = reuse
         self._on_evict = on_evict
-        self._max_idle_cells = max_idle_cells
+        self._max_idle_cells = min(max_idle_cells, _GROWN_IDLE_CELLS)
         self._tree: PrefixTree[Sequence] = PrefixTree()
         self._running: list[Sequence] = []
         self._free_holders = list(reversed(memory.holders))

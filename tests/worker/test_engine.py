@@ -240,6 +240,7 @@ def test_a_context_that_cannot_be_made_is_an_error(engine: Engine) -> None:
     [
         (None, 2048, 2048, 2048),
         (None, 131072, 131072, 8192),
+        (None, 10**7, 262144, 8192),
         (512, 2048, 512, 512),
         (10**9, 2048, 2048, 2048),
         (None, 0, 8192, 8192),
