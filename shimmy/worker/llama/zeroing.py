@@ -49,16 +49,17 @@ class _Buffer(c.Structure):
     ]
 
 
-# The sizes of the buffers that were cleared since `on_demand` was entered.
-_cleared: list[int] = []
+# The sizes of the buffers that were cleared, while somebody wants to know them.
+_sizes: list[int] | None = None
 
 
 @contextmanager
 def on_demand() -> Iterator[list[int]]:
     """The CPU's buffers that are made within take memory on demand. Gives the list of their sizes in bytes."""
-    _cleared.clear()
+    global _sizes
+    sizes: list[int] = []
     if not IS_LAZY:
-        yield _cleared
+        yield sizes
         return
     address = ggml().ggml_backend_cpu_buffer_type()
     table = _BufferType.from_address(address)
@@ -75,10 +76,12 @@ def on_demand() -> Iterator[list[int]]:
 
     replacement = _Alloc(alloc_buffer)
     table.alloc_buffer = c.cast(replacement, c.c_void_p).value
+    _sizes = sizes
     try:
-        yield _cleared
+        yield sizes
     finally:
         table.alloc_buffer = original
+        _sizes = None
 
 
 def _clear(address: int, value: int) -> None:
@@ -92,7 +95,8 @@ def _clear(address: int, value: int) -> None:
     _madvise()(start, end - start, _MADV_NOHUGEPAGE)
     c.memset(base, 0, start - base)
     c.memset(end, 0, base + size - end)
-    _cleared.append(size)
+    if _sizes is not None:
+        _sizes.append(size)
 
 
 _clear_callback = _Clear(_clear)
