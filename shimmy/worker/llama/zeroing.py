@@ -91,7 +91,8 @@ def _clear(address: int, value: int) -> None:
     if value or _madvise()(start, end - start, _MADV_DONTNEED):
         c.memset(base, value, size)
         return
-    # The tensors of layers lie far apart: a few tokens would take a large page in each.
+    # The tensors of layers lie far apart: a few tokens would take a large page in each. 3,000 tokens of a small model
+    # took 179 MB then instead of 57, for steps that were 2 % faster.
     _madvise()(start, end - start, _MADV_NOHUGEPAGE)
     c.memset(base, 0, start - base)
     c.memset(end, 0, base + size - end)
