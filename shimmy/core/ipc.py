@@ -20,9 +20,9 @@ _LENGTH_BYTES = 4
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker sets up its context; None leaves the choice to the worker.
 
-    `context_length` in tokens (default: the model's own, at most 8192), `num_sequences` that decode side by side,
-    `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `num_gpu_layers` (-1 is
-    all; default: all if there are `devices`, else none) that go to the GPUs named by `devices`, or to those that
+    `context_length` in tokens (default: the model's own, within the memory there is), `num_sequences` that decode side
+    by side, `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `num_gpu_layers`
+    (-1 is all; default: all if there are `devices`, else none) that go to the GPUs named by `devices`, or to those that
     llama.cpp prefers.
     """
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from shimmy.core.errors import Fault, QueueTimeout, ShimmyError
+from shimmy.core.errors import Fault, QueueTimeout, ShimmyError, Unavailable
 from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Sampling
@@ -26,6 +26,8 @@ CHECK_AFTER_SECONDS = 2.0
 
 class Context(Memory, Protocol):
     """What the loop needs of a context (worker/llama/context.py is the real one)."""
+
+    context_length: int
 
     @property
     def handle(self) -> int: ...
@@ -81,15 +83,15 @@ class Loop:
             self._prepare(sequence)
         for request in self._scheduler.expire(now):
             self._events.append(Failed(request.id, _too_late(request).fault()))
-        sampled = self._scheduler.fill_batch()
-        if not self._context.batch.size:
-            return False
-        began_at = time.monotonic()
         try:
+            sampled = self._scheduler.fill_batch()
+            if not self._context.batch.size:
+                return False
+            began_at = time.monotonic()
             self._decode()
         except KVCacheFull:
             if not self._scheduler.reclaim():
-                self._fail_batch(ShimmyError("the KV cache cannot hold one sequence").fault())
+                self._fail_batch(self._no_room().fault())
             return True
         except DecodeFailed as error:
             self._fail_batch(error.fault())
@@ -193,6 +195,12 @@ class Loop:
         for request in self._scheduler.batch_requests():
             self._events.append(Failed(request.id, fault))
             self._scheduler.abort(request.id, sound=False)
+
+    def _no_room(self) -> ShimmyError:
+        have, limit = self._context.num_cells, self._context.context_length
+        if have < limit:
+            return Unavailable(f"there is no memory for more than {have} of {limit} tokens of context at the moment")
+        return ShimmyError(f"a context of {limit} tokens cannot hold one sequence")
 
     def _emit(self) -> None:
         if self._events:

@@ -61,7 +61,7 @@ class PrefixCache:
         self._reuse = reuse
         self._tiers = tiers
         self._max_idle_cells = max_idle_cells
-        self._cells = PrefixCells(memory, reuse, self._save_leaf)
+        self._cells = PrefixCells(memory, reuse, self._save_leaf, max_idle_cells)
         # What came lately, to tell where prompts part; only where a tree does not know it.
         self._recent: deque[tuple[str, Tokens[int]]] = deque(maxlen=_NUM_RECENT)
 
@@ -83,12 +83,12 @@ class PrefixCache:
         return found._replace(saved=saved)
 
     def fits(self, sequence: Sequence, prefix: Prefix) -> bool:
-        """Whether all of the sequence's tokens have room beside those of the running ones."""
+        """Whether all of the sequence's tokens have room beside those of the running ones, in a memory that grows."""
         if prefix.saved:
             more = len(sequence.tokens)
         else:
             more = self._cells.num_unlocked(prefix.node, prefix.length) + len(sequence.tokens) - prefix.length
-        return self._cells.num_claimed + more < self._memory.context_length
+        return self._cells.grow(self._cells.num_claimed + more + 1)
 
     def begin(self, sequence: Sequence, prefix: Prefix) -> None:
         """The sequence has got a slot, and takes over what was just found for it."""

@@ -18,14 +18,20 @@ from shimmy.worker.sequence import Sequence
 
 log = logging.getLogger("shimmy.worker")
 
+# Idle cells make the memory grow as long as there are no more of them: 1 GB for a model of 8 B parameters.
+_GROWN_IDLE_CELLS = 8192
+
 
 class Memory(Protocol):
     """What this needs of a context (worker/llama/context.py is the real one). A range of positions ends before `end`,
     or never where that is -1."""
 
-    context_length: int
     holders: range
 
+    @property
+    def num_cells(self) -> int: ...
+    def grow(self, num_cells: int, num_used: int) -> bool: ...
+    def shrink(self) -> None: ...
     def forget(self, sequence: int, start: int = 0, end: int = -1) -> None: ...
     def copy(self, source: int, target: int, end: int, start: int = 0) -> None: ...
     def first_position(self, sequence: int) -> int: ...
@@ -33,11 +39,15 @@ class Memory(Protocol):
 
 
 class PrefixCells:
-    def __init__(self, memory: Memory, reuse: Reuse, on_evict: Callable[[Node[Sequence]], None]) -> None:
-        """`on_evict` gets a leaf whose cells are about to be freed; its holder has them still."""
+    def __init__(
+        self, memory: Memory, reuse: Reuse, on_evict: Callable[[Node[Sequence]], None], max_idle_cells: int = 1 << 30
+    ) -> None:
+        """`on_evict` gets a leaf whose cells are about to be freed; its holder has them still. The memory does
+        not grow for the sake of more than `max_idle_cells` that are idle."""
         self._memory = memory
         self._reuse = reuse
         self._on_evict = on_evict
+        self._max_idle_cells = min(max_idle_cells, _GROWN_IDLE_CELLS)
         self._tree: PrefixTree[Sequence] = PrefixTree()
         self._running: list[Sequence] = []
         self._free_holders = list(reversed(memory.holders))
@@ -128,11 +138,22 @@ class PrefixCells:
     # Room
 
     def make_room(self, num_cells: int) -> bool:
-        """Evicts leaves until so many cells are free; False when that is not possible."""
-        while self._memory.context_length - self.num_used < num_cells:
+        """Grows or evicts leaves until so many cells are free; False when that is not possible."""
+        while self._num_missing(num_cells) > 0 and self.num_idle > self._max_idle_cells and self.evict():
+            pass
+        if self._num_missing(num_cells) > 0:
+            self.grow(self.num_used + num_cells)
+        while self._num_missing(num_cells) > 0:
             if not self.evict():
                 return False
         return True
+
+    def grow(self, num_cells: int) -> bool:
+        """Whether there are so many cells in all, now at least."""
+        return self._memory.grow(num_cells, self.num_used)
+
+    def _num_missing(self, num_cells: int) -> int:
+        return num_cells - (self._memory.num_cells - self.num_used)
 
     def evict(self) -> bool:
         """Frees the cells of the least recently used leaf; False when all are in use."""
@@ -161,6 +182,8 @@ class PrefixCells:
         except Inconsistent as error:
             log.error("the prefix tree is inconsistent and is dropped: %s", error)
             self._reset()
+        if not self.num_used:
+            self._memory.shrink()
         for node in list(self._tree.nodes()):
             if node.holder is not None and (fault := self._fault(node)):
                 log.error("a kept prefix of %d tokens is dropped: %s", node.end, fault)

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from typing import Protocol
 
 from shimmy.worker import prefix_cells
-from shimmy.worker.llama.context import Batch
+from shimmy.worker.llama.context import Batch, KVCacheFull
 from shimmy.worker.pacing import Pacer, shares
 from shimmy.worker.prefix_cache import Prefix, PrefixCache
 from shimmy.worker.sequence import Request, Sequence
@@ -105,9 +105,14 @@ class Scheduler:
         return min((request.start_by for request in self._requests.values() if request.is_new), default=None)
 
     def fill_batch(self) -> list[tuple[Sequence, int]]:
-        """Fills the batch for one decode; returns (sequence, row) for every row whose logits will be sampled."""
+        """Fills the batch for one decode; returns (sequence, row) for every row whose logits will be sampled.
+
+        Raises `KVCacheFull` when one sequence alone has no room.
+        """
         sampled = self._fill()
-        while not self._cache.make_room(self._memory.batch.size) and self._preempt():
+        while not self._cache.make_room(self._memory.batch.size):
+            if not self._preempt():
+                raise KVCacheFull
             sampled = self._fill()
         return sampled
 

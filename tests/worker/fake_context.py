@@ -7,6 +7,7 @@ here are what makes such a mistake visible.
 
 import array
 import random
+from collections.abc import Callable
 
 from shimmy.worker.llama.context import Batch, KVCacheFull
 from shimmy.worker.prefix_states import Reuse
@@ -33,7 +34,7 @@ class FakeContext:
     With a window, `near` has the cells of the layers that see no more than that. As llama.cpp may, whenever it stores
     something, it overwrites some of what no token that follows can see, where only one sequence has it; but not without
     a `seed`. With `whole` there is one state for each sequence, which can only be extended, saved, replaced and
-    forgotten.
+    forgotten. It begins with `first_cells`, if that is less than its length, and has more when `grows` says so.
     """
 
     handle = 0
@@ -47,8 +48,12 @@ class FakeContext:
         reuse: Reuse = Reuse(),  # noqa: B008
         num_holders: int = 40,
         seed: int | None = None,
+        first_cells: int = 1 << 30,
+        grows: Callable[[int], bool] = lambda num_cells: True,
     ) -> None:
         self.context_length = context_length
+        self.num_cells = self.first_cells = min(context_length, first_cells)
+        self._grows = grows
         self.reuse = reuse
         self.batch = Batch(batch_tokens, num_sequences)
         self.holders = range(num_sequences, num_sequences + (0 if reuse.whole else num_holders))
@@ -67,6 +72,16 @@ class FakeContext:
         if self.reuse.whole:
             return sum(map(len, self.cells.values()))
         return len({id(cell) for cells in self.cells.values() for cell in cells.values()})
+
+    def grow(self, num_cells: int, num_used: int) -> bool:
+        assert num_used == self.num_used
+        if num_cells > self.num_cells and num_cells <= self.context_length and self._grows(num_cells):
+            self.num_cells = num_cells
+        return num_cells <= self.num_cells
+
+    def shrink(self) -> None:
+        assert not self.num_used
+        self.num_cells = self.first_cells
 
     def decode(self) -> None:
         rows = self._rows()
@@ -128,7 +143,7 @@ class FakeContext:
         self.num_threads = count
 
     def _require_free(self, num_cells: int) -> None:
-        if self.num_used + num_cells > self.context_length:
+        if self.num_used + num_cells > self.num_cells:
             self.num_full += 1
             raise KVCacheFull
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
-from shimmy.core.errors import ContextOverflow, ModelInvalid, RequestError, TooLarge
+from shimmy.core.errors import ContextOverflow, ModelFailed, ModelInvalid, RequestError, TooLarge
 from shimmy.core.events import Event, Finished, TextDelta
 from shimmy.core.ipc import Abort, EngineOptions, Events
 from shimmy.core.request import Chat, Generation, Message, Prompt, Sampling, Text, Tokens
@@ -229,20 +230,47 @@ def test_the_real_figures_are_reported(engine: Engine) -> None:
 
 
 def test_a_context_that_cannot_be_made_is_an_error(engine: Engine) -> None:
-    from shimmy.core.errors import ModelFailed
-
     with pytest.raises(ModelFailed, match="context"):
         Context(engine._model, context_length=512, num_sequences=300, num_threads=1)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "trained", "length"),
-    [(None, 2048, 2048), (None, 131072, 8192), (512, 2048, 512), (10**9, 2048, 2048), (None, 0, 8192), (4096, 0, 4096)],
+    ("wanted", "trained", "length", "fixed_length"),
+    [
+        (None, 2048, 2048, 2048),
+        (None, 131072, 131072, 8192),
+        (None, 10**7, 262144, 8192),
+        (512, 2048, 512, 512),
+        (10**9, 2048, 2048, 2048),
+        (None, 0, 8192, 8192),
+        (65536, 131072, 65536, 65536),
+        (4096, 0, 4096, 4096),
+    ],
 )
 def test_the_context_is_as_long_as_wanted_but_not_longer_than_trained(
-    wanted: int | None, trained: int, length: int
+    wanted: int | None, trained: int, length: int, fixed_length: int
 ) -> None:
-    assert _context_length(wanted, trained) == length
+    assert _context_length(wanted, trained, can_grow=True) == length
+    assert _context_length(wanted, trained, can_grow=False) == fixed_length
+
+
+@pytest.mark.parametrize(("asked", "length"), [(None, 16384), (65536, None)])
+def test_a_default_that_the_system_refuses_is_made_shorter(
+    engine: Engine, asked: int | None, length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(Context):
+        def __init__(self, model: Model, *, context_length: int, **more: Any) -> None:
+            if context_length > 20000:
+                raise ModelFailed("cannot make a context")
+            super().__init__(model, context_length=context_length, **more)
+
+    monkeypatch.setattr("shimmy.worker.engine.Context", Refused)
+    monkeypatch.setattr(engine, "_options", EngineOptions(context_length=asked))
+    if length is None:
+        with pytest.raises(ModelFailed):
+            engine._make_context(65536)
+    else:
+        assert engine._make_context(65536).context_length == length
 
 
 def test_options_reach_the_engine() -> None:

@@ -1,4 +1,5 @@
-"""Prefixes that are used again, by llama.cpp: the answers are those of the plain loop, which has one sequence.
+"""Prefixes that are used again, and a memory that grows, by llama.cpp: the answers are those of the plain loop, which
+has one sequence.
 
 Logits depend a little on where in the cache cells are and which rows a batch has. So the demo model is asked what
 leaves no doubt about the next token, and the answers of the tiny models are compared up to the first doubt.
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 
 from shimmy.core.ipc import Abort, EngineOptions, Resume
 from shimmy.core.request import Sampling, Tokens
+from shimmy.worker import growth
 from shimmy.worker.engine import Engine
+from shimmy.worker.llama import zeroing
 from shimmy.worker.llama.library import llama
 from shimmy.worker.loading import load_engine
 from tests.worker import plain_loop, tiny_models
-from tests.worker.test_engine import Session
-from tests.worker.test_loop import COMMANDS
+from tests.worker.conftest import DEMO
+from tests.worker.test_engine import Session, ask
+from tests.worker.test_loop import COMMANDS, SteadyPacer
 
 pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)
@@ -110,6 +114,34 @@ def test_a_state_that_llama_cannot_read_is_refused(engine: Engine) -> None:
     assert context.last_position(0) == -1
 
 
+STORIES = {animal: ask(f"Tell me a long story about a {animal}.") for animal in ("cat", "dog", "crow", "fox")}
+
+
+def told(context_length: int) -> tuple[dict[str, str], int]:
+    """What four streams side by side say, computed in the same steps each time; and how many cells they grew to."""
+    options = EngineOptions(context_length=context_length, num_sequences=8, num_threads=1)
+    engine = load_engine([str(DEMO)], options, lambda fraction: None)
+    session = Session(engine)
+    session.loop._scheduler._pacer = SteadyPacer()
+    for animal, question in STORIES.items():
+        session.submit(animal, question, max_tokens=24, sampling=GREEDY)
+    session.run()
+    return {animal: session.text(animal) for animal in STORIES}, engine._context.num_cells
+
+
+@pytest.mark.skipif(not zeroing.IS_LAZY, reason="contexts have all of their memory from the start")
+def test_streams_say_in_a_context_that_grows_what_they_say_in_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(zeroing, "IS_LAZY", False)
+        expected, num_cells = told(2048)
+        assert num_cells == 2048
+    monkeypatch.setattr(growth, "FIRST_CELLS", 64)
+    monkeypatch.setattr(growth, "STEP_CELLS", 32)
+    texts, num_cells = told(2048)
+    assert texts == expected
+    assert 4 * 24 < num_cells < 512
+
+
 # Tiny models
 
 CONTEXT = 256
@@ -124,8 +156,11 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def load_tiny(path: Path, ram_bytes: int = 1 << 20) -> Engine:
+    """It begins with a quarter of its cells, and grows."""
     options = EngineOptions(context_length=CONTEXT, num_sequences=4, prefix_ram_bytes=ram_bytes)
-    return load_engine([str(path)], options, lambda fraction: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth, "FIRST_CELLS", CONTEXT // 4)
+        return load_engine([str(path)], options, lambda fraction: None)
 
 
 def plain_tokens(engine: Engine, prompt: list[int], max_tokens: int) -> list[int]:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shimmy.core.errors import ModelFailed, ShimmyError
-from shimmy.worker.llama import abi, backend
+from shimmy.worker.growth import Growth
+from shimmy.worker.llama import abi, backend, zeroing
 from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.model import Model
 
@@ -80,10 +81,15 @@ class Context:
     A unified cache takes any id below LLAMA_MAX_SEQ; `n_seq_max` bounds only the ids of batches and states
     (llama-kv-cache.cpp, `seq_to_stream`). So holders cost nothing, while each id below `n_seq_max` costs the logits of
     a row, which is 1 MB for a large vocabulary. Recurrent layers, however, have one state for each id that there is.
+
+    Where it `can_grow`, `context_length` is what a sequence may reach, and all may have `num_cells` cells for now.
     """
 
-    def __init__(self, model: Model, *, context_length: int, num_sequences: int, num_threads: int) -> None:
-        """Raises `ModelFailed` when llama.cpp cannot make a context of that length."""
+    def __init__(
+        self, model: Model, *, context_length: int, num_sequences: int, num_threads: int, fit_memory: bool = False
+    ) -> None:
+        """With `fit_memory` it is shorter where there is no memory for that length. Raises `ModelFailed` when llama.cpp
+        cannot make it."""
         self._library = llama()
         max_ids = int(self._library.llama_max_parallel_sequences())
         # One id more, through which the state of a holder is saved.
@@ -99,18 +105,43 @@ class Context:
         # All layers get as many cells, so that those that see a window have room for what is kept as well.
         parameters.swa_full = True
         parameters.no_perf = True
-        self._handle = self._library.llama_init_from_model(model.handle, parameters)
+        with zeroing.on_demand() as lazy_bytes:
+            self._handle = self._library.llama_init_from_model(model.handle, parameters)
         if not self._handle:
             reason = backend.last_error("not enough memory?")
             raise ModelFailed(f"cannot make a context of {context_length} tokens: {reason}")
         self._memory = self._library.llama_get_memory(self._handle)
         self._decode = self._library.llama_decode
-        self.context_length = int(self._library.llama_n_ctx(self._handle))
+        length = int(self._library.llama_n_ctx(self._handle))
+        self._growth = Growth(length, sum(lazy_bytes) // length if self.can_grow(model) else 0)
+        if fit_memory:
+            self._growth.fit_memory()
+        self.context_length = self._growth.limit
         self.batch = Batch(BATCH_TOKENS, num_sequences)
+
+    @staticmethod
+    def can_grow(model: Model) -> bool:
+        """Whether cells take memory only when they are used: those of other devices have it from the start."""
+        return zeroing.IS_LAZY and set(model.layers) == {"CPU"}
 
     @property
     def handle(self) -> int:
         return int(self._handle)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells that may be used at the moment."""
+        return self._growth.num_cells
+
+    def grow(self, num_cells: int, num_used: int) -> bool:
+        """Whether `num_cells` may be used from now on; not so beyond `context_length`, or without memory for them."""
+        return self._growth.grow(num_cells, num_used)
+
+    def shrink(self) -> None:
+        """Gives memory back. No cell may be in use."""
+        if self._growth.has_grown:
+            self._library.llama_memory_clear(self._memory, True)
+            self._growth.shrink()
 
     def decode(self) -> None:
         """Runs the batch. Raises `KVCacheFull` (recoverable) or `DecodeFailed`."""

@@ -34,6 +34,7 @@ _LONG_CALLS = {
 # ggml-backend.h and ggml-backend-impl.h, which llama-cpp-python does not bind
 _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_load": (c.c_void_p, (c.c_char_p,)),
+    "ggml_backend_cpu_buffer_type": (c.c_void_p, ()),
     "ggml_backend_dev_count": (c.c_size_t, ()),
     "ggml_backend_dev_get": (c.c_void_p, (c.c_size_t,)),
     "ggml_backend_dev_name": (c.c_char_p, (c.c_void_p,)),
