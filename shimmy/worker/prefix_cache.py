@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from shimmy.worker import prefix_cells
 from shimmy.worker.prefix_cells import PrefixCells
-from shimmy.worker.prefix_states import Hit, Reuse, StateTier
+from shimmy.worker.prefix_states import Hit, LastingTier, Reuse, StateTier
 from shimmy.worker.prefix_tree import Node, Tokens, common_length
 from shimmy.worker.sequence import Sequence
 
@@ -54,14 +54,23 @@ class Prefix(NamedTuple):
 
 class PrefixCache:
     def __init__(
-        self, memory: Memory, reuse: Reuse, tiers: Listed[StateTier] = (), max_idle_cells: int = 1 << 30
+        self,
+        memory: Memory,
+        reuse: Reuse,
+        tiers: Listed[StateTier] = (),
+        max_idle_cells: int = 1 << 30,
+        disk: LastingTier | None = None,
     ) -> None:
-        """Cells that no running sequence uses go to the tiers when there are more than `max_idle_cells` of them."""
+        """Cells that no running sequence uses go to the tiers when there are more than `max_idle_cells` of them. The
+        `disk` is the last of the tiers; it gets prompts and what was answered even while they stay in the cache."""
         self._memory = memory
         self._reuse = reuse
-        self._tiers = tiers
+        self._disk = disk
+        self._tiers = [*tiers, disk] if disk else tiers
         self._max_idle_cells = max_idle_cells
         self._cells = PrefixCells(memory, reuse, self._save_leaf)
+        # Running sequences whose prompts the disk has not been offered yet.
+        self._unsaved: deque[Sequence] = deque()
         # What came lately, to tell where prompts part; only where a tree does not know it.
         self._recent: deque[tuple[str, Tokens[int]]] = deque(maxlen=_NUM_RECENT)
 
@@ -105,18 +114,29 @@ class PrefixCache:
     def stopped(self, sequence: Sequence) -> None:
         """The sequence has computed its tokens up to one of its `stops`."""
         if self._reuse.whole:
-            self._save(sequence.slot, sequence.tokens[: sequence.num_computed], sequence.namespace)
+            self._save(sequence.slot, sequence.tokens[: sequence.num_computed], sequence.namespace, self._tiers)
 
     def finished_prompt(self, sequence: Sequence) -> None:
         """All of the prompt but its last token is computed, which is as much of it as can be used again."""
         if not self._reuse.whole:
             self._cells.join(sequence, sequence.num_prompt - 1)
+            if self._disk:
+                self._unsaved.append(sequence)
+
+    def save_prompt(self) -> None:
+        """Offers the disk a prompt that was finished, at most one, since that takes 1 to 2.5 ms for 1,000 tokens. To be
+        called when the first token that came of the prompt is on its way."""
+        if self._unsaved and self._disk:
+            sequence = self._unsaved.popleft()
+            tokens = sequence.tokens[: sequence.num_computed]
+            self._save(sequence.slot, tokens, sequence.namespace, [self._disk])
 
     def end(self, sequence: Sequence, *, sound: bool = True) -> None:
         """The sequence gives its slot back; what it computed is kept if it is sound."""
-        length = sequence.num_computed
-        if sound and length and (self._reuse.whole or not self._cells.join(sequence, length)):
-            self._save(sequence.slot, sequence.tokens[:length], sequence.namespace)
+        if sequence in self._unsaved:
+            self._unsaved.remove(sequence)
+        if sound and sequence.num_computed:
+            self._keep(sequence)
         self._cells.end(sequence)
         if self._cells.is_busy:
             self._clear_out()
@@ -203,6 +223,8 @@ class PrefixCache:
         tokens, namespace = sequence.tokens, sequence.namespace
         others = (other for its, other in self._recent if its == namespace)
         parting = max((common_length(tokens, 0, other, 0, len(tokens)) for other in others), default=0)
+        if self._disk:
+            parting = max(parting, self._disk.parting(tokens, namespace))
         for length in (sequence.num_prompt - 1, parting):
             if max(MIN_SAVED_TOKENS, sequence.num_computed + 1) <= length < len(tokens):
                 sequence.stop_at(length)
@@ -215,15 +237,21 @@ class PrefixCache:
         while self._tiers and self._cells.num_idle > self._max_idle_cells:
             self._cells.evict()
 
+    def _keep(self, sequence: Sequence) -> None:
+        length = sequence.num_computed
+        is_in_cache = not self._reuse.whole and self._cells.join(sequence, length)
+        tiers = self._tiers if not is_in_cache else [self._disk] if self._disk else []
+        self._save(sequence.slot, sequence.tokens[:length], sequence.namespace, tiers)
+
     def _save_leaf(self, leaf: Node[Sequence]) -> None:
         if leaf.holder is not None and self._tiers:
-            self._save(leaf.holder, leaf.prefix(), leaf.namespace)
+            self._save(leaf.holder, leaf.prefix(), leaf.namespace, self._tiers)
 
-    def _save(self, id: int, tokens: "Tokens[int]", namespace: str) -> None:
-        if not self._tiers or len(tokens) < MIN_SAVED_TOKENS:
+    def _save(self, id: int, tokens: "Tokens[int]", namespace: str, tiers: Listed[StateTier]) -> None:
+        if not tiers or len(tokens) < MIN_SAVED_TOKENS:
             return
         num_bytes = self._memory.state_bytes(id)
-        takers = [tier for tier in self._tiers if tier.wants(tokens, namespace, num_bytes)]
+        takers = [tier for tier in tiers if tier.wants(tokens, namespace, num_bytes)]
         if takers and (state := self._memory.save_state(id)):
             for tier in takers:
                 tier.offer(tokens, namespace, state)

@@ -57,6 +57,13 @@ class StateTier(Protocol):
     def offer(self, tokens: "Tokens[int]", namespace: str, state: bytes) -> None: ...
 
 
+class LastingTier(StateTier, Protocol):
+    """One that outlives the process, and the end of which nobody foresees: it gets states while they are in use."""
+
+    def parting(self, tokens: "Tokens[int]", namespace: str) -> int:
+        """How many of `tokens` any of its states begins with, as far as that is worth knowing."""
+
+
 class Kept(NamedTuple):
     """A state in RAM; as a hit, good for the first `length` tokens."""
 

@@ -106,6 +106,7 @@ class Scheduler:
 
     def fill_batch(self) -> list[tuple[Sequence, int]]:
         """Fills the batch for one decode; returns (sequence, row) for every row whose logits will be sampled."""
+        self._cache.save_prompt()
         sampled = self._fill()
         while not self._cache.make_room(self._memory.batch.size) and self._preempt():
             sampled = self._fill()

@@ -25,12 +25,21 @@ class Request:
     """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot; unless one of them
     has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing."""
 
-    def __init__(self, generation: Generation, prompt: Tokens[int], stops: Tokens[str], arrived_at: float) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        prompt: Tokens[int],
+        stops: Tokens[str],
+        arrived_at: float,
+        namespace: str | None = None,
+    ) -> None:
+        """Without a `namespace` it is the tenant's."""
         self.generation = generation
         self.id = generation.id
         self.prompt = array.array("i", prompt)
         self.arrived_at = arrived_at
-        self.tenant = self.namespace = generation.tenant
+        self.tenant = generation.tenant
+        self.namespace = self.tenant if namespace is None else namespace
         self.priority = generation.priority
         self.num_running = 0
         limit = generation.queue_seconds

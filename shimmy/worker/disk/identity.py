@@ -1,7 +1,7 @@
 """What decides whether a state can be exchanged for another: the model, the compiled engine, the kind of context."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -26,14 +26,13 @@ class FileChanged(OSError):
     """A file is no longer the one that was observed."""
 
 
-def observe(paths: Sequence[str]) -> list[Stamp]:
+def observe(paths: Iterable[str]) -> dict[str, Stamp]:
     """To be called before a model is loaded from these files. Raises `OSError`."""
-    return [_stamp(os.stat(path)) for path in paths]
+    return {path: _stamp(os.stat(path)) for path in paths}
 
 
 def identity(
-    model: Sequence[str],
-    observed: Sequence[Stamp],
+    model: Mapping[str, Stamp],
     libraries: Iterable[str | os.PathLike[str]],
     context: Mapping[str, str | int | float | bool],
 ) -> bytes:
@@ -45,7 +44,7 @@ def identity(
     nanosecond and in every sample, while a model that was trained further differs in nearly all of its weights. Hashing
     all of it would cost seconds at each load.
 
-    `observed` is from before the load: a file replaced since then is `FileChanged`, for nobody knows which of the two
+    The stamps are from before the load: a file replaced since then is `FileChanged`, for nobody knows which of the two
     was loaded. Also raises other `OSError`s.
     """
     state = blake2b(digest_size=32, person=b"shimmy-identity")
@@ -53,7 +52,7 @@ def identity(
     for path in libraries:
         with open(path, "rb", buffering=0) as file:
             state.update(blake2b(file.read()).digest())
-    for path, stamp in zip(model, observed, strict=True):
+    for path, stamp in model.items():
         state.update(_sample(path, stamp))
     return state.digest()
 

@@ -6,6 +6,7 @@ number of workers and servers can use one folder.
 """
 
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ log = logging.getLogger("shimmy.worker")
 
 # The whole of a state is read for any part of it. On a CPU, reading a token takes a thirtieth of computing it.
 MAX_READ_PER_GAIN = 16
+# A state is stored when it saves at least this part of its tokens beyond what is there. So of a prompt that grows each
+# token is written some 16 times at most, and of many that begin alike only what they begin with.
+MIN_NEW_PART = 1 / 16
 _MAX_SCOPES = 1024
 
 
@@ -79,8 +83,7 @@ class DiskTier:
 
         Too little is no match: fewer than `MIN_TOKENS`, or too small a part of what would have to be read.
         """
-        found = self._useful(tokens, namespace, MIN_TOKENS, len(tokens) - 1)
-        return max(found, key=lambda each: (each.length, -each.stored), default=None)
+        return max(self._useful(tokens, namespace), key=lambda each: (each.length, -each.stored), default=None)
 
     def fetch(self, hit: Hit) -> bytes | None:
         """The state, after every check, at some 300 MB/s. None when it has gone, or is damaged and goes now."""
@@ -103,16 +106,19 @@ class DiskTier:
     def wants(self, tokens: "Tokens[int]", namespace: str, num_bytes: int) -> bool:
         """Whether `offer` would take the state after `tokens`; asked before the state is made.
 
-        An entry that is as good counts as used now.
+        An entry that is as good, or nearly, counts as used now.
         """
-        if len(tokens) < MIN_TOKENS:
-            return False
-        same = next(self._useful(tokens, namespace, len(tokens), len(tokens)), None)
-        if same:
-            self._touch(same.name)
-            return False
         scope = self._scope(namespace)
-        return scope is not None and self._writer.accepts(scope.name(tokens), scope, len(tokens), num_bytes)
+        if scope is None or len(tokens) < MIN_TOKENS:
+            return False
+        enough = math.ceil(len(tokens) * (1 - MIN_NEW_PART))
+        for name, stored in self._entries(scope, tokens).items():
+            if self._saved(tokens, stored, len(tokens)) > enough:
+                self._touch(name)
+                return False
+        if any(self._saved(tokens, stored, len(tokens)) > enough for stored in self._writer.waiting(scope).values()):
+            return False
+        return self._writer.accepts(scope.name(tokens), scope, len(tokens), num_bytes)
 
     def offer(self, tokens: "Tokens[int]", namespace: str, state: bytes) -> None:
         """Has the writer thread store the state; drops it when too much waits."""
@@ -121,7 +127,9 @@ class DiskTier:
             return
         name = scope.name(tokens)
         if self._writer.accepts(name, scope, len(tokens), len(state)):
-            covered = [each for each, stored in self._entries(scope, tokens).items() if self._covers(tokens, stored)]
+            # What waits is stored before this one.
+            others = self._entries(scope, tokens) | self._writer.waiting(scope)
+            covered = [each for each, stored in others.items() if self._covers(tokens, stored)]
             self._writer.put(Offer(name, tokens[:], scope, state, covered))
 
     def parting(self, tokens: "Tokens[int]", namespace: str) -> int:
@@ -134,15 +142,17 @@ class DiskTier:
         """Waits until what was offered is stored, but not longer than that. Nothing may be offered afterwards."""
         self._writer.close(timeout_seconds)
 
-    def _useful(self, tokens: "Tokens[int]", namespace: str, least: int, most: int) -> Iterator[Stored]:
-        """Entries that are good for the first `least` to `most` tokens, as far as they agree."""
-        scope = self._scope(namespace)
-        if scope is None or least > most:
+    def _useful(self, tokens: "Tokens[int]", namespace: str) -> Iterator[Stored]:
+        if (scope := self._scope(namespace)) is None:
             return
         for name, stored in self._entries(scope, tokens).items():
-            length = common_length(tokens, 0, stored, 0, most)
-            if length >= least and self._is_worth(length, len(stored)):
+            if length := self._saved(tokens, stored, len(tokens) - 1):
                 yield Stored(name, scope, stored, length)
+
+    def _saved(self, tokens: "Tokens[int]", stored: "Tokens[int]", limit: int) -> int:
+        """For how many of the first `limit` tokens the state after `stored` is good; 0 when that is not worthwhile."""
+        length = common_length(tokens, 0, stored, 0, limit)
+        return length if length >= MIN_TOKENS and self._is_worth(length, len(stored)) else 0
 
     def _covers(self, tokens: "Tokens[int]", stored: "Tokens[int]") -> bool:
         """Whether the state after `tokens` does all that the one after `stored`, a part of them, can do."""

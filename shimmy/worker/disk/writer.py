@@ -47,15 +47,20 @@ class Writer:
         # Each has one thread that changes it, so neither needs a lock.
         self._put_bytes = 0
         self._done_bytes = 0
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, tuple[bytes, Tokens[int]]] = {}
 
     def accepts(self, name: str, scope: Scope, num_tokens: int, state_bytes: int) -> bool:
         pending = self._put_bytes - self._done_bytes
         fits = entry.size_of(scope, num_tokens, state_bytes) <= self._budget_bytes
         return fits and name not in self._waiting and (not pending or pending + state_bytes <= MAX_PENDING_BYTES)
 
+    def waiting(self, scope: Scope) -> "dict[str, Tokens[int]]":
+        """What will be stored soon in this scope, by name."""
+        # The writer thread takes names out, so that only a copy, which is made at once, can be looked through.
+        return {name: tokens for name, (its, tokens) in self._waiting.copy().items() if its == scope.id}
+
     def put(self, offer: Offer) -> None:
-        self._waiting.add(offer.name)
+        self._waiting[offer.name] = offer.scope.id, offer.tokens
         self._put_bytes += len(offer.state)
         self._queue.put(offer)
         if self._thread is None:
@@ -87,7 +92,7 @@ class Writer:
             self._note(error)
         except Exception:
             log.exception("the disk tier could not write")
-        self._waiting.discard(offer.name)
+        self._waiting.pop(offer.name, None)
         self._done_bytes += len(offer.state)
         return True
 

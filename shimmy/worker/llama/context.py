@@ -15,6 +15,8 @@ from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.model import Model
 
 BATCH_TOKENS = 512
+# What makes no difference to a state, whichever context it came from.
+_INDIFFERENT = {"n_batch", "n_seq_max", "n_threads", "n_threads_batch", "n_samplers", "no_perf"}
 
 
 class KVCacheFull(Exception):
@@ -106,11 +108,22 @@ class Context:
         self._memory = self._library.llama_get_memory(self._handle)
         self._decode = self._library.llama_decode
         self.context_length = int(self._library.llama_n_ctx(self._handle))
+        self._parameters = parameters
         self.batch = Batch(BATCH_TOKENS, num_sequences)
 
     @property
     def handle(self) -> int:
         return int(self._handle)
+
+    @property
+    def traits(self) -> dict[str, int | float | bool]:
+        """What a state depends on beside the model and the library: that of two contexts that agree in all of it fits
+        the other. The length counts too: by it llama.cpp chooses the rotation factors of some models (LongRoPE)."""
+        found = {name: getattr(self._parameters, name) for name, *_ in self._parameters._fields_}
+        numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+        return {name: value for name, value in numbers.items() if name not in _INDIFFERENT} | {
+            "n_ctx": self.context_length
+        }
 
     def decode(self) -> None:
         """Runs the batch. Raises `KVCacheFull` (recoverable) or `DecodeFailed`."""

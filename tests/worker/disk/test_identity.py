@@ -29,7 +29,7 @@ def library(tmp_path: Path) -> Path:
 
 def of(*model: Path, library: Path, context: dict[str, str | int | float | bool] = CONTEXT) -> bytes:
     paths = [str(path) for path in model]
-    return identity(paths, observe(paths), [library], context)
+    return identity(observe(paths), [library], context)
 
 
 def change(path: Path, offset: int, content: bytes) -> None:
@@ -96,7 +96,7 @@ def test_a_file_that_was_replaced_during_the_load(model: Path, library: Path, tm
     os.utime(other, ns=(model.stat().st_atime_ns, model.stat().st_mtime_ns))
     other.replace(model)
     with pytest.raises(FileChanged):
-        identity([str(model)], observed, [library], CONTEXT)
+        identity(observed, [library], CONTEXT)
     model.unlink()
     with pytest.raises(OSError):
-        identity([str(model)], observed, [library], CONTEXT)
+        identity(observed, [library], CONTEXT)
