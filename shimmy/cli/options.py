@@ -3,14 +3,20 @@
 import math
 import os
 import re
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from shimmy.core.request import Secret
 
 _BIND = re.compile(r"(?:\[[^\[\]]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
 _API_KEY = re.compile(r"[!-~]+")
 _MAX_SECONDS = 86_400.0
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_KEY_BYTES = 32
 
 
 def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +90,41 @@ def megabytes(value: str) -> int:
     if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
         raise click.BadParameter(f"{value!r} is no number of megabytes.")
     return int(value) << 20
+
+
+def disk_size(value: str) -> int:
+    """In bytes; 2G is 2 << 30."""
+    match = _SIZE.fullmatch(value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is no size such as 512M or 2G.")
+    if sys.platform == "win32":
+        raise click.BadParameter("there is no cache on disk on Windows yet.")
+    return int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+
+
+def key_file(path: str) -> "Secret":
+    """A key as it is, or in base64. What is in the file is not repeated: it is a secret."""
+    import base64
+    import binascii
+
+    from shimmy.core.request import Secret
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(1024)
+            is_exposed = hasattr(os, "geteuid") and os.fstat(file.fileno()).st_mode & 0o077
+    except OSError as error:
+        raise click.BadParameter(f"{path!r}: {error.strerror}.") from error
+    try:
+        key = content if len(content) == _KEY_BYTES else base64.b64decode(content.strip(), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        needed = f"{_KEY_BYTES} bytes, as they are or in base64 (openssl rand -base64 {_KEY_BYTES})"
+        raise click.BadParameter(f"{path!r} does not hold a key of {needed}.")
+    if is_exposed:
+        click.echo(f"shimmy: WARNING: others may read the key in {path}", err=True)
+    return Secret(key)
 
 
 def seconds(value: str) -> float:
