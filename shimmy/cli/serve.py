@@ -29,7 +29,9 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--threads", type=_threads, envvar="SHIMMY_THREADS", help="Threads of a model at most.")
 @click.option("--prefix-ram", type=megabytes, metavar="MB", envvar="SHIMMY_PREFIX_RAM", help="For computed prompts.")
 @click.option("--kv-cache", type=disk_size, metavar="SIZE", envvar="SHIMMY_KV_CACHE", help="For them, on disk.")
-@click.option("--kv-cache-key-file", type=key_file, metavar="FILE", envvar="SHIMMY_KV_CACHE_KEY_FILE", help="Seals them.")
+@click.option(
+    "--kv-cache-key-file", type=key_file, metavar="FILE", envvar="SHIMMY_KV_CACHE_KEY_FILE", help="Seals them."
+)
 @offload
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")

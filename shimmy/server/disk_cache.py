@@ -1,4 +1,4 @@
-"""Where the states of prompts lie on disk, and the secret that keeps those of different API keys apart there. What is in
+"""Where states of prompts lie on disk, and the secret that keeps those of different API keys apart there. What is in
 the files is the workers' business (shimmy/worker/disk).
 """
 

@@ -4,7 +4,8 @@ Decides where a prefix comes from and what is worth waiting or saving for. It kn
 batch computes; prefix_cells.py has the cells, prefix_states.py the states.
 
 Where a memory is whole (`Reuse.whole`, recurrent layers), nothing can be copied and the tree stays empty: states are
-saved where a prompt ends, where prompts part, and where a sequence ends.
+saved where a prompt ends, where prompts part, and where a sequence ends. A disk, which outlives the cells, gets states
+while these are still there: of prompts, of whole sequences and, where layers see a window, of where prompts part.
 """
 
 from collections import deque
@@ -13,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from shimmy.worker import prefix_cells
 from shimmy.worker.prefix_cells import PrefixCells
-from shimmy.worker.prefix_states import Hit, LastingTier, Reuse, StateTier
+from shimmy.worker.prefix_states import Fetch, Hit, LastingTier, Reuse, StateTier
 from shimmy.worker.prefix_tree import Node, Tokens, common_length
 from shimmy.worker.sequence import Sequence
 
@@ -99,6 +100,16 @@ class PrefixCache:
             more = self._cells.num_unlocked(prefix.node, prefix.length) + len(sequence.tokens) - prefix.length
         return self._cells.num_claimed + more < self._memory.context_length
 
+    def fetched(self, sequence: Sequence, prefix: Prefix, seconds: float) -> bool:
+        """Whether what was found for the sequence is at hand. For as long as `seconds` it is read further where it lies
+        on the disk."""
+        saved = prefix.saved
+        if saved is None or self._disk is None or saved.tier is not self._disk:
+            return True
+        if sequence.fetch is None or sequence.fetch.hit != saved.hit:
+            sequence.fetch = Fetch(saved.hit, self._disk.reading(saved.hit))
+        return sequence.fetch.go_on(seconds)
+
     def begin(self, sequence: Sequence, prefix: Prefix) -> None:
         """The sequence has got a slot, and takes over what was just found for it."""
         if prefix.saved and not self._restore(sequence, prefix.saved):
@@ -108,13 +119,16 @@ class PrefixCache:
             self._take(sequence, self._resident(node, length, _peers(sequence, node, length, limit)))
         elif not prefix.saved:
             self._take(sequence, prefix)
+        sequence.fetch = None
         if self._reuse.whole and self._tiers:
             self._plan_stops(sequence)
+        elif self._reuse.window and self._disk:
+            self._plan_stop(sequence, self._disk)
 
     def stopped(self, sequence: Sequence) -> None:
         """The sequence has computed its tokens up to one of its `stops`."""
-        if self._reuse.whole:
-            self._save(sequence.slot, sequence.tokens[: sequence.num_computed], sequence.namespace, self._tiers)
+        tiers = self._tiers if self._reuse.whole else [self._disk] if self._reuse.window and self._disk else []
+        self._save(sequence.slot, sequence.tokens[: sequence.num_computed], sequence.namespace, tiers)
 
     def finished_prompt(self, sequence: Sequence) -> None:
         """All of the prompt but its last token is computed, which is as much of it as can be used again."""
@@ -203,7 +217,8 @@ class PrefixCache:
     def _restore(self, sequence: Sequence, saved: Saved) -> bool:
         """Begins with a saved state; False where that is not possible after all."""
         memory, slot, hit = self._memory, sequence.slot, saved.hit
-        state = saved.tier.fetch(hit)
+        fetch = sequence.fetch
+        state = fetch.whole() if fetch is not None and fetch.hit == hit else saved.tier.fetch(hit)
         if state is None or not self._cells.make_room(hit.stored):
             return False
         is_read = memory.load_state(slot, state) and memory.last_position(slot) == hit.stored - 1
@@ -229,6 +244,14 @@ class PrefixCache:
             if max(MIN_SAVED_TOKENS, sequence.num_computed + 1) <= length < len(tokens):
                 sequence.stop_at(length)
         self._recent.append((namespace, tokens))
+
+    def _plan_stop(self, sequence: Sequence, disk: LastingTier) -> None:
+        """Where a window is in the way, what prompts begin with is found on the disk only if it is stored by itself."""
+        parting = disk.parting(sequence.tokens, sequence.namespace)
+        if parting == sequence.num_computed:
+            self._save(sequence.slot, sequence.tokens[:parting], sequence.namespace, [disk])
+        elif max(MIN_SAVED_TOKENS, sequence.num_computed + 1) <= parting < sequence.num_prompt - 1:
+            sequence.stop_at(parting)
 
     # Saving
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from shimmy.core.events import Timings, Usage
 from shimmy.core.request import Generation
+from shimmy.worker.prefix_states import Fetch
 from shimmy.worker.prefix_tree import Node
 from shimmy.worker.text import TextStream
 
@@ -59,7 +60,8 @@ class Sequence:
 
     While it runs, `slot` is its sequence id in the llama context, and `node` where the prefix tree has it: cells beyond
     the node's end are its own. `num_cached` tokens of the prompt were there when it first ran. It computes up to each
-    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens.
+    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens, or for
+    `fetch`.
     """
 
     slot: int
@@ -77,6 +79,7 @@ class Sequence:
         self.stops: list[int] = []
         self.peer: Sequence | None = None
         self.awaited = 0
+        self.fetch: Fetch | None = None
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
         self.admitted_at: float | None = None

@@ -9,7 +9,7 @@ The state is stored as it is: zlib at its fastest takes 8 % off keys and values 
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from hashlib import blake2b
 from typing import Protocol
 
@@ -62,12 +62,13 @@ def write(scope: Scope, tokens: "Tokens[int]", state: bytes) -> Iterator[bytes |
         yield check.digest()
 
 
-def read(file: Reader, file_bytes: int, scope: Scope, tokens: "Tokens[int]") -> bytes:
-    """The state after exactly `tokens`, once everything has been checked. Raises `Damaged`."""
+def read(file: Reader, file_bytes: int, scope: Scope, tokens: "Tokens[int]") -> Generator[None, None, bytes]:
+    """Returns the state after exactly `tokens`, once everything has been checked. Yields after each quarter of a MiB.
+    Raises `Damaged`."""
     content = _Content(file, file_bytes, scope)
     if content.tokens != tokens:
         raise Damaged("the tokens are others")
-    return content.state()
+    return (yield from content.state())
 
 
 def read_tokens(file: Reader, file_bytes: int, scope: Scope) -> "Tokens[int]":
@@ -92,16 +93,15 @@ class _Content:
         self.tokens = Tokens("i")
         self.tokens.frombytes(self._chunk(num_tokens * 4, last=False))
 
-    def state(self) -> bytes:
+    def state(self) -> Generator[None, None, bytes]:
         """To be called once. Raises `Damaged`."""
-        if self._sealer is None:
-            state = self._chunk(self._state_bytes, last=True)
-            if _exactly(self._file, _CHECK_BYTES) != self._check.digest():
-                raise Damaged("the checksum differs")
-            return state
-        num_full = _num_chunks(self._state_bytes) - 1
-        chunks = [self._chunk(_CHUNK_BYTES, last=False) for _ in range(num_full)]
-        chunks.append(self._chunk(self._state_bytes - num_full * _CHUNK_BYTES, last=True))
+        chunks, missing = [], self._state_bytes
+        while missing:
+            chunks.append(self._chunk(min(missing, _CHUNK_BYTES), last=missing <= _CHUNK_BYTES))
+            missing -= len(chunks[-1])
+            yield
+        if self._sealer is None and _exactly(self._file, _CHECK_BYTES) != self._check.digest():
+            raise Damaged("the checksum differs")
         return b"".join(chunks)
 
     def _chunk(self, size: int, *, last: bool) -> bytes:

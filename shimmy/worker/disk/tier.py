@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from shimmy.worker.disk.folder import Folder, touch
 from shimmy.worker.disk.index import MIN_TOKENS, Index
 from shimmy.worker.disk.scope import Scope, is_private, private_namespace
 from shimmy.worker.disk.writer import Offer, Writer
-from shimmy.worker.prefix_states import Hit
+from shimmy.worker.prefix_states import Fetch, Hit
 from shimmy.worker.prefix_tree import Tokens, common_length
 
 log = logging.getLogger("shimmy.worker")
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
 
 class DiskTier:
-    """For one thread; `unlock` and `fetch` may be called from any."""
+    """For one thread; `unlock` may be called from any."""
 
     def __init__(
         self,
@@ -87,12 +87,15 @@ class DiskTier:
 
     def fetch(self, hit: Hit) -> bytes | None:
         """The state, after every check, at some 300 MB/s. None when it has gone, or is damaged and goes now."""
+        return Fetch(hit, self.reading(hit)).whole()
+
+    def reading(self, hit: Hit) -> Generator[None, None, bytes | None]:
         if not isinstance(hit, Stored):
             return None
         try:
             with self._folder.reading(hit.name) as file:
                 size = os.fstat(file.fileno()).st_size
-                state = entry.read(file, size, hit.scope, hit.tokens)
+                state = yield from entry.read(file, size, hit.scope, hit.tokens)
                 touch(file.fileno())
                 return state
         except FileNotFoundError:
