@@ -52,6 +52,11 @@ class Contents:
         with zipfile.ZipFile(io.BytesIO(self._archive.extract(BASE_LIBRARY))) as base:
             return {*self._image.names, *map(_dotted, base.namelist())}
 
+    @property
+    def carried_modules(self) -> set[str]:
+        """The modules in C that are not in the archive but among the native libraries."""
+        return set(self._index().EXTENSIONS)
+
     def shared_libraries(self) -> Iterator[tuple[str, bytes]]:
         """Each ELF file: the executable without its archive counts, and what the payload unpacks to."""
         yield self.executable.name, self.executable.read_bytes()
@@ -65,10 +70,13 @@ class Contents:
 
     def _native_files(self) -> dict[str, tuple[int, int]]:
         """Size and CRC-32 of each."""
+        files: dict[str, tuple[int, int]] = self._index().FILES
+        return files
+
+    def _index(self) -> Any:
         module = types.ModuleType(INDEX)
         exec(marshal.loads(self._image.code(INDEX)), module.__dict__)
-        files: dict[str, tuple[int, int]] = module.FILES
-        return files
+        return module
 
     def _files(self) -> Iterator[Item]:
         for name, (_, stored, raw, _, kind) in self._archive.toc.items():

@@ -9,6 +9,9 @@ import hashlib
 import importlib.util
 import lzma
 import platform
+import subprocess
+import sys
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +20,8 @@ from build import cache
 from shimmy.worker.llama.payload import INDEX
 
 STREAM = "native.xz"
-EXTENSIONS = ["minijinja._lowlevel"]
+# The last one is what the one before asks for, in C, where PyInstaller cannot see it.
+EXTENSIONS = ["minijinja._lowlevel", "nacl._sodium", "_cffi_backend"]
 
 _X86 = ("x86_64", "amd64")
 _DICTIONARY_BYTES = 32 << 20
@@ -26,10 +30,10 @@ _DICTIONARY_BYTES = 32 << 20
 def write(libraries: Path, folder: Path) -> None:
     """The module and the stream in `folder`, for all files of `libraries` and all extension modules."""
     modules = {name: extension(name) for name in EXTENSIONS}
-    files = {path.name: path for path in sorted(libraries.iterdir())}
-    files |= {name + path.suffix: path for name, path in modules.items()}
+    contents = {path.name: path.read_bytes() for path in sorted(libraries.iterdir())}
+    contents |= {name + path.suffix: stripped(path) for name, path in modules.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    index = pack({name: path.read_bytes() for name, path in files.items()}, folder / STREAM)
+    index = pack(contents, folder / STREAM)
     index |= {"EXTENSIONS": {name: name + path.suffix for name, path in modules.items()}}
     (folder / f"{INDEX}.py").write_text("".join(f"{name} = {value!r}\n" for name, value in index.items()))
 
@@ -49,6 +53,17 @@ def extension(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"the extension module {name} is not installed")
     return Path(spec.origin)
+
+
+def stripped(path: Path) -> bytes:
+    """The module without its symbols, which are five sixths of PyNaCl's. As PyInstaller does with what it packs, and
+    where it does (spec/*.spec)."""
+    if sys.platform != "linux":
+        return path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / path.name
+        subprocess.run(["strip", "-o", target, path], check=True)
+        return target.read_bytes()
 
 
 def packed(raw: bytes) -> bytes:
