@@ -90,7 +90,8 @@ class Sequence:
         return self.request.namespace
 
     def close(self) -> None:
-        """Frees the sampler; the sequence will not run again."""
+        """Frees the sampler, and what was read of a state; the sequence will not run again."""
+        self.fetch = None
         if self.sampler is not None:
             self.sampler.free()
             self.sampler = None

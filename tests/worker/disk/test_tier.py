@@ -35,6 +35,17 @@ from tests.worker.disk.prefixes import (
 OTHER_KEY = b"o" * 32
 
 
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.2)
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", slow)
+
+
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
 def test_a_state_outlives_the_tier(folder: Path, key: bytes | None) -> None:
     store(folder, 1, 2, key=key)
@@ -214,6 +225,37 @@ def test_what_is_there_is_not_wanted_again(folder: Path) -> None:
     tier.close(10.0)
 
 
+def test_what_saves_hardly_more_is_not_stored(folder: Path) -> None:
+    tier = tier_in(folder)
+    assert offer(tier, prefix(1, 1000))
+    for num_more, wanted in ((60, False), (70, True)):
+        tokens = prefix(1, 1000) + prefix(2, num_more)
+        assert tier.wants(tokens, "", 1000) is wanted, "it waits"
+    tier.close(10.0)
+    tier = tier_in(folder)
+    for num_more, wanted in ((60, False), (70, True)):
+        tokens = prefix(1, 900) + prefix(2, 100 + num_more)
+        assert tier.wants(tokens, "", 1000), "much more"
+        tokens = prefix(1, 1000) + prefix(2, num_more)
+        assert tier.wants(tokens, "", 1000) is wanted, "it is there"
+
+
+def test_where_a_state_fits_only_its_end_each_is_stored(folder: Path) -> None:
+    tier = DiskTier(folder, BUDGET, b"model", only_all)
+    tier.offer(prefix(1, 1000), "", b"state")
+    assert tier.wants(prefix(1, 900), "", 1000)
+    assert not tier.wants(prefix(1, 1010), "", 1000)
+    tier.close(10.0)
+
+
+def test_a_state_replaces_those_that_wait_before_it(folder: Path, slow_disk: None) -> None:
+    tier = tier_in(folder)
+    for length in (100, 200, 300):
+        assert offer(tier, prefix(1, length))
+    tier.close(10.0)
+    assert [path.name for path in files(folder)] == [Scope(b"model", b"", None).name(prefix(1, 300))]
+
+
 def test_the_least_recently_used_goes_first(folder: Path) -> None:
     size = entry.size_of(Scope(b"", b"", None), 100, 20_000)
     tier = tier_in(folder, 3 * size)
@@ -238,17 +280,6 @@ def test_the_number_of_entries_is_bounded(folder: Path, monkeypatch: pytest.Monk
     store(folder, 1, 2, 3, 4, 5)
     tier = tier_in(folder)
     assert [number for number in range(1, 6) if fetch(tier, prefix(number))] == [3, 4, 5]
-
-
-@pytest.fixture
-def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    fsync = os.fsync
-
-    def slow(descriptor: int) -> None:
-        time.sleep(0.2)
-        fsync(descriptor)
-
-    monkeypatch.setattr("os.fsync", slow)
 
 
 def test_a_slow_disk_does_not_hold_up_the_step_thread(
