@@ -21,7 +21,7 @@ from shimmy.worker.llama.model import Model
 from shimmy.worker.loading import load_engine
 from tests.worker import tiny_models
 from tests.worker.test_engine import Session
-from tests.worker.test_reuse import plain_tokens
+from tests.worker.test_reuse import plain_tokens, workload
 
 pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)
@@ -300,6 +300,32 @@ def test_two_workers_use_one_folder_at_the_same_time(model: Path, states: Path) 
         assert reader.ask(f"found {number}", prompt) == 199
     one.end()
     other.end()
+
+
+def test_any_mix_over_several_lives_gives_every_request_what_it_gets_alone(any_model: Path, states: Path) -> None:
+    """In a cache that is too small for them."""
+    dice = random.Random(11)
+    specs = [each for each in workload(dice, 10) if each[0]]
+    alone = Life(any_model, None, context_length=256).engine
+    expected = [plain_tokens(alone, prompt, max_tokens) for prompt, max_tokens, _ in specs]
+    found = 0
+    for _ in range(3):
+        life = Life(any_model, states, context_length=256, prefix_ram_bytes=1 << 20)
+        for number, (prompt, max_tokens, n) in enumerate(specs):
+            life.submit(str(number), prompt, max_tokens, num_choices=n)
+            steps = iter(range(dice.choice([0, 1, 3, 60])))
+            life.session.run(until=lambda steps=steps: next(steps, None) is None)  # type: ignore[misc]
+        life.session.run()
+        for number, (_, _, n) in enumerate(specs):
+            text = "".join(f".{token - tiny_models.FIRST_TOKEN}" for token in expected[number])
+            for index in range(n):
+                assert life.session.text(str(number), index).startswith(text)
+        found += life.session.finished("0").usage.cached_tokens
+        life.session.loop._scheduler.check()
+        life.end()
+        dice.shuffle(order := list(range(len(specs))))
+        specs, expected = [specs[each] for each in order], [expected[each] for each in order]
+    assert found > 0
 
 
 def test_who_runs_does_not_wait_for_the_whole_state(model: Path, states: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ log = logging.getLogger("shimmy.worker")
 
 # The whole of a state is read for any part of it. On a CPU, reading a token takes a thirtieth of computing it.
 MAX_READ_PER_GAIN = 16
-# A state is stored when it saves at least this part of its tokens beyond what is there. So of a prompt that grows each
-# token is written some 16 times at most, and of many that begin alike only what they begin with.
+# A state is stored when it saves at least this part of its tokens beyond what is there. So all that is written for a
+# prompt that grows is at most 16 times its size, and of many that begin alike little more than that beginning.
 MIN_NEW_PART = 1 / 16
 _MAX_SCOPES = 1024
 
