@@ -63,9 +63,11 @@ class PrefixCache:
         disk: LastingTier | None = None,
     ) -> None:
         """Cells that no running sequence uses go to the tiers when there are more than `max_idle_cells` of them. The
-        `disk` is the last of the tiers; it gets prompts and what was answered even while they stay in the cache."""
+        `disk`, from which nothing is back at once, is the last of the tiers; it gets prompts and what was answered even
+        while they stay in the cache."""
         self._memory = memory
         self._reuse = reuse
+        self._near = tiers
         self._disk = disk
         self._tiers = [*tiers, disk] if disk else tiers
         self._max_idle_cells = max_idle_cells
@@ -188,7 +190,7 @@ class PrefixCache:
     def _promise(self, sequence: Sequence, peers: "list[tuple[Sequence, int]]") -> "tuple[Sequence | None, int]":
         """Who will soon have computed most of what the sequence needs, and how much that is."""
         best: tuple[Sequence | None, int] = (None, 0)
-        if not self._reuse.whole or self._tiers:
+        if not self._reuse.whole or self._near:
             for peer, common in peers:
                 is_behind = peer.request.paused or peer.request.priority > sequence.request.priority
                 if common > max(best[1], peer.num_computed) and not is_behind:
@@ -198,11 +200,12 @@ class PrefixCache:
     def _best_state(self, sequence: Sequence, limit: int, length: int) -> Saved | None:
         """A state that is worth restoring where `length` tokens can be copied."""
         best = None
-        if limit - length >= MIN_GAIN_TOKENS:
-            for tier in self._tiers:
-                hit = tier.match(sequence.tokens, sequence.namespace)
-                if hit is not None and hit.length - length >= MIN_GAIN_TOKENS:
-                    best, length = Saved(tier, hit), hit.length
+        for tier in self._tiers:
+            if limit - length < MIN_GAIN_TOKENS:
+                break
+            hit = tier.match(sequence.tokens, sequence.namespace)
+            if hit is not None and hit.length - length >= MIN_GAIN_TOKENS:
+                best, length = Saved(tier, hit), hit.length
         return best
 
     # Beginning
@@ -256,8 +259,8 @@ class PrefixCache:
     # Saving
 
     def _clear_out(self) -> None:
-        """Every cell that is not free slows all steps down, while a state is back in a few milliseconds."""
-        while self._tiers and self._cells.num_idle > self._max_idle_cells:
+        """Every cell that is not free slows all steps down, while a state in RAM is back in a few milliseconds."""
+        while self._near and self._cells.num_idle > self._max_idle_cells:
             self._cells.evict()
 
     def _keep(self, sequence: Sequence) -> None:

@@ -203,3 +203,20 @@ def test_the_rest_is_read_at_once_when_nobody_runs(slices: None) -> None:
     assert bench.text("waits")
     bench.drain()
     assert bench.finished("waits").usage.cached_tokens == 99
+
+
+def test_what_is_idle_does_not_leave_the_cache_for_the_disk_alone() -> None:
+    """From there it would take its time to come back, if it is there at all."""
+    bench = restarted(Disk(Reuse()), max_idle_cells=120)
+    for number in (2, 3):
+        ask(bench, str(number), prompt(90, number))
+    bench.cache.check()
+    assert bench.cache.num_used == 2 * 93
+
+
+def test_recurrent_prompts_wait_for_nobody_when_there_is_only_a_disk() -> None:
+    bench = restarted(Disk(WHOLE), slots=4, batch_tokens=512)
+    bench.submit("a", SHARED, max_tokens=4, n=2)
+    bench.turn()
+    assert bench.context.batch.size > 150
+    bench.drain()

@@ -16,7 +16,7 @@ from shimmy.worker.llama.model import Model
 
 BATCH_TOKENS = 512
 # What makes no difference to a state, whichever context it came from.
-_INDIFFERENT = {"n_batch", "n_seq_max", "n_threads", "n_threads_batch", "n_samplers", "no_perf"}
+_INDIFFERENT = {"n_batch", "n_seq_max", "n_threads", "n_threads_batch", "no_perf"}
 
 
 class KVCacheFull(Exception):
