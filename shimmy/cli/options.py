@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,6 +56,35 @@ def offload(function: Callable[..., Any]) -> Callable[..., Any]:
     return layers(device(function))
 
 
+def kv_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--kv-cache and --kv-cache-key-file, as `kv_cache_bytes` and `kv_cache_key`."""
+    size = click.option(
+        "--kv-cache",
+        "kv_cache_bytes",
+        type=disk_size,
+        default="0",
+        metavar="SIZE",
+        envvar="SHIMMY_KV_CACHE",
+        help="For computed prompts, on disk.",
+    )
+    key = click.option(
+        "--kv-cache-key-file",
+        "kv_cache_key",
+        type=key_file,
+        metavar="FILE",
+        envvar="SHIMMY_KV_CACHE_KEY_FILE",
+        help="A key to encrypt them with.",
+    )
+
+    @wraps(function)
+    def guarded(**flags: Any) -> Any:
+        if flags["kv_cache_key"] and not flags["kv_cache_bytes"]:
+            raise click.UsageError("--kv-cache-key-file needs --kv-cache.")
+        return function(**flags)
+
+    return size(key(guarded))
+
+
 def _folders(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     folders = [folder.strip() for value in values for folder in value.split(";") if folder.strip()]
     for folder in folders:
@@ -97,9 +127,10 @@ def disk_size(value: str) -> int:
     match = _SIZE.fullmatch(value)
     if not match:
         raise click.BadParameter(f"{value!r} is no size such as 512M or 2G.")
-    if sys.platform == "win32":
+    num_bytes = int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+    if num_bytes and sys.platform == "win32":
         raise click.BadParameter("there is no cache on disk on Windows yet.")
-    return int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+    return num_bytes
 
 
 def key_file(path: str) -> "Secret":

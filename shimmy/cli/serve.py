@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from shimmy.cli.options import api_key, bind, disk_size, key_file, megabytes, model_sources, offload, seconds
+from shimmy.cli.options import api_key, bind, kv_cache, megabytes, model_sources, offload, seconds
 from shimmy.cli.progress import LoadingBar
 
 _HELP = """Answer requests until told to stop.
@@ -28,10 +28,7 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--parallel", type=_sequences, envvar="SHIMMY_PARALLEL", help="Sequences of a model side by side.")
 @click.option("--threads", type=_threads, envvar="SHIMMY_THREADS", help="Threads of a model at most.")
 @click.option("--prefix-ram", type=megabytes, metavar="MB", envvar="SHIMMY_PREFIX_RAM", help="For computed prompts.")
-@click.option("--kv-cache", type=disk_size, metavar="SIZE", envvar="SHIMMY_KV_CACHE", help="For them, on disk.")
-@click.option(
-    "--kv-cache-key-file", type=key_file, metavar="FILE", envvar="SHIMMY_KV_CACHE_KEY_FILE", help="Seals them."
-)
+@kv_cache
 @offload
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
@@ -44,8 +41,6 @@ def command(**flags: Any) -> None:
     from shimmy.core.settings import Settings
     from shimmy.server.lifecycle import serve
 
-    if flags["kv_cache_key_file"] and not flags["kv_cache"]:
-        raise click.UsageError("--kv-cache-key-file needs --kv-cache.")
     given = {_FIELDS.get(name, name): value for name, value in flags.items() if value not in (None, ())}
     sys.exit(serve(Settings(**given), on_progress=LoadingBar()))
 
@@ -56,7 +51,5 @@ _FIELDS = {
     "parallel": "num_sequences",
     "threads": "num_threads",
     "prefix_ram": "prefix_ram_bytes",
-    "kv_cache": "kv_cache_bytes",
-    "kv_cache_key_file": "kv_cache_key",
     "api_key": "api_keys",
 }

@@ -223,6 +223,7 @@ def test_a_key_for_no_cache_is_a_usage_error(invoke: Invoke, served: list[Settin
 @inside("a function by itself")
 def test_windows_has_no_such_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
+    assert disk_size("0") == 0
     with pytest.raises(click.BadParameter, match="Windows"):
         disk_size("1G")
 

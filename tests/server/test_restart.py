@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program, program
+from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program, program, run
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 
@@ -55,6 +55,16 @@ def test_a_prompt_is_not_computed_again(serve: Serve) -> None:
     assert cold > 64
     with serve() as server:
         assert ask(server) == (1, answer)
+
+
+def test_a_command_and_a_server_use_the_same(serve: Serve, cache: Path, tmp_path: Path) -> None:
+    flags = ["--raw", "--temperature", "0", "--max-tokens", "6", "--model-path", str(DEMO), "--kv-cache", "1G"]
+    environment = {"XDG_CACHE_HOME": str(cache), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = run("generate", DEMO_ID, "--prompt", PROMPT, *flags, env=environment)
+    assert done.returncode == 0, done.stderr
+    with serve("--ctx", "8192") as server:
+        uncached, answer = ask(server)
+    assert (uncached, f"{answer}\n") == (1, done.stdout)
 
 
 def test_each_api_key_finds_its_own(serve: Serve, cache: Path) -> None:
