@@ -6,14 +6,17 @@ What is compared is what a restart may change: the answer is that of an engine t
 import os
 import random
 import shutil
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shimmy.core.ipc import DiskCache, EngineOptions, Pause, Resume
-from shimmy.core.request import Sampling, Secret, Tokens
+from shimmy.core.events import Finished
+from shimmy.core.ipc import DiskCache, EngineOptions, Events, Generate, Pause, Resume, ToWorker
+from shimmy.core.request import Generation, Sampling, Secret, Tokens
 from shimmy.worker.disk.index import _LIST_AGAIN_SECONDS
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama.library import find
@@ -150,6 +153,30 @@ def test_a_prompt_is_stored_while_its_answer_goes_on(model: Path, states: Path) 
     assert not states.exists(), "the first token goes first"
     life.session.run(until=lambda: True)
     wait_for(states, 1)
+    assert cached(model, states) == 199
+
+
+def test_at_its_end_a_worker_stores_what_waits(model: Path, states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.3)
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", slow)
+    finished = threading.Event()
+
+    def messages() -> Iterator[ToWorker]:
+        generation = Generation(id="a", model="m", prompt=Tokens(PROMPT), max_tokens=2, sampling=GREEDY)
+        yield Generate(generation)
+        assert finished.wait(60)
+
+    def send(frame: Events) -> None:
+        if any(isinstance(event, Finished) for event in frame.events):
+            finished.set()
+
+    Life(model, states).engine.run(messages(), send)
+    assert [path.suffix for path in files(states)] == [".kv"]
     assert cached(model, states) == 199
 
 
