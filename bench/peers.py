@@ -57,6 +57,8 @@ SERVING: dict[str, Callable[[], str]] = {
     "fastapi": _fastapi,
     "fastapi-tuned": lambda: _fastapi("--logits_all", "False"),
 }
+# With what keeps prompts over a restart, where a server has that.
+LASTING = SERVING | {"shimmy": lambda: _shimmy(*_own_flags(), "--kv-cache", "2G")}
 # Without a model, where a server can start without one.
 IDLE: dict[str, Callable[[], str]] = {"shimmy": _shimmy, "llama-server": _llama_server, "fastapi": _fastapi}
 

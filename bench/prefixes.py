@@ -4,6 +4,7 @@ is new to the server; one comes back with a prompt that is not. A table to stder
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from bench import report
 from bench.__main__ import rotated
 from bench.client import Endpoint, Reply
 from bench.measure import Bench
-from bench.peers import MODEL, named
+from bench.peers import LASTING, MODEL, SERVING, named
 from bench.process import Server
 from bench.prompts import long_prompt, story_prompt
 
@@ -93,9 +94,11 @@ class Client:
 
 def main() -> None:
     options = arguments()
-    targets = dict(named(spec) for spec in options.server)
-    with tempfile.TemporaryDirectory() as logs:
+    targets = dict(named(spec, LASTING if options.restart else SERVING) for spec in options.server)
+    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryDirectory() as caches:
         if options.restart:
+            # What an earlier measurement left in the user's own would make its prompts warm.
+            os.environ["XDG_CACHE_HOME"] = caches
             returns, crowds = asyncio.run(restarts(targets, options, Path(logs))), list[Crowd]()
         else:
             returns, crowds = asyncio.run(measure(targets, options, Path(logs)))

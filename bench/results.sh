@@ -21,3 +21,4 @@ measure pairs bench.pairs $same --streams 1 4 8 16 --pairs 8 --max-tokens 96
 measure pairs-defaults bench.pairs $defaults --streams 1 4 8 16 --pairs 8 --max-tokens 96
 measure gaps bench.gaps $both --rounds 5
 measure prefixes bench.prefixes $both --rounds 4
+measure restarts bench.prefixes $same --rounds 4 --restart

@@ -37,6 +37,8 @@ _LIBRARIES = {
     "vcruntime140_1": _MICROSOFT,
     "msvcp140": _MICROSOFT,
 }
+# What a package has compiled into it: project, version where it can be asked for, licence.
+_WITHIN = {"pynacl": ("libsodium", None, "ISC")}
 # Where a package's metadata has only the old spelling (core metadata, "Classifier").
 _CLASSIFIERS = {
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
@@ -86,11 +88,13 @@ def _runtime() -> list[dict[str, Any]]:
 
 def _packages(contents: Contents) -> list[dict[str, Any]]:
     tops = {item.group for item in contents.items} - NO_PACKAGES - {"shimmy"}
+    tops |= {name.split(".")[0] for name in contents.carried_modules}
     known = importlib.metadata.packages_distributions()
     if missing := tops - set(known):
         sys.exit(f"shimmy build: no installed package is known for {', '.join(sorted(missing))}")
     projects = sorted({project for top in tops for project in known[top]}, key=str.lower)
-    return [_package(importlib.metadata.distribution(project)) for project in projects]
+    found = [_package(importlib.metadata.distribution(project)) for project in projects]
+    return [*found, *(_component(*_WITHIN[package["name"]]) for package in found if package["name"] in _WITHIN)]
 
 
 def _package(found: importlib.metadata.Distribution) -> dict[str, Any]:

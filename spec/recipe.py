@@ -61,6 +61,8 @@ LEFT_OUT = [
     *("_uuid", "_statistics"),
     # Arithmetic in Python for platforms without _decimal; processes that share objects
     *("_pydecimal", "multiprocessing.managers", "multiprocessing.dummy"),
+    # What modules like nacl/_sodium are made with; of it they need _cffi_backend (build/payload.py)
+    *("cffi", "pycparser"),
     # Only for type checkers
     *("typeshed", "_typeshed", "mypy", "mypy_extensions"),
 ]

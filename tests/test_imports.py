@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.worker": {
         "minijinja",
         "msgspec",
+        "nacl",
         "platformdirs",
         "shimmy.core",
         "shimmy.hardware",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.options import checked, model_sources, offload, text
+from shimmy.cli.options import checked, kv_cache, model_sources, offload, text
 
 if TYPE_CHECKING:
     from shimmy.core.events import Finished
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=checked("Probability"), metavar="NUMBER", help="Choose from this much probability.")
 @click.option("--top-k", type=checked("TopK"), metavar="NUMBER", help="Choose from so many tokens; 0 from all.")
 @click.option("--seed", type=checked("Seed"), metavar="NUMBER", help="The same seed gives the same answer.")
+@kv_cache
 @model_sources
 @offload
 def command(name: str, prompt: str | None, system: str | None, raw: bool, max_tokens: int | None, **rest: Any) -> None:
@@ -31,7 +32,7 @@ def command(name: str, prompt: str | None, system: str | None, raw: bool, max_to
     from shimmy.core.request import Generation, Sampling
     from shimmy.core.settings import Settings
 
-    fields = ("model_path", "model_dirs", "num_gpu_layers", "devices")
+    fields = ("model_path", "model_dirs", "kv_cache_bytes", "kv_cache_key", "num_gpu_layers", "devices")
     settings = Settings(**{field: rest.pop(field) for field in fields})
     sampling = Sampling(**{field: value for field, value in rest.items() if value is not None})
     asked = _prompt(_given(prompt), system, raw)

@@ -3,14 +3,21 @@
 import math
 import os
 import re
+import sys
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from shimmy.core.request import Secret
 
 _BIND = re.compile(r"(?:\[[^\[\]]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
 _API_KEY = re.compile(r"[!-~]+")
 _MAX_SECONDS = 86_400.0
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_KEY_BYTES = 32
 
 
 def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,6 +56,35 @@ def offload(function: Callable[..., Any]) -> Callable[..., Any]:
     return layers(device(function))
 
 
+def kv_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--kv-cache and --kv-cache-key-file, as `kv_cache_bytes` and `kv_cache_key`."""
+    size = click.option(
+        "--kv-cache",
+        "kv_cache_bytes",
+        type=disk_size,
+        default="0",
+        metavar="SIZE",
+        envvar="SHIMMY_KV_CACHE",
+        help="For computed prompts, on disk.",
+    )
+    key = click.option(
+        "--kv-cache-key-file",
+        "kv_cache_key",
+        type=key_file,
+        metavar="FILE",
+        envvar="SHIMMY_KV_CACHE_KEY_FILE",
+        help="A key to encrypt them with.",
+    )
+
+    @wraps(function)
+    def guarded(**flags: Any) -> Any:
+        if flags["kv_cache_key"] and not flags["kv_cache_bytes"]:
+            raise click.UsageError("--kv-cache-key-file needs --kv-cache.")
+        return function(**flags)
+
+    return size(key(guarded))
+
+
 def _folders(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     folders = [folder.strip() for value in values for folder in value.split(";") if folder.strip()]
     for folder in folders:
@@ -84,6 +120,42 @@ def megabytes(value: str) -> int:
     if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
         raise click.BadParameter(f"{value!r} is no number of megabytes.")
     return int(value) << 20
+
+
+def disk_size(value: str) -> int:
+    """In bytes; 2G is 2 << 30."""
+    match = _SIZE.fullmatch(value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is no size such as 512M or 2G.")
+    num_bytes = int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+    if num_bytes and sys.platform == "win32":
+        raise click.BadParameter("there is no cache on disk on Windows yet.")
+    return num_bytes
+
+
+def key_file(path: str) -> "Secret":
+    """A key as it is, or in base64. What is in the file is not repeated: it is a secret."""
+    import base64
+    import binascii
+
+    from shimmy.core.request import Secret
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(1024)
+            is_exposed = hasattr(os, "geteuid") and os.fstat(file.fileno()).st_mode & 0o077
+    except OSError as error:
+        raise click.BadParameter(f"{path!r}: {error.strerror}.") from error
+    try:
+        key = content if len(content) == _KEY_BYTES else base64.b64decode(content.strip(), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        needed = f"{_KEY_BYTES} bytes, as they are or in base64 (openssl rand -base64 {_KEY_BYTES})"
+        raise click.BadParameter(f"{path!r} does not hold a key of {needed}.")
+    if is_exposed:
+        click.echo(f"shimmy: WARNING: others may read the key in {path}", err=True)
+    return Secret(key)
 
 
 def seconds(value: str) -> float:

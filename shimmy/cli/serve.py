@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from shimmy.cli.options import api_key, bind, megabytes, model_sources, offload, seconds
+from shimmy.cli.options import api_key, bind, kv_cache, megabytes, model_sources, offload, seconds
 from shimmy.cli.progress import LoadingBar
 
 _HELP = """Answer requests until told to stop.
@@ -28,6 +28,7 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--parallel", type=_sequences, envvar="SHIMMY_PARALLEL", help="Sequences of a model side by side.")
 @click.option("--threads", type=_threads, envvar="SHIMMY_THREADS", help="Threads of a model at most.")
 @click.option("--prefix-ram", type=megabytes, metavar="MB", envvar="SHIMMY_PREFIX_RAM", help="For computed prompts.")
+@kv_cache
 @offload
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")

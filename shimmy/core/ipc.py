@@ -11,25 +11,37 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Generation
+from shimmy.core.request import Generation, Secret
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
+# How long a worker goes on at its end to store what still waits for its disk.
+STORE_SECONDS = 2.0
+
+
+class DiskCache(msgspec.Struct, frozen=True):
+    """Where a worker stores what it computed of prompts: at most `limit_bytes`, for all models together, in `folder`
+    (a path in the bytes of the file system), sealed with `key` (32 bytes) if there is one."""
+
+    folder: bytes
+    limit_bytes: int
+    key: Secret | None = None
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker sets up its context; None leaves the choice to the worker.
 
     `context_length` in tokens (default: the model's own, within the memory there is), `num_sequences` that decode side
-    by side, `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `num_gpu_layers`
-    (-1 is all; default: all if there are `devices`, else none) that go to the GPUs named by `devices`, or to those that
-    llama.cpp prefers.
+    by side, `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `disk_cache` for
+    those that outlive the worker, `num_gpu_layers` (-1 is all; default: all if there are `devices`, else none) that go
+    to the GPUs named by `devices`, or to those that llama.cpp prefers.
     """
 
     context_length: int | None = None
     num_sequences: int = 8
     num_threads: int | None = None
     prefix_ram_bytes: int = 256 << 20
+    disk_cache: DiskCache | None = None
     num_gpu_layers: int | None = None
     devices: tuple[str, ...] = ()
 

@@ -25,6 +25,15 @@ Patience = Annotated[float, Meta(gt=0, le=86_400)]
 MAX_STOP_STRINGS = 16
 
 
+class Secret(msgspec.Struct, frozen=True):
+    """Bytes that must not be seen where what holds them is logged."""
+
+    value: bytes
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a chat; text parts are already joined by the protocol."""
 
@@ -78,7 +87,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
-    its end, `queue_seconds` until it begins to run: without them it may take as long as it takes.
+    its end, `queue_seconds` until it begins to run: without them it may take as long as it takes. What is computed for
+    a request with an `encryption_key` (32 bytes) is only found again by requests with the same one.
     """
 
     id: str
@@ -92,3 +102,4 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     timeout_seconds: Patience | None = None
     queue_seconds: Patience | None = None
+    encryption_key: Secret | None = None

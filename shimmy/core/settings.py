@@ -3,6 +3,8 @@ for these. docs/settings.md lists the same fields (a test compares)."""
 
 import msgspec
 
+from shimmy.core.request import Secret
+
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11435
 LAST_AUTO_PORT = 11535
@@ -24,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     num_sequences: int = 8
     num_threads: int | None = None
     prefix_ram_bytes: int = 256 << 20
+    kv_cache_bytes: int = 0
+    kv_cache_key: Secret | None = None
     num_gpu_layers: int | None = None
     devices: tuple[str, ...] = ()
 

@@ -95,7 +95,9 @@ class Handle:
 
     async def close(self, error: ShimmyError) -> None:
         """End the worker, and with `error` whatever still waits for it. Returns once the process is gone."""
-        grace_seconds = CLOSE_SECONDS if self.state is State.READY else 0.0
+        grace_seconds = 0.0
+        if self.state is State.READY:
+            grace_seconds = CLOSE_SECONDS + (ipc.STORE_SECONDS if self._load.options.disk_cache else 0.0)
         self._move(State.CLOSED)
         self._fail(error)
         if self._process is not None:

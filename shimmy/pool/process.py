@@ -96,6 +96,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._clear.set()
         self._turn = asyncio.Lock()
         self._ended = asyncio.Event()
+        self._closing = False
 
     @property
     def pid(self) -> int:
@@ -117,6 +118,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
 
     async def close(self, grace_seconds: float) -> None:
         """Close the worker's stdin, its sign to leave, and kill it after `grace_seconds`. Returns once it ended."""
+        self._closing = True
         self._stdin.close()
         try:
             async with asyncio.timeout(grace_seconds):
@@ -167,8 +169,9 @@ class WorkerProcess(asyncio.SubprocessProtocol):
                 self.kill()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        """A worker that closes a frame pipe is on its way out; one that then stays is helped."""
-        if fd != _STDERR:
+        """A worker that closes a frame pipe is on its way out; one that then stays is helped. When it was us who closed
+        its stdin, `close` says how long it may take."""
+        if fd != _STDERR and not self._closing:
             self._clear.set()
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.kill)
 

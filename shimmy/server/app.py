@@ -40,10 +40,18 @@ def build_app(
     address: str = DEFAULT_HOST,
 ) -> "App":
     """`host` and `address` are where the server is bound, by name and by IP address."""
-    guard = Guard(settings.api_keys, host, address)
+    guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
     probes = Probes(readiness or Readiness(inference))
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
     return App(routes, guard, settings)
+
+
+def _tenant_salt(settings: Settings) -> bytes | None:
+    if not settings.kv_cache_bytes:
+        return None
+    from shimmy.server.disk_cache import tenant_salt
+
+    return tenant_salt(settings)
 
 
 class Probes:

@@ -21,17 +21,18 @@ class Guard:
     """Keys, when there are any, and on a loopback address the names a browser may use for it (against DNS rebinding,
     and pages of elsewhere that post to it)."""
 
-    def __init__(self, api_keys: tuple[str, ...], host: str, address: str) -> None:
-        """`host` is what the server was told to bind, `address` the IP address that came of it."""
+    def __init__(self, api_keys: tuple[str, ...], host: str, address: str, salt: bytes | None = None) -> None:
+        """`host` is what the server was told to bind, `address` the IP address that came of it. The names of tenants
+        are made with `salt`, by default a new one."""
         self._host = host
         self._checks: list[Callable[[Scope, Headers], None]] = [_check_framing]
         if is_loopback(address):
             self._checks.append(self._check_names)
-        self._tenants = _tenants(api_keys) if api_keys else {}
+        self._tenants = _tenants(api_keys, salt or os.urandom(16)) if api_keys else {}
 
     def check(self, scope: Scope) -> str:
         """Raises the `ShimmyError` that the request is to be refused with. Returns whose request it is: a name for the
-        key that does not tell the key, and lasts as long as the server; "" where no key is needed."""
+        key that does not tell the key, and lasts as long as the salt; "" where no key is needed."""
         headers = dict(scope["headers"])
         for check in self._checks:
             check(scope, headers)
@@ -94,9 +95,8 @@ def _keys(headers: Headers) -> list[bytes]:
     return bearer + [headers[name] for name in (b"x-api-key",) if name in headers]
 
 
-def _tenants(api_keys: tuple[str, ...]) -> dict[bytes, str]:
+def _tenants(api_keys: tuple[str, ...], salt: bytes) -> dict[bytes, str]:
     """The tenant of each key, by the key's digest."""
-    salt = os.urandom(16)
     return {_sha256(key.encode()): _sha256(salt + key.encode()).hex()[:_TENANT_CHARS] for key in api_keys}
 
 

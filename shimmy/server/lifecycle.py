@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hypercorn.config import Config
     from hypercorn.typing import Framework
 
+    from shimmy.core.ipc import DiskCache
     from shimmy.server.app import App
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         num_sequences=settings.num_sequences,
         num_threads=settings.num_threads,
         prefix_ram_bytes=settings.prefix_ram_bytes,
+        disk_cache=_disk_cache(settings),
         num_gpu_layers=settings.num_gpu_layers,
         devices=settings.devices,
     )
@@ -62,6 +64,14 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     placement = Placement(options, on_progress=on_progress)
     admission = Admission(settings.max_queued_requests, max(1, len(set(settings.api_keys))))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
+
+
+def _disk_cache(settings: Settings) -> "DiskCache | None":
+    if not settings.kv_cache_bytes:
+        return None
+    from shimmy.server.disk_cache import disk_cache
+
+    return disk_cache(settings)
 
 
 def serve(

@@ -1,8 +1,9 @@
 """Puts a worker's parts together for one model: a context, then intake thread and step loop around one queue."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed
@@ -16,10 +17,14 @@ from shimmy.worker.llama.sampler import Sampler
 from shimmy.worker.loop import Command, Loop
 from shimmy.worker.prefix_cache import PrefixCache
 from shimmy.worker.prefix_states import RamTier
-from shimmy.worker.prompt import Prompter
+from shimmy.worker.prompt import Prompter, private_namespace
 from shimmy.worker.scheduler import Scheduler
 from shimmy.worker.sequence import Request
 from shimmy.worker.threads import ThreadGovernor
+
+if TYPE_CHECKING:
+    from shimmy.worker.disk.identity import Stamp
+    from shimmy.worker.disk.tier import DiskTier
 
 # More tokens of context only when asked for: where it cannot grow it has all of its memory from the start, and where it
 # can, 262,144 cells take 7 MB and 4 ms before there is anything in them.
@@ -30,7 +35,10 @@ GROWING_CONTEXT_LENGTH = 1 << 18
 class Engine:
     """A loaded model with its context. Raises `ModelFailed` when no context can be made."""
 
-    def __init__(self, model: Model, cpu_variant: str, options: ipc.EngineOptions) -> None:
+    def __init__(
+        self, model: Model, cpu_variant: str, options: ipc.EngineOptions, files: "Mapping[str, Stamp] | None" = None
+    ) -> None:
+        """`files` are the model's as they were before the load, for the disk tier."""
         self._model = model
         self._cpu_variant = cpu_variant
         self._options = options
@@ -43,6 +51,7 @@ class Engine:
             bos_token=model.text_of(model.bos_token),
             eos_token=model.text_of(model.eos_token),
         )
+        self._disk = self._open_disk(files)
 
     def facts(self, load_seconds: float) -> ipc.Loaded:
         return ipc.Loaded(
@@ -62,16 +71,21 @@ class Engine:
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
         """Serves until `messages` ends. The calling thread becomes the step thread."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        prompter = Prompter(self._model, self._template, self._context.context_length)
-        Intake(messages, prompter, commands).start()
+        Intake(messages, self.prompter(), commands).start()
         self.loop(commands, send).run()
+        if self._disk is not None:
+            self._disk.close(ipc.STORE_SECONDS)
+
+    def prompter(self) -> Prompter:
+        unlock = self._disk.unlock if self._disk is not None else private_namespace
+        return Prompter(self._model, self._template, self._context.context_length, unlock)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
         self._context.clear()
         reuse, ram_bytes = self._model.reuse, self._options.prefix_ram_bytes
         tiers = [RamTier(ram_bytes, reuse)] if ram_bytes else []
-        cache = PrefixCache(self._context, reuse, tiers, self._model.max_idle_cells)
+        cache = PrefixCache(self._context, reuse, tiers, self._model.max_idle_cells, self._disk)
         return Loop(
             self._context,
             Scheduler(self._context, cache, self._options.num_sequences),
@@ -98,6 +112,13 @@ class Engine:
                 if not is_default or length <= FIXED_CONTEXT_LENGTH:
                     raise
                 length = max(FIXED_CONTEXT_LENGTH, length // 2)
+
+    def _open_disk(self, files: "Mapping[str, Stamp] | None") -> "DiskTier | None":
+        if self._options.disk_cache is None or files is None:
+            return None
+        from shimmy.worker.disk_tier import open_tier
+
+        return open_tier(self._options.disk_cache, files, self._model, self._context, self._cpu_variant)
 
     def _make_sampler(self, sampling: Sampling, request: Request, choice: int) -> Sampler:
         sampler = Sampler(sampling, self._model.vocabulary_size, self._context.context_length, choice)

@@ -14,6 +14,7 @@ from shimmy.worker.llama import backend
 from shimmy.worker.llama.model import ON_THE_CPU, Model, Offload
 
 if TYPE_CHECKING:
+    from shimmy.worker.disk.identity import Stamp
     from shimmy.worker.engine import Engine
 
 _HEAD_START_SECONDS = 0.002
@@ -33,17 +34,30 @@ def load_engine(
     offload = _offload(options, on_open)
     importing = threading.Thread(target=_import_engine, daemon=True)
     importing.start()
+    files = _observed(paths, options)
     model = Model(paths, on_progress, offload)
     importing.join()
     from shimmy.worker.engine import Engine
 
-    return Engine(model, cpu_variant, options)
+    return Engine(model, cpu_variant, options, files)
 
 
 def _import_engine() -> None:
     # Until the load is in llama.cpp, the two threads would only take turns.
     time.sleep(_HEAD_START_SECONDS)
     importlib.import_module("shimmy.worker.engine")
+
+
+def _observed(paths: list[str], options: ipc.EngineOptions) -> "dict[str, Stamp] | None":
+    """None without a disk tier, and where llama.cpp will say what is wrong with the files."""
+    if options.disk_cache is None:
+        return None
+    from shimmy.worker.disk.identity import observe
+
+    try:
+        return observe(paths)
+    except OSError:
+        return None
 
 
 def _offload(options: ipc.EngineOptions, on_open: Callable[[str], None]) -> Offload:

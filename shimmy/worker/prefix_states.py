@@ -5,7 +5,10 @@ positions can be used again is `Reuse`'s to say.
 """
 
 import array
+import math
+import time
 from collections import OrderedDict
+from collections.abc import Generator
 from typing import NamedTuple, Protocol
 
 from shimmy.worker.prefix_tree import common_length
@@ -55,6 +58,41 @@ class StateTier(Protocol):
         """Whether `offer` would take the state after `tokens`; asked before the state is made."""
 
     def offer(self, tokens: "Tokens[int]", namespace: str, state: bytes) -> None: ...
+
+
+class LastingTier(StateTier, Protocol):
+    """One that outlives the process, and the end of which nobody foresees: it gets states while they are in use."""
+
+    def reading(self, hit: Hit) -> Generator[None, None, bytes | None]:
+        """Returns what `fetch` does; it yields all the time, for whoever has other things to do."""
+
+    def parting(self, tokens: "Tokens[int]", namespace: str) -> int:
+        """How many of `tokens` any of its states begins with, as far as that is worth knowing."""
+
+
+class Fetch:
+    """A state that is being read, a little at a time."""
+
+    def __init__(self, hit: Hit, reading: Generator[None, None, bytes | None]) -> None:
+        self.hit = hit
+        self._reading = reading
+        self._is_over = False
+        self._state: bytes | None = None
+
+    def go_on(self, seconds: float) -> bool:
+        """Whether it is over, after so long at most."""
+        deadline = time.monotonic() + seconds
+        while not self._is_over and time.monotonic() < deadline:
+            try:
+                next(self._reading)
+            except StopIteration as end:
+                self._is_over, self._state = True, end.value
+        return self._is_over
+
+    def whole(self) -> bytes | None:
+        """Reads the rest."""
+        self.go_on(math.inf)
+        return self._state
 
 
 class Kept(NamedTuple):

@@ -14,6 +14,7 @@ R = TypeVar("R")
 Tokens = array.array  # of "i"
 
 _BLOCK_TOKENS = 32
+_MAX_ROOTS = 64
 
 
 class Inconsistent(Exception):
@@ -96,7 +97,11 @@ class PrefixTree(Generic[R]):
         self.num_locked = 0
 
     def root(self, namespace: str) -> Node[R]:
+        """What is empty and not in use may be forgotten with the next namespace."""
         if namespace not in self._roots:
+            if len(self._roots) >= _MAX_ROOTS:
+                # Requests can bring keys of their own, each of which makes a namespace, without end.
+                self._roots = {name: root for name, root in self._roots.items() if root.children or root.runners}
             self._roots[namespace] = Node(namespace, Tokens("i"), None)
         return self._roots[namespace]
 

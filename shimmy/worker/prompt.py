@@ -1,6 +1,7 @@
 """Turns a generation's prompt into tokens that fit the context, or says exactly why not. Runs on the intake thread."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
@@ -21,13 +22,28 @@ class Vocabulary(Protocol):
     def check_tokens(self, tokens: list[int]) -> None: ...
 
 
+def private_namespace(namespace: str, key: bytes) -> str:
+    """See worker/disk/scope.py; imported when the first request brings a key."""
+    from shimmy.worker.disk import scope
+
+    return scope.private_namespace(namespace, key)
+
+
 class Prompter:
     """Renders, tokenizes and checks; one per loaded model, made before there are two threads."""
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context_length: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        template: ChatTemplate,
+        context_length: int,
+        unlock: Callable[[str, bytes], str] = private_namespace,
+    ) -> None:
+        """`unlock(namespace, key)` names the namespace of those requests that bring a key."""
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
+        self._unlock = unlock
         # Many templates spell the BOS token that tokenizing adds anyway; it must not stand there twice.
         self._doubled_bos = vocabulary.text_of(vocabulary.bos_token) if vocabulary.adds_bos else ""
 
@@ -49,7 +65,7 @@ class Prompter:
             )
         self._check_bias(generation)
         stops = generation.stop + self._template.stops if is_chat else generation.stop
-        return Request(generation, tokens, stops, arrived_at)
+        return Request(generation, tokens, stops, arrived_at, self._namespace(generation))
 
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
@@ -60,6 +76,10 @@ class Prompter:
             return self._vocabulary.tokenize(prompt.text, add_special=True)
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
+
+    def _namespace(self, generation: Generation) -> str:
+        key = generation.encryption_key
+        return generation.tenant if key is None else self._unlock(generation.tenant, key.value)
 
     def _check_bias(self, generation: Generation) -> None:
         try:

@@ -16,6 +16,9 @@ from shimmy.worker.pacing import Pacer, shares
 from shimmy.worker.prefix_cache import Prefix, PrefixCache
 from shimmy.worker.sequence import Request, Sequence
 
+# What a step takes at most for reading a state that one waits for, while others run.
+FETCH_SECONDS = 0.03
+
 
 class Memory(prefix_cells.Memory, Protocol):
     """What the scheduler needs of a context."""
@@ -42,6 +45,8 @@ class Scheduler:
         self._last_admissions: dict[str, int] = {}
         # Looking for a sequence that can be admitted is only worth it when something has changed since the last time.
         self._may_admit = True
+        # A state for one that waits is being read; the next step goes on with it.
+        self._is_fetching = False
 
     @property
     def only_decodes(self) -> bool:
@@ -82,7 +87,7 @@ class Scheduler:
         while self._free_slots and self._may_admit:
             found = self._next_waiting()
             if found is None:
-                self._may_admit = False
+                self._may_admit = self._is_fetching
                 break
             sequence, prefix = found
             self._waiting.remove(sequence)
@@ -109,6 +114,7 @@ class Scheduler:
 
         Raises `KVCacheFull` when one sequence alone has no room.
         """
+        self._cache.save_prompt()
         sampled = self._fill()
         while not self._cache.make_room(self._memory.batch.size):
             if not self._preempt():
@@ -194,6 +200,7 @@ class Scheduler:
     def _next_waiting(self) -> tuple[Sequence, Prefix] | None:
         """Who is to be admitted next, with what there is for it; None when nobody can be."""
         ranks = self._tenant_ranks()
+        self._is_fetching = False
 
         def rank(sequence: Sequence) -> tuple[tuple[int, int], int, int, float]:
             request = sequence.request
@@ -206,9 +213,21 @@ class Scheduler:
             if prefix.peer and prefix.promised:
                 sequence.peer, sequence.awaited = prefix.peer, prefix.peer.stop_at(prefix.promised)
                 continue
-            fits = not self._running or self._cache.fits(sequence, prefix)
-            return (sequence, prefix) if fits else None
+            if self._running and not self._cache.fits(sequence, prefix):
+                return None
+            if not self._holds_up(sequence, prefix):
+                return sequence, prefix
         return None
+
+    def _holds_up(self, sequence: Sequence, prefix: Prefix) -> bool:
+        """Whether those that run would have to wait too long for what this one takes over; then it waits a step more.
+        One state is read at a time."""
+        if all(each.request.paused for each in self._running):
+            return False
+        if self._cache.fetched(sequence, prefix, 0.0 if self._is_fetching else FETCH_SECONDS):
+            return False
+        self._is_fetching = True
+        return True
 
     def _tenant_ranks(self) -> dict[str, tuple[int, int]]:
         """For each tenant its number of running sequences, and when it got the last one: the lowest is next."""

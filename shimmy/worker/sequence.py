@@ -7,6 +7,7 @@ from typing import Protocol
 
 from shimmy.core.events import Timings, Usage
 from shimmy.core.request import Generation
+from shimmy.worker.prefix_states import Fetch
 from shimmy.worker.prefix_tree import Node
 from shimmy.worker.text import TextStream
 
@@ -25,12 +26,21 @@ class Request:
     """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot; unless one of them
     has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing."""
 
-    def __init__(self, generation: Generation, prompt: Tokens[int], stops: Tokens[str], arrived_at: float) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        prompt: Tokens[int],
+        stops: Tokens[str],
+        arrived_at: float,
+        namespace: str | None = None,
+    ) -> None:
+        """Without a `namespace` it is the tenant's."""
         self.generation = generation
         self.id = generation.id
         self.prompt = array.array("i", prompt)
         self.arrived_at = arrived_at
-        self.tenant = self.namespace = generation.tenant
+        self.tenant = generation.tenant
+        self.namespace = self.tenant if namespace is None else namespace
         self.priority = generation.priority
         self.num_running = 0
         limit = generation.queue_seconds
@@ -50,7 +60,8 @@ class Sequence:
 
     While it runs, `slot` is its sequence id in the llama context, and `node` where the prefix tree has it: cells beyond
     the node's end are its own. `num_cached` tokens of the prompt were there when it first ran. It computes up to each
-    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens.
+    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens, or for
+    `fetch`.
     """
 
     slot: int
@@ -68,6 +79,7 @@ class Sequence:
         self.stops: list[int] = []
         self.peer: Sequence | None = None
         self.awaited = 0
+        self.fetch: Fetch | None = None
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
         self.admitted_at: float | None = None
@@ -78,7 +90,8 @@ class Sequence:
         return self.request.namespace
 
     def close(self) -> None:
-        """Frees the sampler; the sequence will not run again."""
+        """Frees the sampler, and what was read of a state; the sequence will not run again."""
+        self.fetch = None
         if self.sampler is not None:
             self.sampler.free()
             self.sampler = None

@@ -2,6 +2,9 @@
 
 import importlib.util
 import runpy
+import sys
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,18 @@ def test_extension_modules_travel_along(libraries: Path, tmp_path: Path, monkeyp
     assert importlib.util.module_from_spec(spec).Struct.__name__ == "Struct"
     installed = payload.extension("msgspec._core")
     assert installed and carried.find(file).stat().st_size <= installed.stat().st_size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is left as it is")
+def test_an_extension_module_without_symbols_is_the_same_module(tmp_path: Path) -> None:
+    original = payload.extension("nacl._sodium")
+    assert original
+    target = tmp_path / original.name
+    target.write_bytes(payload.cleaned(original, tmp_path / "stripped"))
+    assert target.stat().st_size < original.stat().st_size / 3
+    loader = ExtensionFileLoader("_sodium", str(target))
+    module = module_from_spec(ModuleSpec("_sodium", loader, origin=str(target)))
+    assert module.lib.crypto_aead_chacha20poly1305_ietf_keybytes() == 32
 
 
 def test_an_extension_module_that_is_missing_is_named(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`serve`: what flags and environment make of the settings, and a real start and end."""
 
+import base64
 import json
 import signal
 import socket
@@ -8,8 +9,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from shimmy.cli.options import disk_size
+from shimmy.core.request import Secret
 from shimmy.core.settings import Settings
 from tests import program
 from tests.cli.conftest import Invoke
@@ -40,8 +44,10 @@ def test_without_flags_the_defaults_hold(invoke: Invoke, served: list[Settings])
 @inside("the settings")
 def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Path) -> None:
     (machine / "m.gguf").touch()
+    (machine / "key").write_bytes(b"k" * 32)
     flags = """--bind [::1]:8080 --model-path m.gguf --model-dirs .;.. --model-dirs / --ctx 4096 --parallel 2
-        --threads 3 --prefix-ram 64 --gpu-layers 20 --device CUDA0 --device Vulkan1 --preload a --preload b
+        --threads 3 --prefix-ram 64 --kv-cache 1.5G --kv-cache-key-file key
+        --gpu-layers 20 --device CUDA0 --device Vulkan1 --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
@@ -54,6 +60,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             num_sequences=2,
             num_threads=3,
             prefix_ram_bytes=64 << 20,
+            kv_cache_bytes=3 << 29,
+            kv_cache_key=Secret(b"k" * 32),
             num_gpu_layers=20,
             devices=("CUDA0", "Vulkan1"),
             preload=("a", "b"),
@@ -73,6 +81,8 @@ VARIABLES = {
     "SHIMMY_PARALLEL": "1",
     "SHIMMY_THREADS": "2",
     "SHIMMY_PREFIX_RAM": "0",
+    "SHIMMY_KV_CACHE": "512MiB",
+    "SHIMMY_KV_CACHE_KEY_FILE": "key",
     "SHIMMY_GPU_LAYERS": "all",
     "SHIMMY_DEVICE": "CUDA0 CUDA1",
     "SHIMMY_PRELOAD": "a b",
@@ -86,6 +96,7 @@ VARIABLES = {
 
 @inside("the settings")
 def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("key").write_bytes(base64.b64encode(b"k" * 32) + b"\n")
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     invoke("serve")
@@ -97,6 +108,8 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             num_sequences=1,
             num_threads=2,
             prefix_ram_bytes=0,
+            kv_cache_bytes=512 << 20,
+            kv_cache_key=Secret(b"k" * 32),
             num_gpu_layers=-1,
             devices=("CUDA0", "CUDA1"),
             preload=("a", "b"),
@@ -112,6 +125,8 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             num_sequences=1,
             num_threads=2,
             prefix_ram_bytes=0,
+            kv_cache_bytes=512 << 20,
+            kv_cache_key=Secret(b"k" * 32),
             num_gpu_layers=-1,
             devices=("CUDA0", "CUDA1"),
             preload=("a", "b"),
@@ -140,6 +155,13 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--prefix-ram", "-1"),
         ("--prefix-ram", "1.5"),
         ("--prefix-ram", "1GB"),
+        ("--kv-cache", "-1"),
+        ("--kv-cache", "much"),
+        ("--kv-cache", "1X"),
+        ("--kv-cache", ""),
+        ("--kv-cache-key-file", "absent"),
+        ("--kv-cache-key-file", "."),
+        ("--kv-cache-key-file", "/dev/zero"),
         ("--log-format", "xml"),
         ("--api-key", ""),
         ("--api-key", "two words"),
@@ -160,6 +182,50 @@ def test_nonsense_is_a_usage_error_that_names_the_flag(
     result = invoke("serve", flag, value)
     assert (result.exit_code, result.stdout, served) == (2, "", [])
     assert f"Invalid value for '{flag}'" in result.stderr
+
+
+@inside("the settings")
+@pytest.mark.parametrize(
+    ("value", "num_bytes"),
+    [("0", 0), ("1", 1), ("512k", 512 << 10), ("2G", 2 << 30), ("2 GB", 2 << 30), ("0.5T", 1 << 39), ("3mib", 3 << 20)],
+)
+def test_sizes(value: str, num_bytes: int, invoke: Invoke, served: list[Settings]) -> None:
+    invoke("serve", "--kv-cache", value)
+    assert [settings.kv_cache_bytes for settings in served] == [num_bytes]
+
+
+@pytest.mark.parametrize("content", [b"", b"secret", b"secret" * 10, base64.b64encode(b"secret" * 5), b"\xff" * 31])
+def test_what_is_no_key_is_refused_and_not_shown(content: bytes, invoke: Invoke, served: list[Settings]) -> None:
+    Path("key").write_bytes(content)
+    result = invoke("serve", "--kv-cache", "1G", "--kv-cache-key-file", "key")
+    assert (result.exit_code, served) == (2, [])
+    assert "Invalid value for '--kv-cache-key-file': 'key' does not hold a key of 32 bytes" in result.stderr
+    assert "secret" not in result.stderr
+
+
+@inside("the settings")
+def test_a_key_that_others_may_read_deserves_a_warning(invoke: Invoke, served: list[Settings]) -> None:
+    Path("key").write_bytes(b"k" * 32)
+    for mode, warning in ((0o600, ""), (0o640, "shimmy: WARNING: others may read the key in key\n")):
+        Path("key").chmod(mode)
+        assert invoke("serve", "--kv-cache", "1G", "--kv-cache-key-file", "key").stderr == warning
+    assert [settings.kv_cache_key for settings in served] == [Secret(b"k" * 32)] * 2
+
+
+def test_a_key_for_no_cache_is_a_usage_error(invoke: Invoke, served: list[Settings]) -> None:
+    Path("key").write_bytes(b"k" * 32)
+    for size in ([], ["--kv-cache", "0"]):
+        result = invoke("serve", "--kv-cache-key-file", "key", *size)
+        assert result.exit_code == 2 and "--kv-cache-key-file needs --kv-cache" in result.stderr
+    assert served == []
+
+
+@inside("a function by itself")
+def test_windows_has_no_such_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    assert disk_size("0") == 0
+    with pytest.raises(click.BadParameter, match="Windows"):
+        disk_size("1G")
 
 
 def test_a_refused_key_is_not_shown(invoke: Invoke) -> None:

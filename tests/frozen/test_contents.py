@@ -100,6 +100,8 @@ def test_the_sbom_lists_what_is_inside(exe: Path, contents: Contents) -> None:
     assert document["metadata"]["component"]["version"] == __version__
     names = {component["name"] for component in document["components"]}
     assert {"cpython", "llama.cpp", "pyinstaller-bootloader", "msgspec", "starlette", "hypercorn"} <= names
+    # What lies among the native libraries, and what is compiled into it.
+    assert {"minijinja", "pynacl", "cffi", "libsodium"} <= names
     assert all(component["licenses"] for component in document["components"])
     written = exe.with_name("shimmy.cdx.json")
     if written.exists():

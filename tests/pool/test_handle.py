@@ -10,6 +10,7 @@ from shimmy.core.errors import ModelFailed, ModelInvalid, ShimmyError, TooLarge,
 from shimmy.core.events import Accepted, Event
 from shimmy.pool import handle as handle_module
 from shimmy.pool.handle import Handle, State
+from shimmy.pool.process import WorkerProcess
 from shimmy.pool.stream import Stream
 from tests.fakes.pool import fake_spawn, generation, run, scripted_model, text_of
 
@@ -271,6 +272,27 @@ def test_a_worker_that_does_not_hear_the_close_is_killed(monkeypatch: pytest.Mon
         assert handle.exit is not None and handle.exit.returncode == -signal.SIGKILL
 
     run(test())
+
+
+def test_a_worker_with_a_disk_has_time_to_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted = []
+
+    async def close(self: WorkerProcess, grace_seconds: float) -> None:
+        granted.append(grace_seconds)
+        self.kill()
+
+    monkeypatch.setattr(WorkerProcess, "close", close)
+
+    async def test() -> None:
+        for disk in (None, ipc.DiskCache(b"/fake", 1)):
+            load = ipc.Load(["/fake/echo.gguf"], ipc.EngineOptions(disk_cache=disk))
+            handle = Handle("echo", load, lambda fraction: None)
+            await handle.open(fake_spawn)
+            await handle.close(CLOSED)
+            await handle.ended.wait()
+
+    run(test())
+    assert granted == [handle_module.CLOSE_SECONDS, handle_module.CLOSE_SECONDS + ipc.STORE_SECONDS]
 
 
 def test_life_goes_one_way() -> None:

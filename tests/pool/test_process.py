@@ -142,6 +142,18 @@ def test_a_worker_that_does_not_leave_is_killed() -> None:
     run(test())
 
 
+def test_a_worker_that_takes_its_time_to_leave_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LINGER_SECONDS", 0.05)
+
+    async def test() -> None:
+        owner = Owner()
+        worker = await owner.start("import sys, time; sys.stdin.buffer.read(); time.sleep(0.5); sys.exit(7)")
+        await worker.close(60)
+        assert owner.exits[0].returncode == 7
+
+    run(test())
+
+
 def test_a_close_that_is_cancelled_kills_too() -> None:
     async def test() -> None:
         owner = Owner()

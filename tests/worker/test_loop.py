@@ -16,7 +16,7 @@ from shimmy.worker.llama.context import DecodeFailed
 from shimmy.worker.loop import Closed, Command, Loop
 from shimmy.worker.pacing import Pacer
 from shimmy.worker.prefix_cache import PrefixCache
-from shimmy.worker.prefix_states import RamTier, Reuse
+from shimmy.worker.prefix_states import LastingTier, RamTier, Reuse
 from shimmy.worker.scheduler import Scheduler
 from shimmy.worker.sequence import Request
 from shimmy.worker.threads import ThreadGovernor
@@ -73,6 +73,7 @@ class Bench:
         pacer: Pacer | None = None,
         ram_bytes: int = 0,
         max_idle_cells: int = 1 << 30,
+        disk: LastingTier | None = None,
         **memory: Any,
     ):
         """`memory` goes to the fake context."""
@@ -81,7 +82,7 @@ class Bench:
         )
         self.ram = RamTier(ram_bytes, self.context.reuse)
         tiers = [self.ram] if ram_bytes else []
-        self.cache = PrefixCache(self.context, self.context.reuse, tiers, max_idle_cells)
+        self.cache = PrefixCache(self.context, self.context.reuse, tiers, max_idle_cells, disk)
         self.commands: SimpleQueue[Command] = SimpleQueue()
         self.events: list[Event] = []
         self.frames: list[list[Event]] = []

@@ -184,3 +184,15 @@ def test_damage_is_found(damage: Callable[[PrefixTree[str], Node[str]], None]) -
     damage(tree, leaf)
     with pytest.raises(Inconsistent):
         tree.check()
+
+
+def test_namespaces_without_anything_in_them_are_forgotten() -> None:
+    tree: PrefixTree[str] = PrefixTree()
+    tokens = Tokens("i", [1, 2, 3])
+    tree.grow(tree.root("kept"), tokens)
+    used = tree.root("used")
+    tree.enter(used, "runner")
+    for number in range(1000):
+        tree.match(str(number), tokens, 3)
+    assert len(tree._roots) <= 100
+    assert tree.match("kept", tokens, 3)[1] == 3 and tree.root("used") is used

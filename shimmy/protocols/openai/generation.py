@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shimmy.core.errors import Unsupported
-from shimmy.core.request import Sampling
+from shimmy.core.request import Sampling, Secret
 from shimmy.protocols.openai.wire import CommonFields
 
 _SAMPLING = (
@@ -29,12 +29,13 @@ def sampling(body: CommonFields) -> Sampling:
 
 
 def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
-    """The fields of a `Generation` that say whose it is, and when it should run."""
+    """The fields of a `Generation` that say whose it is and what it may share, and when it should run."""
     return {
         "priority": body.priority or 0,
         "tenant": tenant,
         "timeout_seconds": body.timeout,
         "queue_seconds": body.queue_timeout,
+        "encryption_key": Secret(body.encryption_key) if body.encryption_key is not None else None,
     }
 
 

@@ -27,6 +27,7 @@ from shimmy.core.request import (
 ModelName = Annotated[str, Meta(max_length=1024)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
+EncryptionKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
 
 
@@ -37,7 +38,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
-    `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds.
+    `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. `encryption_key`, in
+    base64, is Spindll's.
     """
 
     model: ModelName
@@ -60,6 +62,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
+    encryption_key: EncryptionKey | None = None
 
 
 class Part(msgspec.Struct, frozen=True):

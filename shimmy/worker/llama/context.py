@@ -16,6 +16,8 @@ from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.model import Model
 
 BATCH_TOKENS = 512
+# What makes no difference to a state, whichever context it came from.
+_INDIFFERENT = {"n_batch", "n_seq_max", "n_threads", "n_threads_batch", "no_perf"}
 
 
 class KVCacheFull(Exception):
@@ -112,11 +114,13 @@ class Context:
             raise ModelFailed(f"cannot make a context of {context_length} tokens: {reason}")
         self._memory = self._library.llama_get_memory(self._handle)
         self._decode = self._library.llama_decode
-        length = int(self._library.llama_n_ctx(self._handle))
-        self._growth = Growth(length, sum(lazy_bytes) // length if self.can_grow(model) else 0)
+        self._num_native_cells = int(self._library.llama_n_ctx(self._handle))
+        cell_bytes = sum(lazy_bytes) // self._num_native_cells if self.can_grow(model) else 0
+        self._growth = Growth(self._num_native_cells, cell_bytes)
         if fit_memory:
             self._growth.fit_memory()
         self.context_length = self._growth.limit
+        self._parameters = parameters
         self.batch = Batch(BATCH_TOKENS, num_sequences)
 
     @staticmethod
@@ -142,6 +146,16 @@ class Context:
         if self._growth.has_grown:
             self._library.llama_memory_clear(self._memory, True)
             self._growth.shrink()
+
+    @property
+    def traits(self) -> dict[str, int | float | bool]:
+        """What a state depends on beside the model and the library: that of two contexts that agree in all of it fits
+        the other. The length counts too: by it llama.cpp chooses the rotation factors of some models (LongRoPE)."""
+        found = {name: getattr(self._parameters, name) for name, *_ in self._parameters._fields_}
+        numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+        return {name: value for name, value in numbers.items() if name not in _INDIFFERENT} | {
+            "n_ctx": self._num_native_cells
+        }
 
     def decode(self) -> None:
         """Runs the batch. Raises `KVCacheFull` (recoverable) or `DecodeFailed`."""

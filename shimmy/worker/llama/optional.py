@@ -18,6 +18,7 @@ from shimmy.worker.llama.trust import exposure
 GPU_BACKENDS = ("cuda", "hip", "metal", "sycl", "vulkan", "opencl")
 BACKENDS = (*GPU_BACKENDS, "rpc")
 _FOLDER = "backends"
+_opened: list[Path] = []
 
 
 class Absent(Exception):
@@ -73,6 +74,11 @@ def load(name: str, on_open: Callable[[str], None], unusable: Mapping[str, str])
     raise Missing(f"there is no {backend_file(name)}")
 
 
+def opened() -> list[Path]:
+    """The libraries that are loaded now."""
+    return list(_opened)
+
+
 def as_text(path: Path) -> str:
     """A path may be any bytes; what is told of it is text."""
     return os.fsencode(path).decode("utf-8", "replace")
@@ -104,6 +110,7 @@ def _open(path: Path) -> str | None:
     real = Path(os.path.realpath(path))
     last_error("")
     if load_backend(real):
+        _opened.append(real)
         return None
     reason = last_error("it does not support this machine")
     # ggml names the file, and so does the system's linker, which it quotes.

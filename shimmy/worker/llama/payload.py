@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from shimmy.core.caches import roots
 from shimmy.worker.llama.trust import is_ours
 
 # The module that build/payload.py writes: what the stream in the executable consists of.
 INDEX = "_shimmy_native"
 _PREFIX = "native-"
 _SEAL = ".seal"
-_CACHES = {"darwin": "~/Library/Caches", "win32": "~\\AppData\\Local"}
 # Windows keeps this in access lists, and a user's folders there are the user's.
 _OTHERS_MAY_WRITE = 0o022 if hasattr(os, "geteuid") else 0
 _BUFFER_BYTES = 1 << 17
@@ -231,18 +231,6 @@ def _prune(folder: Path) -> None:
             import shutil
 
             shutil.rmtree(path, ignore_errors=True)
-
-
-def roots(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Where to unpack, best first: the user's cache, else a folder of this user's among the temporary files."""
-    cache_home = environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache_home):
-        cache_home = os.path.expanduser(_CACHES.get(sys.platform, "~/.cache"))
-    yield Path(cache_home) / "shimmy"
-    import tempfile
-
-    owner = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
-    yield Path(tempfile.gettempdir()) / f"shimmy{owner}"
 
 
 @cache

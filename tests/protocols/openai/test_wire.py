@@ -1,11 +1,12 @@
 """What is accepted, what is refused, and which field an error names. The worker shows what it was asked for."""
 
+from base64 import b64encode
 from typing import Any
 
 import msgspec
 import pytest
 
-from shimmy.core.request import Chat, Generation, Message, Sampling, Text, Tokens
+from shimmy.core.request import Chat, Generation, Message, Sampling, Secret, Text, Tokens
 from shimmy.protocols.openai.completions import prompts_of
 from shimmy.protocols.openai.wire import CompletionRequest
 from tests.program import inside
@@ -70,6 +71,20 @@ def test_when_it_should_run() -> None:
             for fields in ({}, {"priority": None, "timeout": None, "queue_timeout": None}):
                 plain = await asked(server, path, **fields)
                 assert (plain.priority, plain.timeout_seconds, plain.queue_seconds) == (0, None, None)
+
+    run_live(test)
+
+
+def test_a_key_for_what_is_kept() -> None:
+    key = bytes(range(32))
+
+    async def test(server: Live) -> None:
+        for path in (CHAT, COMPLETIONS):
+            generation = await asked(server, path, encryption_key=b64encode(key).decode())
+            assert generation.encryption_key == Secret(key)
+            assert "Secret(...)" in repr(generation) and repr(key)[2:-1] not in repr(generation)
+            for fields in ({}, {"encryption_key": None}):
+                assert (await asked(server, path, **fields)).encryption_key is None
 
     run_live(test)
 
@@ -250,6 +265,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 86_401}, "timeout"),
     ({"timeout": {"read": 5}}, "timeout"),
     ({"queue_timeout": -1}, "queue_timeout"),
+    ({"encryption_key": "no base64"}, "encryption_key"),
+    ({"encryption_key": ""}, "encryption_key"),
+    ({"encryption_key": b64encode(bytes(31)).decode()}, "encryption_key"),
+    ({"encryption_key": b64encode(bytes(33)).decode()}, "encryption_key"),
+    ({"encryption_key": 7}, "encryption_key"),
 ]
 
 

@@ -279,13 +279,3 @@ def test_six_processes_at_once(tmp_path: Path) -> None:
 
 
 _CHECKOUT = Path(__file__).parents[3]
-
-
-def test_where_it_unpacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    first, second = payload.roots({"XDG_CACHE_HOME": "/var/cache/someone"})
-    assert first == Path("/var/cache/someone/shimmy")
-    assert second.name == f"shimmy-{os.getuid()}"
-    for relative in ({}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "cache"}):
-        assert next(payload.roots(relative)) == tmp_path / ".cache" / "shimmy"
