@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from shimmy.core.request import SAMPLER_ORDER, Sampling, SamplerName
+from shimmy.core.request import SAMPLER_ORDER, SamplerName, Sampling
 
 _PREFIX = "general.sampling."
 # llama.cpp, src/llama-arch.cpp; "sequence" is apart
@@ -56,7 +56,7 @@ def own_sampling(get: Callable[[str], Any], ignored: Callable[[str, Any], None])
 
 
 def known_samplers(names: list[str]) -> tuple[SamplerName, ...]:
-    """The samplers meant by llama.cpp's names for them, each once; what else is named is left out, as llama.cpp does."""
+    """The samplers meant by llama.cpp's names for them, each once. Others are left out, as llama.cpp does."""
     meant = (sampler_name(name) for name in names)
     return tuple(dict.fromkeys(name for name in meant if name is not None))
 

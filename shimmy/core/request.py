@@ -58,6 +58,22 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "temperature",
 )
 
+# What a model's file can have a default for (core/defaults.py).
+MODEL_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "repetition_penalty",
+    "repeat_last_n",
+    "samplers",
+)
+
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a chat; text parts are already joined by the protocol."""
@@ -132,7 +148,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def of(cls, **fields: Any) -> "Sampling":
         """What a client asked for; None stands for what it did not say."""
         given = {name: value for name, value in fields.items() if value is not None}
-        explicit = tuple(name for name, value in given.items() if value == getattr(_DEFAULTS, name))
+        explicit = tuple(name for name in MODEL_FIELDS if name in given and given[name] == getattr(_DEFAULTS, name))
         return cls(**given, explicit=explicit)
 
     def or_else(self, own: dict[str, Any]) -> "Sampling":
@@ -151,7 +167,7 @@ _DEFAULTS = Sampling()
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
-    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt's text comes back too.
+    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too.
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to

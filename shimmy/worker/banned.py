@@ -18,8 +18,8 @@ class Vocabulary(Protocol):
 
 
 class Banned(msgspec.Struct, frozen=True):
-    """`always` is out at any time, `early` until `min_tokens` have been generated, and of `after` the last token of each
-    sequence when the others stand before it."""
+    """`always` is out at any time, `early` until `min_tokens` have been generated, and of each sequence in `after` the
+    last token, when the others stand before it."""
 
     always: frozenset[int] = frozenset()
     early: frozenset[int] = frozenset()
@@ -78,4 +78,3 @@ class Ban:
 def must_be_watched(banned: Banned) -> bool:
     """Whether what is banned changes from token to token."""
     return bool(banned.early or banned.after)
-

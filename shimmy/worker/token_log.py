@@ -1,4 +1,4 @@
-"""The tokens of one choice on their way out with the text they became. Knows their bytes, nothing of how they were found.
+"""The tokens of one choice on their way out with the text they became. Knows their bytes, not how they were found.
 
 A token may end inside a character, and a stop string may begin inside a token. So a token leaves with the text that it
 completes, never before it, and what no text came of never leaves: the bytes of all tokens that left make the text.

@@ -1,5 +1,5 @@
-"""The DRY sampler, which looks its sequence breakers up in the whole vocabulary: 7 ms for a breaker of one character and
-49,000 tokens, 400 ms for a sentence. So it is made once for all that ask for the same, and cloned."""
+"""The DRY sampler. llama.cpp looks its sequence breakers up in the whole vocabulary: 7 ms for one of a single character
+and 49,000 tokens, 400 ms for a sentence. So it is made once for all that ask for the same, and cloned."""
 
 import ctypes as c
 from functools import lru_cache
