@@ -4,6 +4,7 @@ import ctypes as c
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ class Bench:
 
     def draw(self) -> tuple[int, int]:
         """A token, and how many were left to draw from."""
-        data = (abi.llama_token_data * len(self._logits))(*((id, logit, 0) for id, logit in enumerate(self._logits)))
+        data = (abi.llama_token_data * len(self._logits))(*map(abi.llama_token_data, count(), self._logits))
         array = abi.llama_token_data_array(c.addressof(data), len(data), -1, False)
         self._apply(self._chain, c.addressof(array))
         token = abi.llama_token_data.from_address(array.data + array.selected * c.sizeof(abi.llama_token_data)).id
