@@ -10,6 +10,7 @@ class Letters:
     """Tokens are characters, and "$" ends a text."""
 
     end_tokens = frozenset({ord("$")})
+    suppressed_tokens: frozenset[int] = frozenset()
 
     def tokenize(self, text: str, *, add_special: bool) -> list[int]:
         assert not add_special
@@ -36,6 +37,11 @@ def test_end_tokens_always_or_until_enough_has_come() -> None:
     for expected in ({ord("$"), 7, 8}, {ord("$"), 7, 8}, set(), set()):
         assert set(ban.tokens()) == expected
         ban.observe(5)
+
+
+def test_what_the_file_suppresses_is_always_banned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Letters, "suppressed_tokens", frozenset({3, 4}))
+    assert banned() == Banned(always=frozenset({3, 4}))
 
 
 def test_words_are_banned_with_and_without_a_space() -> None:

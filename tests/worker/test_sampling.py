@@ -214,6 +214,8 @@ def test_a_files_own_defaults_hold_unless_a_request_has_others(
     assert asked(Sampling()).samplers == ("top_k", "temperature")
     assert asked(Sampling.of(temperature=0.8, top_k=None)).temperature == 0.8
     assert asked(Sampling(top_k=3)).top_k == 3
-    assert len({session(own, Tokens([5, 6]), max_tokens=8).text("a") for _ in range(3)}) == 1, (
-        "greedy, as the file says"
-    )
+    greedy = {session(own, Tokens([5, 6]), max_tokens=8).text("a") for _ in range(3)}
+    assert len(greedy) == 1, "as the file says"
+    assert own._model.suppressed_tokens == {tiny_models.FIRST_TOKEN}
+    forced = Sampling(temperature=0.0, logit_bias={tiny_models.FIRST_TOKEN: 100.0})
+    assert session(own, Tokens([5, 6]), max_tokens=1, sampling=forced).text("a") != ".0"

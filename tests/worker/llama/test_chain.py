@@ -177,6 +177,12 @@ def test_what_is_banned_is_never_drawn_not_even_with_a_bias() -> None:
     assert set(drawn({"top_n_sigma": 50.0, "typical_p": 0.999}, banned=banned)) == {2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("fields", [{}, {"temperature": 0}, {"typical_p": 0.5}, {"mirostat": 1}, {"mirostat": 2}])
+def test_with_nothing_left_to_draw_from_llama_still_draws(fields: dict[str, Any]) -> None:
+    banned = Banned(always=frozenset(range(6)))
+    assert sum(drawn(fields | {"top_n_sigma": 1.0, "top_p": 0.5}, banned=banned, count=20).values()) == 20
+
+
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     def sequence(seed: int | None) -> list[int]:
         bench = Bench([1 / 64] * 64, Sampling(**(OPEN | {"seed": seed})), Banned(), ())
