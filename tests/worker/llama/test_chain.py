@@ -8,6 +8,8 @@ from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shimmy.core.request import SAMPLER_ORDER, Sampling
 from shimmy.worker.banned import Banned
@@ -181,6 +183,43 @@ def test_what_is_banned_is_never_drawn_not_even_with_a_bias() -> None:
 def test_with_nothing_left_to_draw_from_llama_still_draws(fields: dict[str, Any]) -> None:
     banned = Banned(always=frozenset(range(6)))
     assert sum(drawn(fields | {"top_n_sigma": 1.0, "top_p": 0.5}, banned=banned, count=20).values()) == 20
+
+
+RANGES: dict[str, st.SearchStrategy[Any]] = {
+    "temperature": st.floats(0, 100),
+    "dynatemp_range": st.just(0.0) | st.floats(0, 100),
+    "dynatemp_exponent": st.floats(0, 100),
+    "top_k": st.integers(-1, 40) | st.just(2**31 - 1),
+    "top_p": st.floats(0, 1),
+    "min_p": st.floats(0, 1),
+    "typical_p": st.floats(0, 1),
+    "top_n_sigma": st.floats(-1, 100),
+    "xtc_probability": st.floats(0, 1),
+    "xtc_threshold": st.floats(0, 1),
+    "mirostat": st.integers(0, 2),
+    "mirostat_tau": st.floats(0, 100),
+    "mirostat_eta": st.floats(0, 10),
+    "presence_penalty": st.floats(-2, 2),
+    "frequency_penalty": st.floats(-2, 2),
+    "repetition_penalty": st.floats(0.01, 10),
+    "repeat_last_n": st.integers(-1, 5) | st.just(2**31 - 1),
+    "logit_bias": st.dictionaries(st.integers(0, 3), st.floats(-100, 100), max_size=3),
+    "samplers": st.permutations(SAMPLER_ORDER).flatmap(lambda names: st.integers(0, 9).map(lambda n: tuple(names[:n]))),
+    "seed": st.none() | st.integers(-(2**63), 2**63 - 1),
+}
+
+
+@given(
+    st.fixed_dictionaries({}, optional=RANGES),
+    st.lists(st.just(0.0) | st.floats(1e-30, 1e30), min_size=1, max_size=300),
+    st.booleans(),
+)
+def test_no_values_within_their_ranges_bring_llama_down(
+    fields: dict[str, Any], probabilities: list[float], bans: bool
+) -> None:
+    banned = Banned(always=frozenset({0})) if bans else Banned()
+    tokens = drawn(fields, probabilities, count=5, banned=banned, prompt=[0] * 9)
+    assert sum(tokens.values()) == 5 and set(tokens) <= set(range(len(probabilities)))
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
