@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Text
@@ -38,8 +38,11 @@ class Prompter:
         template: ChatTemplate,
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
+        recipe: Callable[[Generation], Any] = lambda generation: None,
     ) -> None:
-        """`unlock(namespace, key)` names the namespace of those requests that bring a key."""
+        """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
+        generation what its samplers will be made of."""
+        self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
@@ -63,9 +66,11 @@ class Prompter:
                 num_prompt_tokens=len(tokens),
                 context_length=self._context_length,
             )
-        self._check_bias(generation)
+        self._check_tokens(list(generation.sampling.logit_bias), "logit_bias")
+        self._check_tokens(generation.stop_tokens, "stop_token_ids")
         stops = generation.stop + self._template.stops if is_chat else generation.stop
-        return Request(generation, tokens, stops, arrived_at, self._namespace(generation))
+        namespace, recipe = self._namespace(generation), self._recipe(generation)
+        return Request(generation, tokens, stops, arrived_at, namespace, recipe)
 
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
@@ -81,8 +86,8 @@ class Prompter:
         key = generation.encryption_key
         return generation.tenant if key is None else self._unlock(generation.tenant, key.value)
 
-    def _check_bias(self, generation: Generation) -> None:
+    def _check_tokens(self, tokens: list[int], field: str) -> None:
         try:
-            self._vocabulary.check_tokens(list(generation.sampling.logit_bias))
+            self._vocabulary.check_tokens(tokens)
         except RequestError as error:
-            raise RequestError(error.message, param="logit_bias") from error
+            raise RequestError(error.message, param=field) from error

@@ -342,6 +342,31 @@ def test_text_held_back_for_a_stop_string_is_sent_at_the_end() -> None:
     assert bench.text("s") == expected(talkative(11), 3, 4096)[0]
 
 
+@pytest.mark.parametrize("stop", [[], ["><"], ["1", "2>"]])
+def test_tokens_make_the_text_also_of_those_that_had_to_give_their_cells_back(stop: list[str]) -> None:
+    bench = Bench(context_length=40)
+    names = [chr(ord("a") + number) for number in range(4)]
+    for number, name in enumerate(names):
+        bench.submit(name, talkative(number + 2), max_tokens=30, stop=stop, logprobs=0)
+    bench.drain()
+    for name in names:
+        deltas = [event for event in bench.events if isinstance(event, TextDelta) and event.id == name]
+        assert all(event.text or event.tokens for event in deltas)
+        assert b"".join(token.bytes for event in deltas for token in event.tokens).decode() == bench.text(name)
+        assert stop or len([token for event in deltas for token in event.tokens]) == 30
+
+
+def test_a_stop_token_ends_a_choice_before_it() -> None:
+    tokens = generated(talkative(11), 30)
+    at = next(at for at, token in enumerate(tokens) if at > 3 and token not in tokens[:at])
+    bench = Bench()
+    bench.submit("s", talkative(11), max_tokens=30, stop_tokens=[tokens[at]])
+    bench.drain()
+    finished = bench.finished("s")
+    assert (finished.reason, finished.stop, finished.usage.completion_tokens) == ("stop", None, at)
+    assert bench.text("s") == "".join(f"<{token}>" for token in tokens[:at])
+
+
 def test_a_failed_decode_fails_the_requests_of_the_batch_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(slots=1)
     bench.submit("bad", [5], max_tokens=5)
