@@ -11,7 +11,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Generation
+from shimmy.core.request import Generation, SpeculativeType
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
@@ -23,7 +23,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     `context_length` in tokens (default: the model's own, at most 8192), `num_sequences` that decode side by side,
     `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `num_gpu_layers` (-1 is
     all; default: all if there are `devices`, else none) that go to the GPUs named by `devices`, or to those that
-    llama.cpp prefers.
+    llama.cpp prefers. `draft_paths` is a draft model's file, or its shards in order; `speculative` is how tokens are
+    guessed for requests that do not say.
     """
 
     context_length: int | None = None
@@ -32,6 +33,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     prefix_ram_bytes: int = 256 << 20
     num_gpu_layers: int | None = None
     devices: tuple[str, ...] = ()
+    draft_paths: tuple[str, ...] = ()
+    speculative: SpeculativeType = "none"
 
 
 # Server to worker

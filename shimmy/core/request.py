@@ -4,7 +4,7 @@ Protocols decode their bytes into one `Generation`; the worker reads nothing els
 types, so that every protocol checks the same ones while decoding (msgspec applies them on decode, not on construction).
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,8 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Patience = Annotated[float, Meta(gt=0, le=86_400)]
+SpeculativeType = Literal["none", "ngram", "draft"]
+DraftTokens = Annotated[int, Meta(ge=0, le=64)]
 
 MAX_STOP_STRINGS = 16
 
@@ -73,12 +75,21 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: Seed | None = None
 
 
+class Speculative(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How tokens are guessed, which changes nothing but the speed: "ngram" looks them up in the text so far, "draft"
+    asks the draft model. None leaves it to the server. At most `n_max` of them are computed in one step."""
+
+    type: SpeculativeType | None = None
+    n_max: DraftTokens | None = None
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill.
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
-    its end, `queue_seconds` until it begins to run: without them it may take as long as it takes.
+    its end, `queue_seconds` until it begins to run: without them it may take as long as it takes. The answer will
+    perhaps resemble `prediction`.
     """
 
     id: str
@@ -92,3 +103,5 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     timeout_seconds: Patience | None = None
     queue_seconds: Patience | None = None
+    speculative: Speculative = Speculative()
+    prediction: str = ""

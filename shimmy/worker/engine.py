@@ -8,6 +8,8 @@ from shimmy.core import ipc
 from shimmy.core.request import Sampling
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.chat.template import ChatTemplate
+from shimmy.worker.drafting.drafts import Drafter, Drafting
+from shimmy.worker.drafting.lookup import LookupDrafter
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
@@ -27,21 +29,26 @@ DEFAULT_CONTEXT_LENGTH = 8192
 class Engine:
     """A loaded model with its context. Raises `ModelFailed` when no context can be made."""
 
-    def __init__(self, model: Model, cpu_variant: str, options: ipc.EngineOptions) -> None:
+    def __init__(self, model: Model, cpu_variant: str, options: ipc.EngineOptions, draft: Model | None = None) -> None:
+        """`draft` is the draft model, which has the vocabulary of `model`."""
         self._model = model
         self._cpu_variant = cpu_variant
         self._options = options
         self._num_threads = options.num_threads or num_usable_cores()
-        self._context = Context(
-            model,
-            context_length=_context_length(options.context_length, model.training_context_length),
-            num_sequences=options.num_sequences,
-            num_threads=self._num_threads,
-        )
+        self._context = self._make_context(model)
+        self._draft, self._draft_context = draft, self._make_context(draft) if draft is not None else None
         self._template = ChatTemplate(
             model.chat_template,
             bos_token=model.text_of(model.bos_token),
             eos_token=model.text_of(model.eos_token),
+        )
+
+    def _make_context(self, model: Model) -> Context:
+        return Context(
+            model,
+            context_length=_context_length(self._options.context_length, model.training_context_length),
+            num_sequences=self._options.num_sequences,
+            num_threads=self._num_threads,
         )
 
     def facts(self, load_seconds: float) -> ipc.Loaded:
@@ -62,7 +69,9 @@ class Engine:
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
         """Serves until `messages` ends. The calling thread becomes the step thread."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        prompter = Prompter(self._model, self._template, self._context.context_length)
+        prompter = Prompter(
+            self._model, self._template, self._context.context_length, has_draft_model=self._draft is not None
+        )
         Intake(messages, prompter, commands).start()
         self.loop(commands, send).run()
 
@@ -72,15 +81,34 @@ class Engine:
         reuse, ram_bytes = self._model.reuse, self._options.prefix_ram_bytes
         tiers = [RamTier(ram_bytes, reuse)] if ram_bytes else []
         cache = PrefixCache(self._context, reuse, tiers, self._model.max_idle_cells)
+        governor = ThreadGovernor(self._num_threads, time.monotonic)
         return Loop(
             self._context,
-            Scheduler(self._context, cache, self._options.num_sequences),
-            ThreadGovernor(self._num_threads, time.monotonic),
+            Scheduler(self._context, cache, self._options.num_sequences, drafting=self._drafting(governor)),
+            governor,
             commands,
             send,
             self._model.piece,
             self._make_sampler,
         )
+
+    def _drafting(self, governor: ThreadGovernor) -> Drafting:
+        """What was computed of a wrong guess has to be taken back, which not every memory can."""
+        drafters: dict[str, Drafter] = {}
+        if not self._model.reuse.whole:
+            drafters["ngram"] = LookupDrafter()
+            if self._draft is not None:
+                drafters["draft"] = self._model_drafter(self._draft, governor)
+        return Drafting(drafters, self._options.speculative)
+
+    def _model_drafter(self, draft: Model, governor: ThreadGovernor) -> Drafter:
+        from shimmy.worker.drafting.model import ModelDrafter
+        from shimmy.worker.llama.likeliest import Likeliest
+
+        assert self._draft_context is not None
+        pick = Likeliest(draft.vocabulary_size).pick
+        slots, size = self._options.num_sequences, self._model.vocabulary_size
+        return ModelDrafter(self._draft_context, draft.reuse, pick, slots, size, lambda: governor.num_threads)
 
     def _make_sampler(self, sampling: Sampling, request: Request, choice: int) -> Sampler:
         sampler = Sampler(sampling, self._model.vocabulary_size, self._context.context_length, choice)

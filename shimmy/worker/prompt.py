@@ -24,7 +24,10 @@ class Vocabulary(Protocol):
 class Prompter:
     """Renders, tokenizes and checks; one per loaded model, made before there are two threads."""
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context_length: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, template: ChatTemplate, context_length: int, *, has_draft_model: bool = False
+    ) -> None:
+        self._has_draft_model = has_draft_model
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
@@ -48,8 +51,10 @@ class Prompter:
                 context_length=self._context_length,
             )
         self._check_bias(generation)
+        if generation.speculative.type == "draft" and not self._has_draft_model:
+            raise RequestError("there is no draft model", param="speculative.type")
         stops = generation.stop + self._template.stops if is_chat else generation.stop
-        return Request(generation, tokens, stops, arrived_at)
+        return Request(generation, tokens, stops, arrived_at, self._prediction(generation))
 
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
@@ -60,6 +65,15 @@ class Prompter:
             return self._vocabulary.tokenize(prompt.text, add_special=True)
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
+
+    def _prediction(self, generation: Generation) -> list[int]:
+        """In tokens; what is beyond the context would never be looked up."""
+        if not generation.prediction or generation.speculative.type not in (None, "ngram"):
+            return []
+        try:
+            return self._vocabulary.tokenize(generation.prediction, add_special=False)[: self._context_length]
+        except RequestError as error:
+            raise type(error)(error.message.replace("prompt", "prediction"), param="prediction") from error
 
     def _check_bias(self, generation: Generation) -> None:
         try:

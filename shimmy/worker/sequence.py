@@ -13,6 +13,8 @@ from shimmy.worker.text import TextStream
 # A step costs as much as some tokens of a prompt, so that it must not stop for every few.
 MIN_STRETCH_TOKENS = 16
 
+NOTHING: "array.array[int]" = array.array("i")
+
 
 class TokenSampler(Protocol):
     """What the loop asks of a sampler (worker/llama/sampler.py is the real one)."""
@@ -25,10 +27,18 @@ class Request:
     """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot; unless one of them
     has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing."""
 
-    def __init__(self, generation: Generation, prompt: Tokens[int], stops: Tokens[str], arrived_at: float) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        prompt: Tokens[int],
+        stops: Tokens[str],
+        arrived_at: float,
+        prediction: Tokens[int] = (),
+    ) -> None:
         self.generation = generation
         self.id = generation.id
         self.prompt = array.array("i", prompt)
+        self.prediction = prediction
         self.arrived_at = arrived_at
         self.tenant = self.namespace = generation.tenant
         self.priority = generation.priority
@@ -50,7 +60,8 @@ class Sequence:
 
     While it runs, `slot` is its sequence id in the llama context, and `node` where the prefix tree has it: cells beyond
     the node's end are its own. `num_cached` tokens of the prompt were there when it first ran. It computes up to each
-    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens.
+    of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens. `draft`
+    are tokens that may follow, and are in the batch of this step behind the last one.
     """
 
     slot: int
@@ -68,6 +79,9 @@ class Sequence:
         self.stops: list[int] = []
         self.peer: Sequence | None = None
         self.awaited = 0
+        self.draft = NOTHING
+        self.num_drafted = 0
+        self.num_accepted = 0
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
         self.admitted_at: float | None = None
@@ -112,7 +126,7 @@ class Sequence:
         return peer is not None and peer.is_running and not peer.request.paused and peer.num_computed < self.awaited
 
     def usage(self) -> Usage:
-        return Usage(self.num_prompt, self.num_generated, self.num_cached)
+        return Usage(self.num_prompt, self.num_generated, self.num_cached, self.num_drafted, self.num_accepted)
 
     def timings(self, now: float) -> Timings:
         admitted = now if self.admitted_at is None else self.admitted_at

@@ -13,7 +13,7 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.generation import new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.generation import new_id, refuse, sampling, scheduling, speculative, stop_strings
 from shimmy.protocols.openai.wire import ChatMessage, ChatRequest, Part
 from shimmy.server.streaming import EventStream
 
@@ -32,6 +32,8 @@ class ChatCompletions(Endpoint):
             max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
             stop=stop_strings(body),
             num_choices=body.n or 1,
+            speculative=speculative(body),
+            prediction=_content("prediction.content", body.prediction.content) if body.prediction else "",
             **scheduling(body, request.state.tenant),
         )
         return await self.answer(request, body, _KIND, generation.id, [generation])

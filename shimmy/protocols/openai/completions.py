@@ -13,7 +13,7 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.generation import new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.generation import new_id, refuse, sampling, scheduling, speculative, stop_strings
 from shimmy.protocols.openai.wire import CompletionRequest
 from shimmy.server.streaming import EventStream
 
@@ -37,6 +37,7 @@ class Completions(Endpoint):
                 max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
                 stop=stop_strings(body),
                 num_choices=body.n or 1,
+                speculative=speculative(body),
                 **scheduling(body, request.state.tenant),
             )
             for number, prompt in enumerate(prompts_of(body))

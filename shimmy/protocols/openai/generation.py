@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shimmy.core.errors import Unsupported
-from shimmy.core.request import Sampling
+from shimmy.core.request import Sampling, Speculative
 from shimmy.protocols.openai.wire import CommonFields
 
 _SAMPLING = (
@@ -36,6 +36,10 @@ def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
         "timeout_seconds": body.timeout,
         "queue_seconds": body.queue_timeout,
     }
+
+
+def speculative(body: CommonFields) -> Speculative:
+    return Speculative(body.speculative_type, body.speculative_n_max)
 
 
 def stop_strings(body: CommonFields) -> list[str]:

@@ -6,11 +6,12 @@ The names are OpenAI's, and where they have none llama.cpp's and vLLM's.
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from shimmy.core.request import (
     MAX_STOP_STRINGS,
     Bias,
+    DraftTokens,
     MaxTokens,
     NumChoices,
     Patience,
@@ -19,6 +20,7 @@ from shimmy.core.request import (
     Probability,
     RepetitionPenalty,
     Seed,
+    SpeculativeType,
     Temperature,
     TokenId,
     TopK,
@@ -37,7 +39,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
-    `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds.
+    `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. The names with a dot are
+    llama-server's.
     """
 
     model: ModelName
@@ -60,11 +63,20 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
+    speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
+    speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
 
 
 class Part(msgspec.Struct, frozen=True):
     type: str
     text: str | None = None
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """OpenAI's predicted output."""
+
+    type: Literal["content"]
+    content: str | list[Part]
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -85,6 +97,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     response_format: Any = None
     top_logprobs: Any = None
     modalities: Any = None
+    prediction: Prediction | None = None
 
 
 class CompletionRequest(CommonFields, frozen=True, kw_only=True):

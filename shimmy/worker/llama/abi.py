@@ -32,6 +32,15 @@ class llama_logit_bias(c.Structure):
     ]
 
 
+class llama_token_data_array(c.Structure):
+    _fields_ = [
+        ("data", c.c_void_p),
+        ("size", c.c_size_t),
+        ("selected", c.c_int64),
+        ("sorted", c.c_bool),
+    ]
+
+
 class llama_sampler_chain_params(c.Structure):
     _fields_ = [
         ("no_perf", c.c_bool),
@@ -165,12 +174,14 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_state_seq_get_data": (c.c_size_t, (c.c_void_p, c.c_void_p, c.c_size_t, c.c_int32)),
     "llama_state_seq_set_data": (c.c_size_t, (c.c_void_p, c.c_void_p, c.c_size_t, c.c_int32)),
     "llama_decode": (c.c_int32, (c.c_void_p, llama_batch)),
+    "llama_get_logits_ith": (c.c_void_p, (c.c_void_p, c.c_int32)),
     "llama_set_n_threads": (None, (c.c_void_p, c.c_int32, c.c_int32)),
     "llama_sampler_chain_init": (c.c_void_p, (llama_sampler_chain_params,)),
     "llama_sampler_chain_add": (None, (c.c_void_p, c.c_void_p)),
     "llama_sampler_free": (None, (c.c_void_p,)),
     "llama_sampler_accept": (None, (c.c_void_p, c.c_int32)),
     "llama_sampler_sample": (c.c_int32, (c.c_void_p, c.c_void_p, c.c_int32)),
+    "llama_sampler_apply": (None, (c.c_void_p, c.c_void_p)),
     "llama_sampler_init_greedy": (c.c_void_p, ()),
     "llama_sampler_init_dist": (c.c_void_p, (c.c_uint32,)),
     "llama_sampler_init_top_k": (c.c_void_p, (c.c_int32,)),
