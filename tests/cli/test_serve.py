@@ -41,7 +41,8 @@ def test_without_flags_the_defaults_hold(invoke: Invoke, served: list[Settings])
 def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Path) -> None:
     (machine / "m.gguf").touch()
     flags = """--bind [::1]:8080 --model-path m.gguf --model-dirs .;.. --model-dirs / --ctx 4096 --parallel 2
-        --threads 3 --prefix-ram 64 --gpu-layers 20 --device CUDA0 --device Vulkan1 --preload a --preload b
+        --threads 3 --prefix-ram 64 --gpu-layers 20 --device CUDA0 --device Vulkan1
+        --model-draft small --spec-type ngram --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
@@ -56,6 +57,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             prefix_ram_bytes=64 << 20,
             num_gpu_layers=20,
             devices=("CUDA0", "Vulkan1"),
+            draft_model="small",
+            speculative="ngram",
             preload=("a", "b"),
             ready_file="r.json",
             log_format="json",

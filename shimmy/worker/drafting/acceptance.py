@@ -8,8 +8,8 @@ _FIRST_RATE, _FIRST_TOKENS = 0.7, 3
 # No run of right guesses makes the next ones certain.
 _HIGHEST_RATE = 0.99
 _MEMORY_STEPS = 40
-# The fixed part of a step is worth about as many rows (`python -m bench.chunks`): a guess that counts as much as so many
-# steps whose rows differ by one.
+# The fixed part of a step is worth about as many rows (`python -m bench.chunks`): a guess, which counts as much as so
+# many steps whose rows differ by one.
 _FIXED_ROWS, _GUESS_STEPS = 2, 4
 _LEAST_ROW = 0.02
 # What other programs do to a step says nothing about its rows.

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shimmy.core.request import Chat, Generation, Message, Sampling, Text, Tokens
+from shimmy.core.request import Chat, Generation, Message, Sampling, Speculative, Text, Tokens
 from shimmy.protocols.openai.completions import prompts_of
 from shimmy.protocols.openai.wire import CompletionRequest
 from tests.program import inside
@@ -70,6 +70,20 @@ def test_when_it_should_run() -> None:
             for fields in ({}, {"priority": None, "timeout": None, "queue_timeout": None}):
                 plain = await asked(server, path, **fields)
                 assert (plain.priority, plain.timeout_seconds, plain.queue_seconds) == (0, None, None)
+
+    run_live(test)
+
+
+def test_how_tokens_are_guessed() -> None:
+    async def test(server: Live) -> None:
+        for path in (CHAT, COMPLETIONS):
+            assert (await asked(server, path)).speculative == Speculative()
+            generation = await asked(server, path, **{"speculative.type": "ngram", "speculative.n_max": 8})
+            assert generation.speculative == Speculative("ngram", 8)
+        for content in ("as before", [{"type": "text", "text": "as "}, {"type": "text", "text": "before"}]):
+            generation = await asked(server, CHAT, prediction={"type": "content", "content": content})
+            assert generation.prediction == "as before"
+        assert (await asked(server, CHAT, prediction=None)).prediction == ""
 
     run_live(test)
 
@@ -250,6 +264,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 86_401}, "timeout"),
     ({"timeout": {"read": 5}}, "timeout"),
     ({"queue_timeout": -1}, "queue_timeout"),
+    ({"speculative.type": "magic"}, "speculative.type"),
+    ({"speculative.n_max": -1}, "speculative.n_max"),
+    ({"speculative.n_max": 65}, "speculative.n_max"),
+    ({"prediction": {"type": "content"}}, "prediction.content"),
+    ({"prediction": {"type": "audio", "content": ""}}, "prediction.type"),
+    ({"prediction": {"type": "content", "content": [{"type": "image"}]}}, "prediction.content[0].type"),
 ]
 
 
