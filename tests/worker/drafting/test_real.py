@@ -85,16 +85,16 @@ def test_a_draft_model_that_is_the_model_itself_is_nearly_always_right(engine: E
     prompts = ["The capital of Japan is", "Once upon a time", EDIT.text]
     session = Session(engine)
     for name in prompts:
-        session.submit(name, Text(name), max_tokens=30, sampling=GREEDY)
+        session.submit(name, Text(name), max_tokens=16, sampling=GREEDY)
         session.run()
     texts = [session.text(name) for name in prompts]
     session = generous(Session(drafted))
     for name in prompts:
-        session.submit(name, Text(name), max_tokens=30, sampling=GREEDY)
+        session.submit(name, Text(name), max_tokens=16, sampling=GREEDY)
         session.run()
     assert [session.text(name) for name in prompts] == texts
     usages = [session.finished(name).usage for name in prompts]
-    assert sum(usage.drafted_tokens for usage in usages) > 20
+    assert sum(usage.drafted_tokens for usage in usages) > 10
     assert sum(usage.accepted_tokens for usage in usages) > 0.95 * sum(usage.drafted_tokens for usage in usages)
 
 
