@@ -105,8 +105,9 @@ def main() -> None:
         for type in (types if number % 2 else types[::-1])
     ]
     print(table(runs), file=sys.stderr)
-    document = {"model": os.path.basename(options.model), "threads": options.threads, "runs": runs}
-    report.write({**document, "draft": os.path.basename(options.draft or "")}, options.output)
+    document = {"model": os.path.basename(options.model), "draft": os.path.basename(options.draft or "")}
+    servers = {"shimmy": "its engine, without a server"}
+    report.write({**document, "threads": options.threads, "servers": servers, "runs": runs}, options.output)
 
 
 def arguments() -> argparse.Namespace:

@@ -158,7 +158,7 @@ class Scheduler:
 
     def settle(self, sequence: Sequence) -> None:
         """The sequence got its tokens; what was computed of its draft beyond them goes."""
-        if len(sequence.draft) > 0 and sequence.is_running:
+        if sequence.draft:
             self._memory.forget(sequence.slot, sequence.num_computed)
         self._drafting.settle(sequence)
 
@@ -230,11 +230,9 @@ class Scheduler:
 
     def _plan_decode(self, sequence: Sequence) -> int:
         """Returns the first of the sequence's rows."""
-        rows = sequence.tokens[-1:] + sequence.draft
+        batch, tokens = self._memory.batch, sequence.tokens[-1:] + sequence.draft
         self._planned.append((sequence, 1))
-        return (
-            self._memory.batch.add(sequence.slot, rows, sequence.num_computed, logits=True, every=True) - len(rows) + 1
-        )
+        return batch.add(sequence.slot, tokens, sequence.num_computed, logits=True, every=True) - len(sequence.draft)
 
     def _plan(self, sequence: Sequence, count: int) -> int:
         start = sequence.num_computed

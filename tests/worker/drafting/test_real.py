@@ -54,7 +54,7 @@ def test_an_edit_is_the_same_with_prompt_lookup_and_takes_fewer_steps(engine: En
     texts, usages = [], []
     for type in ("none", "ngram"):
         session = generous(Session(engine))
-        session.submit("a", EDIT, max_tokens=50, sampling=sampling, speculative=Speculative(type=type))  # type: ignore[arg-type]
+        session.submit("a", EDIT, max_tokens=50, sampling=sampling, speculative=Speculative(type=type))
         session.run()
         texts.append(session.text("a"))
         usages.append(session.finished("a").usage)
