@@ -115,6 +115,17 @@ def _footprints(content: dict[str, Any]) -> Found:
         yield "size", server, size["num_bytes"]
 
 
+def _guesses(content: dict[str, Any]) -> Found:
+    """Processor time, of which other programs take nothing, for one stream."""
+    runs = [each for each in content["runs"] if each["num_streams"] == 1]
+    plain = {(each["prompt"], each["round"]): each for each in runs if each["speculative"] == "none"}
+    for each in runs:
+        if each["speculative"] == "ngram":
+            other = plain[each["prompt"], each["round"]]
+            speeds = [run["tokens"] / run["cpu_seconds"] for run in (each, other)]
+            yield f"guesses {each['prompt']}", next(iter(content["servers"])), speeds[0] / speeds[1]
+
+
 # By the key that only documents of this mode have.
 _READERS: dict[str, Callable[[dict[str, Any]], Found]] = {
     "rounds": _rounds,
@@ -122,4 +133,5 @@ _READERS: dict[str, Callable[[dict[str, Any]], Found]] = {
     "crowds": _prefixes,
     "starts": _footprints,
     "results": _gaps,
+    "runs": _guesses,
 }

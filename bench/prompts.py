@@ -20,3 +20,43 @@ def story_prompt(seed: str) -> str:
     source = random.Random(seed)
     who, where, what = source.sample(WORDS, 3)
     return f"{who.capitalize()} and {where}: a long story in many chapters about the {what}.\n\nChapter 1\n\n"
+
+
+CODE = """class TextStream:
+    \"\"\"Holds back text that may yet become a stop string.\"\"\"
+
+    def __init__(self, stops):
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def push(self, text):
+        \"\"\"Returns the text that is safe to send, and the stop string that was reached, if any.\"\"\"
+        text = self._held + text
+        self._held = ""
+        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if found:
+            at, stop = min(found)
+            return text[:at], stop
+        safe = len(text) - self._overlap(text)
+        self._held = text[safe:]
+        return text[:safe], None
+
+    def flush(self):
+        \"\"\"What was held back for a stop string that never came.\"\"\"
+        held, self._held = self._held, ""
+        return held
+
+    def _overlap(self, text):
+        \"\"\"Length of the longest end of the text that begins a stop string.\"\"\"
+        longest = min(len(text), max(len(stop) for stop in self._stops) - 1)
+        for length in range(longest, 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
+"""
+
+
+def copy_prompt(seed: str) -> str:
+    """About 400 tokens that are to be repeated: an edit without the change, which is beyond a very small model."""
+    name = random.Random(seed).choice(WORDS).title()
+    return f"Repeat this text exactly:\n\n```python\n{CODE.replace('TextStream', f'{name}Stream')}```"

@@ -83,6 +83,7 @@ FUNCTIONS = [
     "llama_sampler_free",
     "llama_sampler_accept",
     "llama_sampler_sample",
+    "llama_sampler_apply",
     "llama_sampler_init_greedy",
     "llama_sampler_init_dist",
     "llama_sampler_init_top_k",

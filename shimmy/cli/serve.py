@@ -18,6 +18,7 @@ _tokens = click.IntRange(32, 2**31 - 1)
 _sequences = click.IntRange(1, 256)
 _threads = click.IntRange(1, 512)
 _file = click.Path(dir_okay=False)
+_spec_type = click.Choice(["none", "ngram", "draft"])
 _log_format = click.Choice(["text", "json"])
 
 
@@ -30,6 +31,10 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--prefix-ram", type=megabytes, metavar="MB", envvar="SHIMMY_PREFIX_RAM", help="For computed prompts.")
 @kv_cache
 @offload
+@click.option(
+    "--model-draft", metavar="FILE|NAME", envvar="SHIMMY_MODEL_DRAFT", help="A small model that guesses ahead."
+)
+@click.option("--spec-type", type=_spec_type, envvar="SHIMMY_SPEC_TYPE", help="Who guesses tokens ahead.")
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
 @click.option("--log-format", type=_log_format, envvar="SHIMMY_LOG_FORMAT", help="How lines on stderr look.")
@@ -41,6 +46,8 @@ def command(**flags: Any) -> None:
     from shimmy.core.settings import Settings
     from shimmy.server.lifecycle import serve
 
+    if flags["spec_type"] == "draft" and not flags["model_draft"]:
+        raise click.UsageError("--spec-type draft needs --model-draft.")
     given = {_FIELDS.get(name, name): value for name, value in flags.items() if value not in (None, ())}
     sys.exit(serve(Settings(**given), on_progress=LoadingBar()))
 
@@ -51,5 +58,7 @@ _FIELDS = {
     "parallel": "num_sequences",
     "threads": "num_threads",
     "prefix_ram": "prefix_ram_bytes",
+    "model_draft": "draft_model",
+    "spec_type": "speculative",
     "api_key": "api_keys",
 }

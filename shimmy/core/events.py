@@ -22,11 +22,14 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Token counts of one choice; `completion_tokens` counts sampled tokens, the end-of-generation token excluded."""
+    """Token counts of one choice; `completion_tokens` counts sampled tokens, the end-of-generation token excluded.
+    `drafted_tokens` were computed on a guess, of which `accepted_tokens` were what was sampled then."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):

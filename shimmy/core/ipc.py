@@ -11,7 +11,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Generation, Secret
+from shimmy.core.request import Generation, Secret, SpeculativeType
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
@@ -34,7 +34,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     `context_length` in tokens (default: the model's own, within the memory there is), `num_sequences` that decode side
     by side, `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `disk_cache` for
     those that outlive the worker, `num_gpu_layers` (-1 is all; default: all if there are `devices`, else none) that go
-    to the GPUs named by `devices`, or to those that llama.cpp prefers.
+    to the GPUs named by `devices`, or to those that llama.cpp prefers. `draft_paths` is a draft model's file, or its
+    shards in order; `speculative` is how tokens are guessed for requests that do not say.
     """
 
     context_length: int | None = None
@@ -44,6 +45,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     disk_cache: DiskCache | None = None
     num_gpu_layers: int | None = None
     devices: tuple[str, ...] = ()
+    draft_paths: tuple[str, ...] = ()
+    speculative: SpeculativeType = "none"
 
 
 # Server to worker

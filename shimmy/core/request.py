@@ -38,6 +38,8 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Patience = Annotated[float, Meta(gt=0, le=86_400)]
+SpeculativeType = Literal["none", "ngram", "draft"]
+DraftTokens = Annotated[int, Meta(ge=0, le=64)]
 
 BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]
@@ -173,6 +175,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _DEFAULTS = Sampling()
 
 
+class Speculative(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How tokens are guessed, which changes nothing but the speed: "ngram" looks them up in the text so far, "draft"
+    asks the draft model. None leaves it to the server. At most `n_max` of them are computed in one step."""
+
+    type: SpeculativeType | None = None
+    n_max: DraftTokens | None = None
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
@@ -181,7 +191,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
     its end, `queue_seconds` until it begins to run: without them it may take as long as it takes. What is computed for
-    a request with an `encryption_key` (32 bytes) is only found again by requests with the same one.
+    a request with an `encryption_key` (32 bytes) is only found again by requests with the same one. The answer will
+    perhaps resemble `prediction`.
     """
 
     id: str
@@ -199,3 +210,5 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_seconds: Patience | None = None
     queue_seconds: Patience | None = None
     encryption_key: Secret | None = None
+    speculative: Speculative = Speculative()
+    prediction: str = ""

@@ -1,6 +1,8 @@
 """Everything a person can set about the server, as one record. The CLI fills it; nothing else reads the environment
 for these. docs/settings.md lists the same fields (a test compares)."""
 
+from typing import Literal
+
 import msgspec
 
 from shimmy.core.request import Secret
@@ -30,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_key: Secret | None = None
     num_gpu_layers: int | None = None
     devices: tuple[str, ...] = ()
+    draft_model: str | None = None
+    speculative: Literal["none", "ngram", "draft"] | None = None
 
     max_body_bytes: int = 16 << 20
     body_seconds: float = 30.0

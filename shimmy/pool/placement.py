@@ -15,6 +15,7 @@ from shimmy.pool.supervisor import Phase, Supervisor, Tools
 
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
+    from shimmy.pool.draft import DraftModel
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -38,8 +39,10 @@ class Placement:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_progress: Callable[[str, float], None] = lambda model_id, fraction: None,
+        draft: "DraftModel | None" = None,
     ) -> None:
         self._options = options
+        self._draft = draft
         self._tools = Tools(spawn, clock, sleep, on_progress)
         self._supervisors: dict[str, Supervisor] = {}
         self._retiring: dict[Supervisor, asyncio.Task[None]] = {}
@@ -74,8 +77,13 @@ class Placement:
             return current
         if current is not None:
             self._retire(current)
-        self._supervisors[model.id] = Supervisor(model, self._options, self._tools)
+        self._supervisors[model.id] = Supervisor(model, self._options_for(model), self._tools)
         return self._supervisors[model.id]
+
+    def _options_for(self, model: "Model") -> ipc.EngineOptions:
+        """No model needs its own guesses."""
+        paths = self._draft.paths() if self._draft is not None else ()
+        return msgspec.structs.replace(self._options, draft_paths=() if paths == tuple(model.paths) else paths)
 
     def _retire(self, supervisor: Supervisor) -> None:
         task = self._retiring[supervisor] = asyncio.create_task(supervisor.retire())

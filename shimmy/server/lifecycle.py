@@ -49,6 +49,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     from shimmy.models.catalog import Catalog
     from shimmy.models.discovery import sources_from
     from shimmy.pool.admission import Admission
+    from shimmy.pool.draft import DraftModel
     from shimmy.pool.placement import Placement
 
     options = EngineOptions(
@@ -59,9 +60,11 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         disk_cache=_disk_cache(settings),
         num_gpu_layers=settings.num_gpu_layers,
         devices=settings.devices,
+        speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
     )
     catalog = Catalog(sources_from(settings, os.environ))
-    placement = Placement(options, on_progress=on_progress)
+    draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
+    placement = Placement(options, on_progress=on_progress, draft=draft)
     admission = Admission(settings.max_queued_requests, max(1, len(set(settings.api_keys))))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
 

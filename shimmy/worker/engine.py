@@ -11,6 +11,8 @@ from shimmy.core.errors import ModelFailed
 from shimmy.core.request import Sampling
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.chat.template import ChatTemplate
+from shimmy.worker.drafting.drafts import Drafter, Drafting
+from shimmy.worker.drafting.lookup import LookupDrafter
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
@@ -39,16 +41,21 @@ class Engine:
     """A loaded model with its context. Raises `ModelFailed` when no context can be made."""
 
     def __init__(
-        self, model: Model, cpu_variant: str, options: ipc.EngineOptions, files: "Mapping[str, Stamp] | None" = None
+        self,
+        model: Model,
+        cpu_variant: str,
+        options: ipc.EngineOptions,
+        files: "Mapping[str, Stamp] | None" = None,
+        draft: Model | None = None,
     ) -> None:
-        """`files` are the model's as they were before the load, for the disk tier."""
+        """`files` are the model's as they were before the load, for the disk tier. `draft` is the draft model, which
+        has the vocabulary of `model`."""
         self._model = model
         self._cpu_variant = cpu_variant
         self._options = options
         self._num_threads = options.num_threads or num_usable_cores()
-        self._context = self._make_context(
-            _context_length(options.context_length, model.training_context_length, Context.can_grow(model))
-        )
+        self._context = self._make_context(model)
+        self._draft, self._draft_context = draft, self._make_context(draft) if draft is not None else None
         self._template = ChatTemplate(
             model.chat_template,
             bos_token=model.text_of(model.bos_token),
@@ -82,7 +89,8 @@ class Engine:
     def prompter(self) -> Prompter:
         length = self._context.context_length
         unlock = self._disk.unlock if self._disk is not None else private_namespace
-        return Prompter(self._model, self._template, length, unlock, Recipes(self._model, length).of)
+        recipe, has_draft_model = Recipes(self._model, length).of, self._draft is not None
+        return Prompter(self._model, self._template, length, unlock, recipe, has_draft_model=has_draft_model)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
@@ -90,23 +98,25 @@ class Engine:
         reuse, ram_bytes = self._model.reuse, self._options.prefix_ram_bytes
         tiers = [RamTier(ram_bytes, reuse)] if ram_bytes else []
         cache = PrefixCache(self._context, reuse, tiers, self._model.max_idle_cells, self._disk)
+        governor = ThreadGovernor(self._num_threads, time.monotonic)
         return Loop(
             self._context,
-            Scheduler(self._context, cache, self._options.num_sequences),
-            ThreadGovernor(self._num_threads, time.monotonic),
+            Scheduler(self._context, cache, self._options.num_sequences, drafting=self._drafting(governor)),
+            governor,
             commands,
             send,
             self._model.piece,
             self._make_sampler,
         )
 
-    def _make_context(self, length: int) -> Context:
+    def _make_context(self, model: Model) -> Context:
         """What nobody asked for is made shorter where it is more than the system would ever give to a process."""
         is_default, options = self._options.context_length is None, self._options
+        length = _context_length(options.context_length, model.training_context_length, Context.can_grow(model))
         while True:
             try:
                 return Context(
-                    self._model,
+                    model,
                     context_length=length,
                     num_sequences=options.num_sequences,
                     num_threads=self._num_threads,
@@ -123,6 +133,24 @@ class Engine:
         from shimmy.worker.disk_tier import open_tier
 
         return open_tier(self._options.disk_cache, files, self._model, self._context, self._cpu_variant)
+
+    def _drafting(self, governor: ThreadGovernor) -> Drafting:
+        """What was computed of a wrong guess has to be taken back, which not every memory can."""
+        drafters: dict[str, Drafter] = {}
+        if not self._model.reuse.whole:
+            drafters["ngram"] = LookupDrafter()
+            if self._draft is not None:
+                drafters["draft"] = self._model_drafter(self._draft, governor)
+        return Drafting(drafters, self._options.speculative)
+
+    def _model_drafter(self, draft: Model, governor: ThreadGovernor) -> Drafter:
+        from shimmy.worker.drafting.model import ModelDrafter
+        from shimmy.worker.llama.likeliest import Likeliest
+
+        assert self._draft_context is not None
+        pick = Likeliest(draft.vocabulary_size).pick
+        slots, size = self._options.num_sequences, self._model.vocabulary_size
+        return ModelDrafter(self._draft_context, draft.reuse, pick, slots, size, lambda: governor.num_threads)
 
     def _make_sampler(self, sampling: Sampling, request: Request, choice: int) -> Sampler:
         """`sampling` is as it was asked for; the recipe has the model's own values in it."""

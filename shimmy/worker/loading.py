@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shimmy.core import ipc
+from shimmy.core.errors import ModelInvalid
 from shimmy.worker.llama import backend
 from shimmy.worker.llama.model import ON_THE_CPU, Model, Offload
 
@@ -39,7 +40,19 @@ def load_engine(
     importing.join()
     from shimmy.worker.engine import Engine
 
-    return Engine(model, cpu_variant, options, files)
+    draft = _load_draft(options, offload, model) if options.draft_paths else None
+    return Engine(model, cpu_variant, options, files, draft)
+
+
+def _load_draft(options: ipc.EngineOptions, offload: Offload, target: Model) -> Model:
+    from shimmy.worker.drafting.model import check_draft_model
+
+    try:
+        draft = Model(list(options.draft_paths), lambda fraction: None, offload)
+    except ModelInvalid as error:
+        raise ModelInvalid(f"the draft model cannot be loaded: {error.message}") from error
+    check_draft_model(target, draft)
+    return draft
 
 
 def _import_engine() -> None:

@@ -98,7 +98,7 @@ class Loop:
             return True
         self._scheduler.commit()
         for sequence, row in sampled:
-            self._sample(sequence, row)
+            self._sample_draft(sequence, row)
         self._scheduler.observe(time.monotonic() - began_at)
         return True
 
@@ -146,19 +146,34 @@ class Loop:
         sequence.sampler = self._make_sampler(request.generation.sampling, request, sequence.index)
 
     def _decode(self) -> None:
-        batch, governor = self._context.batch, self._governor
+        governor = self._governor
         only_decoding = self._scheduler.only_decodes
         # A prompt keeps every core busy between two barriers for long enough to be worth all of them.
         self._set_num_threads(governor.num_threads if only_decoding else governor.max_threads)
         started_at, cpu_before = time.monotonic(), time.process_time()
         self._context.decode()
         if only_decoding:
-            governor.observe(batch.size, time.monotonic() - started_at, time.process_time() - cpu_before)
+            # Drafts differ in length from step to step, and only steps of as many rows compare.
+            num_rows, share = self._scheduler.undrafted()
+            seconds, cpu_seconds = time.monotonic() - started_at, time.process_time() - cpu_before
+            governor.observe(num_rows, share * seconds, share * cpu_seconds)
 
     def _set_num_threads(self, count: int) -> None:
         if count != self._num_threads:
             self._num_threads = count
             self._context.set_num_threads(count)
+
+    def _sample_draft(self, sequence: Sequence, row: int) -> None:
+        """Samples a row, and the next one for as long as that was the token which that one was computed from."""
+        self._sample(sequence, row)
+        for drafted in sequence.draft:
+            if not sequence.is_running or sequence.tokens[-1] != drafted:
+                break
+            sequence.num_computed += 1
+            sequence.num_accepted += 1
+            row += 1
+            self._sample(sequence, row)
+        self._scheduler.settle(sequence)
 
     def _sample(self, sequence: Sequence, row: int) -> None:
         assert sequence.sampler is not None

@@ -39,9 +39,12 @@ class Prompter:
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
         recipe: Callable[[Generation], Any] = lambda generation: None,
+        *,
+        has_draft_model: bool = False,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
         generation what its samplers will be made of."""
+        self._has_draft_model = has_draft_model
         self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
@@ -68,9 +71,17 @@ class Prompter:
             )
         self._check_tokens(list(generation.sampling.logit_bias), "logit_bias")
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
-        stops = generation.stop + self._template.stops if is_chat else generation.stop
-        namespace, recipe = self._namespace(generation), self._recipe(generation)
-        return Request(generation, tokens, stops, arrived_at, namespace, recipe)
+        if generation.speculative.type == "draft" and not self._has_draft_model:
+            raise RequestError("there is no draft model", param="speculative.type")
+        return Request(
+            generation,
+            tokens,
+            generation.stop + self._template.stops if is_chat else generation.stop,
+            arrived_at,
+            namespace=self._namespace(generation),
+            recipe=self._recipe(generation),
+            prediction=self._prediction(generation),
+        )
 
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
@@ -85,6 +96,15 @@ class Prompter:
     def _namespace(self, generation: Generation) -> str:
         key = generation.encryption_key
         return generation.tenant if key is None else self._unlock(generation.tenant, key.value)
+
+    def _prediction(self, generation: Generation) -> list[int]:
+        """In tokens; what is beyond the context would never be looked up."""
+        if not generation.prediction or generation.speculative.type not in (None, "ngram"):
+            return []
+        try:
+            return self._vocabulary.tokenize(generation.prediction, add_special=False)[: self._context_length]
+        except RequestError as error:
+            raise type(error)(error.message.replace("prompt", "prediction"), param="prediction") from error
 
     def _check_tokens(self, tokens: list[int], field: str) -> None:
         try:

@@ -11,10 +11,11 @@ from collections import Counter, deque
 from typing import Protocol
 
 from shimmy.worker import prefix_cells
+from shimmy.worker.drafting.drafts import Drafting
 from shimmy.worker.llama.context import Batch, KVCacheFull
 from shimmy.worker.pacing import Pacer, shares
 from shimmy.worker.prefix_cache import Prefix, PrefixCache
-from shimmy.worker.sequence import Request, Sequence
+from shimmy.worker.sequence import NOTHING, Request, Sequence
 
 # What a step takes at most for reading a state that one waits for, while others run.
 FETCH_SECONDS = 0.03
@@ -23,23 +24,34 @@ FETCH_SECONDS = 0.03
 class Memory(prefix_cells.Memory, Protocol):
     """What the scheduler needs of a context."""
 
+    context_length: int
     batch: Batch
 
 
 class Scheduler:
     """The state of all sequences, and the choice of the next batch."""
 
-    def __init__(self, memory: Memory, cache: PrefixCache, num_slots: int, pacer: Pacer | None = None) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        cache: PrefixCache,
+        num_slots: int,
+        pacer: Pacer | None = None,
+        drafting: Drafting | None = None,
+    ) -> None:
         """The sequence ids below `num_slots` are for those that run."""
         self._memory = memory
         self._cache = cache
         self._pacer = pacer or Pacer()
+        self._drafting = drafting or Drafting()
         self._free_slots = list(range(num_slots - 1, -1, -1))
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._requests: dict[str, Request] = {}
         self._planned: list[tuple[Sequence, int]] = []
+        # Rows of the batch that belong to sequences that decode, and those of them that were drafted.
         self._num_decoding = 0
+        self._num_drafted = 0
         self._num_prompts = 0
         self._num_admissions = 0
         self._last_admissions: dict[str, int] = {}
@@ -70,12 +82,12 @@ class Scheduler:
             self._may_admit = True
             for sequence in request.sequences:
                 self._release(sequence, sound=sound)
-                sequence.close()
+                self._close(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence is complete; its request is forgotten with its last one."""
         self._release(sequence)
-        sequence.close()
+        self._close(sequence)
         request = sequence.request
         request.num_unfinished -= 1
         if not request.num_unfinished:
@@ -95,6 +107,7 @@ class Scheduler:
             if sequence.admitted_at is None:
                 sequence.admitted_at = now
                 sequence.num_cached = sequence.num_computed
+                self._drafting.begin(sequence)
                 admitted.append(sequence)
         return admitted
 
@@ -110,12 +123,18 @@ class Scheduler:
         return min((request.start_by for request in self._requests.values() if request.is_new), default=None)
 
     def fill_batch(self) -> list[tuple[Sequence, int]]:
-        """Fills the batch for one decode; returns (sequence, row) for every row whose logits will be sampled.
+        """Fills the batch for one decode; returns (sequence, row) for every sequence that gets a token: from that row,
+        and from the next ones for as long as the tokens are those of its draft.
 
         Raises `KVCacheFull` when one sequence alone has no room.
         """
         self._cache.save_prompt()
+        self._draft()
         sampled = self._fill()
+        if self._num_drafted and not self._cache.make_room(self._memory.batch.size):
+            # Nobody has to give cells back for a guess.
+            self._drop_drafts()
+            sampled = self._fill()
         while not self._cache.make_room(self._memory.batch.size):
             if not self._preempt():
                 raise KVCacheFull
@@ -127,8 +146,9 @@ class Scheduler:
         batch.clear()
         self._planned = []
         ready = [sequence for sequence in self._running if not sequence.request.paused]
-        sampled = [(sequence, self._plan(sequence, 1)) for sequence in ready if sequence.num_pending == 1]
-        self._num_decoding = len(sampled)
+        sampled = [(sequence, self._plan_decode(sequence)) for sequence in ready if sequence.num_pending == 1]
+        self._num_decoding = batch.size
+        self._num_drafted = batch.size - len(sampled)
         budget = batch.capacity - batch.size
         if sampled:
             budget = min(budget, self._pacer.budget(self._num_decoding))
@@ -144,12 +164,26 @@ class Scheduler:
         """The batch was computed: its tokens are in the cache now."""
         for sequence, count in self._planned:
             sequence.num_computed += count
+            sequence.num_drafted += len(sequence.draft)
             if sequence.stops or not sequence.has_shared_prompt:
                 self._advanced(sequence)
+
+    def settle(self, sequence: Sequence) -> None:
+        """The sequence got its tokens; what was computed of its draft beyond them goes."""
+        if sequence.draft:
+            self._memory.forget(sequence.slot, sequence.num_computed)
+        self._drafting.settle(sequence)
+
+    def undrafted(self) -> tuple[int, float]:
+        """The rows that the last batch would have had without drafts, and how much of its time."""
+        num_rows, num_drafted = self._memory.batch.size, self._num_drafted
+        return num_rows - num_drafted, self._drafting.share(num_rows, num_drafted) if num_drafted else 1.0
 
     def observe(self, seconds: float) -> None:
         """What the step with the last batch took, sampling included."""
         self._pacer.observe(self._num_decoding, self._memory.batch.size - self._num_decoding, seconds)
+        if self._num_decoding == self._memory.batch.size:
+            self._drafting.observe(self._num_decoding, seconds)
 
     def batch_requests(self) -> list[Request]:
         """The requests with rows in the last batch."""
@@ -190,6 +224,27 @@ class Scheduler:
         self._release(victim)
         self._waiting.appendleft(victim)
         return True
+
+    def _draft(self) -> None:
+        self._drop_drafts()
+        ready = [sequence for sequence in self._running if not sequence.request.paused]
+        decoding = [sequence for sequence in ready if sequence.num_pending == 1]
+        prefilling = [sequence for sequence in ready if sequence.num_pending > 1]
+        self._drafting.draft(decoding, prefilling, self._memory)
+
+    def _drop_drafts(self) -> None:
+        for sequence in self._running:
+            sequence.draft = NOTHING
+
+    def _close(self, sequence: Sequence) -> None:
+        self._drafting.end(sequence)
+        sequence.close()
+
+    def _plan_decode(self, sequence: Sequence) -> int:
+        """Returns the first of the sequence's rows."""
+        batch, tokens = self._memory.batch, sequence.tokens[-1:] + sequence.draft
+        self._planned.append((sequence, 1))
+        return batch.add(sequence.slot, tokens, sequence.num_computed, logits=True, every=True) - len(sequence.draft)
 
     def _plan(self, sequence: Sequence, count: int) -> int:
         start = sequence.num_computed
@@ -249,6 +304,9 @@ class Scheduler:
         """Frees the slot of a running sequence."""
         if not sequence.is_running:
             return
+        if sequence.draft:
+            self._memory.forget(sequence.slot, sequence.num_computed)
+            sequence.draft = NOTHING
         self._cache.end(sequence, sound=sound)
         self._free_slots.append(sequence.slot)
         self._running.remove(sequence)

@@ -15,6 +15,8 @@ from shimmy.worker.token_log import TokenLog
 # A step costs as much as some tokens of a prompt, so that it must not stop for every few.
 MIN_STRETCH_TOKENS = 16
 
+NOTHING: "array.array[int]" = array.array("i")
+
 
 class TokenSampler(Protocol):
     """What the loop asks of a sampler (worker/llama/sampler.py is the real one)."""
@@ -37,12 +39,14 @@ class Request:
         arrived_at: float,
         namespace: str | None = None,
         recipe: Any = None,
+        prediction: Tokens[int] = (),
     ) -> None:
         """Without a `namespace` it is the tenant's."""
         self.generation = generation
         self.recipe = recipe
         self.id = generation.id
         self.prompt = array.array("i", prompt)
+        self.prediction = prediction
         self.arrived_at = arrived_at
         self.tenant = generation.tenant
         self.namespace = self.tenant if namespace is None else namespace
@@ -66,7 +70,7 @@ class Sequence:
     While it runs, `slot` is its sequence id in the llama context, and `node` where the prefix tree has it: cells beyond
     the node's end are its own. `num_cached` tokens of the prompt were there when it first ran. It computes up to each
     of its `stops` before it goes beyond. While it waits, it may wait for `peer` to compute `awaited` tokens, or for
-    `fetch`.
+    `fetch`. `draft` are tokens that may follow, and are in the batch of this step behind the last one.
     """
 
     slot: int
@@ -85,6 +89,9 @@ class Sequence:
         self.peer: Sequence | None = None
         self.awaited = 0
         self.fetch: Fetch | None = None
+        self.draft = NOTHING
+        self.num_drafted = 0
+        self.num_accepted = 0
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
         self.token_log = None if request.generation.logprobs is None else TokenLog()
@@ -131,7 +138,7 @@ class Sequence:
         return peer is not None and peer.is_running and not peer.request.paused and peer.num_computed < self.awaited
 
     def usage(self) -> Usage:
-        return Usage(self.num_prompt, self.num_generated, self.num_cached)
+        return Usage(self.num_prompt, self.num_generated, self.num_cached, self.num_drafted, self.num_accepted)
 
     def timings(self, now: float) -> Timings:
         admitted = now if self.admitted_at is None else self.admitted_at

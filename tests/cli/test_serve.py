@@ -47,7 +47,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
     (machine / "key").write_bytes(b"k" * 32)
     flags = """--bind [::1]:8080 --model-path m.gguf --model-dirs .;.. --model-dirs / --ctx 4096 --parallel 2
         --threads 3 --prefix-ram 64 --kv-cache 1.5G --kv-cache-key-file key
-        --gpu-layers 20 --device CUDA0 --device Vulkan1 --preload a --preload b
+        --gpu-layers 20 --device CUDA0 --device Vulkan1
+        --model-draft small --spec-type ngram --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
@@ -64,6 +65,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             kv_cache_key=Secret(b"k" * 32),
             num_gpu_layers=20,
             devices=("CUDA0", "Vulkan1"),
+            draft_model="small",
+            speculative="ngram",
             preload=("a", "b"),
             ready_file="r.json",
             log_format="json",

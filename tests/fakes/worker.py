@@ -15,6 +15,7 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !deaf               stops reading its stdin, so that the pipe fills up and a close goes unheard
     !say TEXT           TEXT as one single delta
     !cached N           one word; N tokens of the prompt were cached
+    !drafted N M        one word; N tokens were drafted, M of them accepted
     !log                which Abort, Pause and Resume came, as "abort ID pause ID ..."
     !active             how many other requests there are, waiting or running
     !request            the whole Generation as JSON
@@ -110,6 +111,7 @@ class Sequence:
         self.text, self.stop = (text, None) if text.startswith("!") else cut(text, generation.stop)
         self.script: Iterator[str | None] = iter(())
         self.num_cached_tokens = int(text.split()[1]) if text.startswith("!cached ") else 0
+        self.num_drafted = [int(count) for count in text.split()[1:3]] if text.startswith("!drafted ") else []
         self.num_tokens = 0
         self.paused = False
 
@@ -134,7 +136,7 @@ class Sequence:
         return [TokenLogprob(word.encode(), -1 / (index + 1), top)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
-        usage = Usage(self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens)
+        usage = Usage(self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens, *self.num_drafted)
         timings = Timings(0.001, 0.002, 0.003)
         choices = range(self.generation.num_choices)
         return [Finished(self.generation.id, index, reason, usage, timings, stop) for index in choices]
@@ -255,6 +257,8 @@ class Worker:
                 yield text.removeprefix("!say ")
             case "!cached":
                 yield "cached"
+            case "!drafted":
+                yield "drafted"
             case "!log":
                 yield " ".join(self.log)
             case "!active":

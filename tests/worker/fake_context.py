@@ -33,9 +33,9 @@ class FakeContext:
     """Cells are shared as in a unified KV cache: a prefix that two sequences share counts once.
 
     With a window, `near` has the cells of the layers that see no more than that. As llama.cpp may, whenever it stores
-    something, it overwrites some of what no token that follows can see, where only one sequence has it; but not without
-    a `seed`. With `whole` there is one state for each sequence, which can only be extended, saved, replaced and
-    forgotten. It begins with `first_cells`, if that is less than its length, and has more when `grows` says so.
+    something, it overwrites some of what no token after the last decode can see, where only one sequence has it; but
+    not without a `seed`. With `whole` there is one state for each sequence, which can only be extended, saved, replaced
+    and forgotten. It begins with `first_cells`, if that is less than its length, and has more when `grows` says so.
     """
 
     handle = 0
@@ -65,6 +65,7 @@ class FakeContext:
         self.largest_batch = 0
         self.num_full = 0
         self.num_threads: int | None = None
+        self._ends: dict[int, int] = {}
         self._dice = random.Random(seed)
         self._overwrites = seed is not None
 
@@ -88,13 +89,16 @@ class FakeContext:
         rows = self._rows()
         assert rows, "an empty batch was decoded"
         self._require_free(len(rows))
+        self._ends = {id: len(cells) for id, cells in self.cells.items()}
         for token, position, slot in rows:
             assert slot not in self.holders
             self._store(slot, position, token)
+        self._ends.clear()
         self.num_decodes += 1
         self.num_computed += len(rows)
         self.largest_batch = max(self.largest_batch, len(rows))
         self.row_slots = [slot for _, _, slot in rows]
+        self.row_positions = [position for _, position, _ in rows]
         self.row_logits = list(self.batch._wants_logits[: self.batch.size])
 
     def tokens(self, id: int) -> list[int]:
@@ -160,13 +164,15 @@ class FakeContext:
 
     def overwrite(self) -> None:
         """Takes a cell away that is out of sight for the only sequence that has it, and all before it from that one."""
+        ends = self._ends or {id: len(cells) for id, cells in self.cells.items()}
         ids = [id for id, cells in self.near.items() if len(cells) > self.reuse.window]
         if not ids or self._dice.random() < 0.5:
             return
-        cells = self.near[self._dice.choice(ids)]
+        id = self._dice.choice(ids)
+        cells = self.near[id]
         position = self._dice.choice(list(cells))
         is_shared = sum(other.get(position) is cells[position] for other in self.near.values()) > 1
-        if not is_shared and max(cells) + 1 - position >= self.reuse.window:
+        if not is_shared and ends[id] - position >= self.reuse.window:
             for each in [each for each in cells if each <= position]:
                 del cells[each]
 
@@ -190,7 +196,8 @@ class FakeSampler:
     def sample(self, context: int, row: int) -> int:
         assert not self.freed
         assert self._context.row_logits[row], "a row without logits was sampled"
-        self.sampled.append(next_token(self._context.tokens(self._context.row_slots[row]), self._vocabulary_size))
+        slot, position = self._context.row_slots[row], self._context.row_positions[row]
+        self.sampled.append(next_token(self._context.tokens(slot)[: position + 1], self._vocabulary_size))
         return self.sampled[-1]
 
     def take_logprob(self) -> TokenLogprob:

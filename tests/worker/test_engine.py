@@ -264,12 +264,13 @@ def test_a_default_that_the_system_refuses_is_made_shorter(
             super().__init__(model, context_length=context_length, **more)
 
     monkeypatch.setattr("shimmy.worker.engine.Context", Refused)
+    monkeypatch.setattr("shimmy.worker.engine._context_length", lambda *ignored: 65536)
     monkeypatch.setattr(engine, "_options", EngineOptions(context_length=asked))
     if length is None:
         with pytest.raises(ModelFailed):
-            engine._make_context(65536)
+            engine._make_context(engine._model)
     else:
-        assert engine._make_context(65536).context_length == length
+        assert engine._make_context(engine._model).context_length == length
 
 
 def test_options_reach_the_engine() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shimmy.core.events import Event, Failed, Finished, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Generation, Tokens
+from shimmy.worker.drafting.drafts import Drafting
 from shimmy.worker.llama.context import DecodeFailed
 from shimmy.worker.loop import Closed, Command, Loop
 from shimmy.worker.pacing import Pacer
@@ -74,6 +75,7 @@ class Bench:
         ram_bytes: int = 0,
         max_idle_cells: int = 1 << 30,
         disk: LastingTier | None = None,
+        drafting: Drafting | None = None,
         **memory: Any,
     ):
         """`memory` goes to the fake context."""
@@ -90,7 +92,7 @@ class Bench:
         self.now = 0.0
         self.loop = Loop(
             self.context,
-            Scheduler(self.context, self.cache, slots, pacer),
+            Scheduler(self.context, self.cache, slots, pacer, drafting),
             ThreadGovernor(1, lambda: 0.0),
             self.commands,
             self._send,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shimmy.core.errors import ContextOverflow, RequestError
-from shimmy.core.request import Chat, Generation, Message, Prompt, Sampling, Text, Tokens
+from shimmy.core.errors import ContextOverflow, RequestError, TooLarge
+from shimmy.core.request import Chat, Generation, Message, Prompt, Sampling, Speculative, Text, Tokens
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.prompt import Prompter
 
@@ -88,3 +88,35 @@ def test_chatml_brings_its_stops_to_chats_only() -> None:
     assert chat.sequences[0].text._stops == ["x", "<|im_end|>", "<|im_start|>"]
     raw = prompter(template=None).prepare(generation(Text("hi"), stop=["x"]))
     assert raw.sequences[0].text._stops == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "tokens"),
+    [(Speculative(), "hello"), (Speculative(type="ngram"), "hello"), (Speculative(type="none"), "")],
+)
+def test_a_prediction_becomes_tokens_where_it_is_looked_at(wish: Speculative, tokens: str) -> None:
+    request = prompter().prepare(generation(Tokens([1]), prediction="hello", speculative=wish))
+    assert text_of(request.prediction) == tokens
+
+
+def test_of_a_long_prediction_no_more_is_kept_than_could_be_said() -> None:
+    assert len(prompter(100).prepare(generation(Tokens([1]), prediction="x" * 500)).prediction) == 100
+
+
+def test_a_prediction_that_is_no_text_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(vocabulary: Letters, text: str, *, add_special: bool) -> list[int]:
+        raise TooLarge("the prompt has too many tokens to count", param="prompt")
+
+    monkeypatch.setattr(Letters, "tokenize", refuse)
+    with pytest.raises(TooLarge, match="the prediction has") as caught:
+        prompter().prepare(generation(Tokens([1]), prediction="hello"))
+    assert caught.value.param == "prediction"
+
+
+def test_a_draft_model_that_is_not_there_cannot_be_asked() -> None:
+    wish = Speculative(type="draft")
+    with pytest.raises(RequestError) as caught:
+        prompter().prepare(generation(Tokens([1]), speculative=wish))
+    assert caught.value.param == "speculative.type"
+    template = ChatTemplate(TEMPLATE, bos_token="^", eos_token="$")
+    assert Prompter(Letters(), template, 100, has_draft_model=True).prepare(generation(Tokens([1]), speculative=wish))

@@ -50,6 +50,7 @@ class Tally:
     def __init__(self) -> None:
         self._prompts: dict[int, Finished] = {}
         self._completion_tokens = 0
+        self._drafted_tokens = self._accepted_tokens = 0
         self._decode_seconds = 0.0
 
     def add(self, prompt: int, event: Finished) -> None:
@@ -57,28 +58,39 @@ class Tally:
         if first is None or event.index < first.index:
             self._prompts[prompt] = event
         self._completion_tokens += event.usage.completion_tokens
+        self._drafted_tokens += event.usage.drafted_tokens
+        self._accepted_tokens += event.usage.accepted_tokens
         self._decode_seconds = max(self._decode_seconds, event.timings.decode_seconds)
 
     def usage(self) -> dict[str, Any]:
         prompt_tokens = sum(event.usage.prompt_tokens for event in self._prompts.values())
-        return {
+        usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "total_tokens": prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
         }
+        if self._drafted_tokens:
+            usage["completion_tokens_details"] = {
+                "accepted_prediction_tokens": self._accepted_tokens,
+                "rejected_prediction_tokens": self._drafted_tokens - self._accepted_tokens,
+            }
+        return usage
 
     def timings(self) -> dict[str, Any]:
         """llama-server's fields of this name; with several prompts the longest prefill stands for all."""
         events = self._prompts.values()
         cached = self._cached_tokens()
-        return {
+        timings = {
             "cache_n": cached,
             "prompt_n": sum(event.usage.prompt_tokens for event in events) - cached,
             "prompt_ms": _ms(max(event.timings.prefill_seconds for event in events)),
             "predicted_n": self._completion_tokens,
             "predicted_ms": _ms(self._decode_seconds),
         }
+        if self._drafted_tokens:
+            timings |= {"draft_n": self._drafted_tokens, "draft_n_accepted": self._accepted_tokens}
+        return timings
 
     def _cached_tokens(self) -> int:
         return sum(event.usage.cached_tokens for event in self._prompts.values())

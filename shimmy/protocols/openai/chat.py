@@ -13,7 +13,15 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.generation import check_min_tokens, new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.generation import (
+    check_min_tokens,
+    new_id,
+    refuse,
+    sampling,
+    scheduling,
+    speculative,
+    stop_strings,
+)
 from shimmy.protocols.openai.logprobs import chat_form
 from shimmy.protocols.openai.wire import ChatMessage, ChatRequest, Part
 from shimmy.server.streaming import EventStream
@@ -37,6 +45,8 @@ class ChatCompletions(Endpoint):
             stop_tokens=body.stop_token_ids or [],
             num_choices=body.n or 1,
             logprobs=_num_logprobs(body),
+            speculative=speculative(body),
+            prediction=_content("prediction.content", body.prediction.content) if body.prediction else "",
             **scheduling(body, request.state.tenant),
         )
         return await self.answer(request, body, _KIND, generation.id, [generation])

@@ -13,7 +13,15 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.generation import check_min_tokens, new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.generation import (
+    check_min_tokens,
+    new_id,
+    refuse,
+    sampling,
+    scheduling,
+    speculative,
+    stop_strings,
+)
 from shimmy.protocols.openai.logprobs import completion_form
 from shimmy.protocols.openai.wire import CompletionRequest
 from shimmy.server.streaming import EventStream
@@ -43,6 +51,7 @@ class Completions(Endpoint):
                 num_choices=_num_choices(body),
                 logprobs=_num_logprobs(body),
                 echo=bool(body.echo),
+                speculative=speculative(body),
                 **scheduling(body, request.state.tenant),
             )
             for number, prompt in enumerate(prompts_of(body))

@@ -6,7 +6,7 @@ from typing import Any
 
 from shimmy.core.defaults import known_samplers, sampler_name
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_BREAKER_CHARS, SAMPLER_ORDER, SamplerName, Sampling, Secret
+from shimmy.core.request import MAX_BREAKER_CHARS, SAMPLER_ORDER, SamplerName, Sampling, Secret, Speculative
 from shimmy.protocols.openai.wire import CommonFields
 
 # As clients spell them; what they spell differently is in `sampling`.
@@ -57,6 +57,10 @@ def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
         "queue_seconds": body.queue_timeout,
         "encryption_key": Secret(body.encryption_key) if body.encryption_key is not None else None,
     }
+
+
+def speculative(body: CommonFields) -> Speculative:
+    return Speculative(body.speculative_type, body.speculative_n_max)
 
 
 def stop_strings(body: CommonFields) -> list[str]:

@@ -6,13 +6,14 @@ The names are OpenAI's, and where they have none llama.cpp's and vLLM's.
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from shimmy.core.request import (
     MAX_STOP_STRINGS,
     BadWords,
     Bias,
     Breakers,
+    DraftTokens,
     DryBase,
     DryLength,
     DryMultiplier,
@@ -30,6 +31,7 @@ from shimmy.core.request import (
     RepetitionPenalty,
     Seed,
     Sigmas,
+    SpeculativeType,
     Surprise,
     Temperature,
     TemperatureRange,
@@ -55,7 +57,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
     `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. `encryption_key`, in
-    base64, is Spindll's.
+    base64, is Spindll's. The names with a dot are llama-server's.
     """
 
     model: ModelName
@@ -98,11 +100,20 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
     encryption_key: EncryptionKey | None = None
+    speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
+    speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
 
 
 class Part(msgspec.Struct, frozen=True):
     type: str
     text: str | None = None
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """OpenAI's predicted output."""
+
+    type: Literal["content"]
+    content: str | list[Part]
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -124,6 +135,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     modalities: Any = None
+    prediction: Prediction | None = None
 
     @property
     def tells_tokens(self) -> bool:

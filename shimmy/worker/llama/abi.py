@@ -211,6 +211,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_sampler_free": (None, (c.c_void_p,)),
     "llama_sampler_accept": (None, (c.c_void_p, c.c_int32)),
     "llama_sampler_sample": (c.c_int32, (c.c_void_p, c.c_void_p, c.c_int32)),
+    "llama_sampler_apply": (None, (c.c_void_p, c.c_void_p)),
     "llama_sampler_init_greedy": (c.c_void_p, ()),
     "llama_sampler_init_dist": (c.c_void_p, (c.c_uint32,)),
     "llama_sampler_init_top_k": (c.c_void_p, (c.c_int32,)),

@@ -54,13 +54,16 @@ class Batch:
         self._position_view = memoryview(self._positions)
         self._logits_view = memoryview(self._wants_logits)
         self._pointer_view = memoryview(self._id_pointers)
-        self._no_logits = memoryview(array.array("b", bytes(capacity)))
+        self._flags = [memoryview(array.array("b", [flag]) * capacity) for flag in (0, 1)]
 
     def clear(self) -> None:
         self.size = 0
 
-    def add(self, sequence: int, tokens: "array.array[int]", position: int, *, logits: bool) -> int:
-        """Appends `tokens` of one sequence from `position` on; with `logits` the last row can be sampled.
+    def add(
+        self, sequence: int, tokens: "array.array[int]", position: int, *, logits: bool, every: bool = False
+    ) -> int:
+        """Appends `tokens` of one sequence from `position` on; with `logits` the last row can be sampled, with `every`
+        each of them.
 
         Returns the index of the last row.
         """
@@ -70,8 +73,8 @@ class Batch:
         self._token_view[start:end] = memoryview(tokens)
         self._position_view[start:end] = memoryview(array.array("i", range(position, position + len(tokens))))
         self._pointer_view[start:end] = memoryview(array.array("Q", [self._id_addresses[sequence]]) * len(tokens))
-        self._logits_view[start:end] = self._no_logits[start:end]
-        self._wants_logits[end - 1] = logits
+        self._logits_view[start:end] = self._flags[every][start:end]
+        self._wants_logits[end - 1] = logits or every
         self.size = end
         return end - 1
 

@@ -53,6 +53,21 @@ def test_cached_tokens_are_counted_once_for_all_choices() -> None:
     run_live(test)
 
 
+def test_drafted_tokens_are_counted_where_there_are_any() -> None:
+    async def test(server: Live) -> None:
+        whole = (await server.chat("!drafted 7 5", n=2)).json()
+        asked = chat_body("!drafted 7 5", n=2, stream_options={"include_usage": True})
+        *_, last, _ = await server.stream(CHAT, asked)
+        for content in (whole, last):
+            details = {"accepted_prediction_tokens": 10, "rejected_prediction_tokens": 4}
+            assert content["usage"]["completion_tokens_details"] == details
+            assert (content["timings"]["draft_n"], content["timings"]["draft_n_accepted"]) == (14, 10)
+        plain = (await server.chat("hi")).json()
+        assert "completion_tokens_details" not in plain["usage"] and "draft_n" not in plain["timings"]
+
+    run_live(test)
+
+
 def test_stream_is_off_unless_it_is_on() -> None:
     async def test(server: Live) -> None:
         for fields in ({}, {"stream": None}, {"stream": False}):

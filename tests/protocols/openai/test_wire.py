@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core.request import Chat, Generation, Message, Sampling, Secret, Text, Tokens
+from shimmy.core.request import Chat, Generation, Message, Sampling, Secret, Speculative, Text, Tokens
 from shimmy.protocols.openai.completions import prompts_of
 from shimmy.protocols.openai.wire import CompletionRequest
 from tests.program import inside
@@ -140,6 +140,20 @@ def test_a_key_for_what_is_kept() -> None:
             assert "Secret(...)" in repr(generation) and repr(key)[2:-1] not in repr(generation)
             for fields in ({}, {"encryption_key": None}):
                 assert (await asked(server, path, **fields)).encryption_key is None
+
+    run_live(test)
+
+
+def test_how_tokens_are_guessed() -> None:
+    async def test(server: Live) -> None:
+        for path in (CHAT, COMPLETIONS):
+            assert (await asked(server, path)).speculative == Speculative()
+            generation = await asked(server, path, **{"speculative.type": "ngram", "speculative.n_max": 8})
+            assert generation.speculative == Speculative("ngram", 8)
+        for content in ("as before", [{"type": "text", "text": "as "}, {"type": "text", "text": "before"}]):
+            generation = await asked(server, CHAT, prediction={"type": "content", "content": content})
+            assert generation.prediction == "as before"
+        assert (await asked(server, CHAT, prediction=None)).prediction == ""
 
     run_live(test)
 
@@ -355,6 +369,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"encryption_key": b64encode(bytes(31)).decode()}, "encryption_key"),
     ({"encryption_key": b64encode(bytes(33)).decode()}, "encryption_key"),
     ({"encryption_key": 7}, "encryption_key"),
+    ({"speculative.type": "magic"}, "speculative.type"),
+    ({"speculative.n_max": -1}, "speculative.n_max"),
+    ({"speculative.n_max": 65}, "speculative.n_max"),
+    ({"prediction": {"type": "content"}}, "prediction.content"),
+    ({"prediction": {"type": "audio", "content": ""}}, "prediction.type"),
+    ({"prediction": {"type": "content", "content": [{"type": "image"}]}}, "prediction.content[0].type"),
 ]
 
 
