@@ -27,8 +27,6 @@ CHECK_AFTER_SECONDS = 2.0
 class Context(Memory, Protocol):
     """What the loop needs of a context (worker/llama/context.py is the real one)."""
 
-    context_length: int
-
     @property
     def handle(self) -> int: ...
     def decode(self) -> None: ...
