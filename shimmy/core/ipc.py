@@ -15,6 +15,8 @@ from shimmy.core.request import Generation, Secret, SpeculativeType
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
+# How a worker begins those lines on its stderr that belong into the server's log.
+WARNING_MARK = "[warning] "
 # How long a worker goes on at its end to store what still waits for its disk.
 STORE_SECONDS = 2.0
 

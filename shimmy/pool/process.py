@@ -218,8 +218,10 @@ class _Tail:
         *complete, partial = (self._partial + data).split(b"\n")
         self._partial = partial[-_STDERR_LINE_BYTES:]
         for line in complete:
-            self._lines.append(line[-_STDERR_LINE_BYTES:].decode(errors="replace"))
-            log.debug("worker %d: %s", pid, self._lines[-1])
+            text = line[-_STDERR_LINE_BYTES:].decode(errors="replace")
+            self._lines.append(text)
+            level = logging.WARNING if text.startswith(ipc.WARNING_MARK) else logging.DEBUG
+            log.log(level, "worker %d: %s", pid, text.removeprefix(ipc.WARNING_MARK))
 
     def lines(self) -> tuple[str, ...]:
         partial = self._partial.decode(errors="replace")

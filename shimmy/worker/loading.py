@@ -40,6 +40,7 @@ def load_engine(
     importing.join()
     from shimmy.worker.engine import Engine
 
+    _mark_warnings()
     draft = _load_draft(options, offload, model) if options.draft_paths else None
     return Engine(model, cpu_variant, options, files, draft)
 
@@ -53,6 +54,14 @@ def _load_draft(options: ipc.EngineOptions, offload: Offload, target: Model) -> 
         raise ModelInvalid(f"the draft model cannot be loaded: {error.message}") from error
     check_draft_model(target, draft)
     return draft
+
+
+def _mark_warnings() -> None:
+    """In a worker, nothing else is logged to stderr than warnings and errors."""
+    import logging
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter(f"{ipc.WARNING_MARK}%(message)s"))
 
 
 def _import_engine() -> None:

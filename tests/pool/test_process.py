@@ -72,6 +72,13 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
     assert [len(line) for line in exit.stderr_tail] == [4096]
 
 
+def test_what_a_worker_warns_of_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="shimmy.pool.process"):
+        end_of("import sys; print('[warning] the disk is full', file=sys.stderr)")
+    (record,) = [record for record in caplog.records if "disk" in record.message]
+    assert record.levelno == logging.WARNING and record.message.endswith(": the disk is full")
+
+
 def test_stderr_is_forwarded_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "shimmy.pool.process"):
         end_of("import sys; print('llama says', file=sys.stderr)")
