@@ -56,7 +56,8 @@ CODE = """class TextStream:
 """
 
 
-def copy_prompt(seed: str) -> str:
-    """About 400 tokens that are to be repeated: an edit without the change, which is beyond a very small model."""
-    name = random.Random(seed).choice(WORDS).title()
-    return f"Repeat this text exactly:\n\n```python\n{CODE.replace('TextStream', f'{name}Stream')}```"
+def edit_prompt(seed: str) -> str:
+    """The same code twice, but for a name, and its beginning with a third name: even a very small model goes on."""
+    names = random.Random(seed).sample(WORDS, 3)
+    first, second, third = (CODE.replace("TextStream", f"{name.title()}Stream") for name in names)
+    return f"{first}\n\n{second}\n\n{third[: third.index('self._held')]}"

@@ -1,5 +1,5 @@
-"""`python -m bench.speculative`: what guessing tokens ahead saves, in the engine itself, without a server: for a
-text to be repeated and for a story. A table to stderr, JSON to stdout.
+"""`python -m bench.speculative`: what guessing tokens ahead saves, in the engine itself, without a server: for an
+edit, whose answer is in its prompt but for a name, and for a story. A table to stderr, JSON to stdout.
 """
 
 import argparse
@@ -14,17 +14,17 @@ import msgspec
 
 from bench import report
 from bench.chunks import MODEL
-from bench.prompts import copy_prompt, story_prompt
+from bench.prompts import edit_prompt, story_prompt
 from shimmy.core.events import Event, Finished, TextDelta
 from shimmy.core.ipc import EngineOptions, Events
-from shimmy.core.request import Chat, Generation, Message, Sampling, Speculative, SpeculativeType
+from shimmy.core.request import Generation, Sampling, Speculative, SpeculativeType, Text
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.engine import Engine
 from shimmy.worker.loading import load_engine
 from shimmy.worker.loop import Command
 from shimmy.worker.prompt import Prompter
 
-_PROMPTS = {"copy": copy_prompt, "story": story_prompt}
+_PROMPTS = {"edit": edit_prompt, "story": story_prompt}
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class Bench:
         return Generation(
             id=id,
             model="",
-            prompt=Chat([Message("user", _PROMPTS[kind](id))]),
+            prompt=Text(_PROMPTS[kind](id)),
             sampling=Sampling(temperature=0),
             max_tokens=self._max_tokens,
             speculative=Speculative(type=type),

@@ -57,7 +57,7 @@ GOALS = (
 OWN_GOALS = (
     Goal("warm", "first token, known beginning : new", "share", 0.1, True),
     Goal("restarted", "the same after a restart", "share", 0.2, True),
-    Goal("guesses copy", "speed with prompt lookup : without, a text repeated", "share", 1.2, False),
+    Goal("guesses edit", "speed with prompt lookup : without, an edit", "share", 1.2, False),
     Goal("guesses story", "the same, a story", "share", 0.95, False),
     Goal("contended 1", "speed beside a busy process : free", "share", 0.45, False),
 )

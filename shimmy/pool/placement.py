@@ -75,10 +75,11 @@ class Placement:
         current = self._supervisors.get(model.id)
         if current is not None and current.model.identity == model.identity:
             return current
+        supervisor = Supervisor(model, self._options_for(model), self._tools)
         if current is not None:
             self._retire(current)
-        self._supervisors[model.id] = Supervisor(model, self._options_for(model), self._tools)
-        return self._supervisors[model.id]
+        self._supervisors[model.id] = supervisor
+        return supervisor
 
     def _options_for(self, model: "Model") -> ipc.EngineOptions:
         """No model needs its own guesses."""

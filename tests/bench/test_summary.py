@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
     )
     runs = [
         {"prompt": prompt, "speculative": type, "num_streams": 1, "round": 1, "tokens": 100, "cpu_seconds": seconds}
-        for prompt, type, seconds in (("copy", "none", 2.0), ("copy", "ngram", 1.0), ("story", "none", 2.0))
+        for prompt, type, seconds in (("edit", "none", 2.0), ("edit", "ngram", 1.0), ("story", "none", 2.0))
     ]
     beside = [runs[0] | {"num_streams": 4}, runs[0] | {"speculative": "draft"}, runs[2] | {"speculative": "ngram"}]
     document(tmp_path, "speculative.json", 3.0, "shimmy", runs=runs + beside)
@@ -152,7 +152,7 @@ def test_the_page(folder: Path, tmp_path: Path) -> None:
     assert table["first token, known beginning : new"][1:4] == ["0.05 (0.05-0.05)", "yes", "0.10 (0.10-0.10)"]
     assert table["the same after a restart"][1:4] == ["0.10 (0.10-0.10)", "yes", ""]
     assert table["speed beside a busy process : free"][1:3] == ["0.50 (0.50-0.50)", "yes"]
-    assert table["speed with prompt lookup : without, a text repeated"][1:3] == ["2.00 (2.00-2.00)", "yes"]
+    assert table["speed with prompt lookup : without, an edit"][1:3] == ["2.00 (2.00-2.00)", "yes"]
     assert table["exec to the first 200"][:3] == ["20x", "30 (30-30)", "yes"]
     assert table["memory when idle"][1:6] == ["15 (15-15)", "yes", "", "20.0 MB", "300.0 MB"]
     assert table["files that it needs"][:3] == ["30x", "10 (10-10)", "**no**"]

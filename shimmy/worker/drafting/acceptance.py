@@ -13,7 +13,7 @@ _MEMORY_STEPS = 40
 _FIXED_ROWS, _GUESS_STEPS = 2, 4
 _LEAST_ROW = 0.02
 # What other programs do to a step says nothing about its rows.
-_FAR_TOO_LONG = 4.0
+_FAR_TOO_LONG = 2.0
 
 
 class Acceptance:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shimmy.core.errors import ModelInvalid
@@ -110,6 +110,7 @@ def test_a_cache_of_its_own_that_is_full_ends_drafts_and_nothing_else() -> None:
     assert bench.finished("later").usage.accepted_tokens, "what ended sequences left has made room"
 
 
+@settings(max_examples=80)
 @given(
     st.integers(1, 10),
     st.sampled_from([Reuse(), Reuse(window=8), Reuse(window=50)]),
