@@ -22,7 +22,6 @@ from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.engine import Engine
 from shimmy.worker.loading import load_engine
 from shimmy.worker.loop import Command
-from shimmy.worker.prompt import Prompter
 
 _PROMPTS = {"edit": edit_prompt, "story": story_prompt}
 
@@ -57,7 +56,7 @@ class Bench:
         def send(frame: Events) -> None:
             events.extend(frame.events)
 
-        loop, prompter = self._engine.loop(commands, send), self._prompter()
+        loop, prompter = self._engine.loop(commands, send), self._engine.prompter()
         for stream in range(num_streams):
             commands.put(prompter.prepare(self._generation(kind, type, f"{number} {stream}")))
         while len({event.id for event in events if isinstance(event, TextDelta)}) < num_streams:
@@ -87,10 +86,6 @@ class Bench:
             max_tokens=self._max_tokens,
             speculative=Speculative(type=type),
         )
-
-    def _prompter(self) -> Prompter:
-        engine = self._engine
-        return Prompter(engine._model, engine._template, engine._context.context_length, has_draft_model=True)
 
 
 def main() -> None:
