@@ -19,13 +19,16 @@ from typing import Any
 STRUCTS = [
     "llama_batch",
     "llama_logit_bias",
+    "llama_token_data",
+    "llama_token_data_array",
+    "llama_sampler_i",
     "llama_sampler_chain_params",
     "llama_model_params",
     "llama_context_params",
     "llama_model_quantize_params",
 ]
 
-CALLBACKS = ["llama_progress_callback", "llama_log_callback"]
+CALLBACKS = ["llama_progress_callback", "llama_log_callback", "llama_sampler_i_apply"]
 
 FUNCTIONS = [
     "llama_version",
@@ -49,6 +52,7 @@ FUNCTIONS = [
     "llama_model_has_encoder",
     "llama_model_has_decoder",
     "llama_model_chat_template",
+    "llama_model_meta_val_str",
     "llama_vocab_n_tokens",
     "llama_vocab_is_eog",
     "llama_vocab_bos",
@@ -70,6 +74,9 @@ FUNCTIONS = [
     "llama_state_seq_set_data",
     "llama_decode",
     "llama_set_n_threads",
+    "llama_get_logits_ith",
+    "llama_sampler_init",
+    "llama_sampler_clone",
     "llama_sampler_chain_init",
     "llama_sampler_chain_add",
     "llama_sampler_free",
@@ -80,8 +87,15 @@ FUNCTIONS = [
     "llama_sampler_init_top_k",
     "llama_sampler_init_top_p",
     "llama_sampler_init_min_p",
+    "llama_sampler_init_typical",
+    "llama_sampler_init_top_n_sigma",
+    "llama_sampler_init_xtc",
     "llama_sampler_init_temp",
+    "llama_sampler_init_temp_ext",
+    "llama_sampler_init_mirostat",
+    "llama_sampler_init_mirostat_v2",
     "llama_sampler_init_penalties",
+    "llama_sampler_init_dry",
     "llama_sampler_init_logit_bias",
     "llama_model_quantize",
 ]
@@ -94,6 +108,8 @@ SIZED = {
     "c_long": "c_int64",
     "c_ulong": "c_size_t",
 }
+
+MAX_LINE = 120  # as pyproject.toml has it
 
 HEADER = '''"""The C ABI of libllama that the worker uses: struct layouts and prototypes, nothing else.
 
@@ -155,7 +171,10 @@ def prototype(layer: Any, name: str) -> str:
     function = getattr(layer, name)
     arguments = [spell(argument) for argument in function.argtypes]
     listed = f"({arguments[0]},)" if len(arguments) == 1 else f"({', '.join(arguments)})"
-    return f'    "{name}": ({spell(function.restype)}, {listed}),'
+    line = f'    "{name}": ({spell(function.restype)}, {listed}),'
+    if len(line) <= MAX_LINE:
+        return line
+    return f'    "{name}": (\n        {spell(function.restype)},\n        {listed},\n    ),'
 
 
 def version(layer: Path) -> str:

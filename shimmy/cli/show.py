@@ -40,6 +40,12 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
     ]
 
 
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _text(value: object) -> str:
     match value:
         case None:
@@ -48,4 +54,6 @@ def _text(value: object) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
+        case dict():
+            return ", ".join(f"{name} {_value(each)}" for name, each in value.items()) or "not stated"
     return str(value)

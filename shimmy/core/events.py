@@ -29,19 +29,39 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
-class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
-    """The prompt was rendered, tokenized and fits; from here on errors arrive mid-stream."""
+class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
+    """The prompt was rendered, tokenized and fits; from here on errors arrive mid-stream. `echo` is the prompt's text,
+    where that was asked for."""
 
     id: str
     prompt_tokens: int
+    echo: str | None = None
 
 
-class TextDelta(msgspec.Struct, frozen=True, tag="text"):
-    """Some more text of choice `index`: whole characters, never empty, never part of a stop string."""
+class Alternative(msgspec.Struct, frozen=True, array_like=True):
+    """A token that could have stood in some place."""
+
+    bytes: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token of an answer: the bytes it adds to the text, the logarithm of its probability before any sampler, and
+    the likeliest tokens of its place, the likeliest first."""
+
+    bytes: bytes
+    logprob: float
+    top: list[Alternative] = []
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
+    """Some more text of choice `index`: whole characters, never part of a stop string, and never empty unless it brings
+    tokens. `tokens` are those whose text is complete with this delta: all tokens of a choice make all its text."""
 
     id: str
     index: int
     text: str
+    tokens: list[TokenLogprob] = []
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):

@@ -4,7 +4,7 @@ Protocols decode their bytes into one `Generation`; the worker reads nothing els
 types, so that every protocol checks the same ones while decoding (msgspec applies them on decode, not on construction).
 """
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,24 @@ Temperature = Annotated[float, Meta(ge=0, le=100)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
+RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=10)]
+# A number of tokens back from the newest; -1 is all that the context holds.
+Window = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+Sigmas = Annotated[float, Meta(ge=-1, le=100)]
+DryMultiplier = Annotated[float, Meta(ge=0, le=100)]
+DryBase = Annotated[float, Meta(ge=1, le=100)]
+DryLength = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# llama.cpp cuts what is longer; what the worker tokenizes for them grows with their length.
+Breaker = Annotated[str, Meta(min_length=1, max_length=40)]
+Breakers = Annotated[list[Breaker], Meta(max_length=16)]
+Mirostat = Annotated[int, Meta(ge=0, le=2)]
+Surprise = Annotated[float, Meta(ge=0, le=100)]
+LearningRate = Annotated[float, Meta(ge=0, le=10)]
+TemperatureRange = Annotated[float, Meta(ge=0, le=100)]
+Exponent = Annotated[float, Meta(ge=0, le=100)]
+MinTokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+NumLogprobs = Annotated[int, Meta(ge=0, le=20)]
+SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
@@ -22,7 +39,40 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Patience = Annotated[float, Meta(gt=0, le=86_400)]
 
+BadWord = Annotated[str, Meta(max_length=256)]
+BadWords = Annotated[list[BadWord], Meta(max_length=128)]
+TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
+
 MAX_STOP_STRINGS = 16
+MAX_BREAKER_CHARS = 128  # of all together
+# llama.cpp's order (common/common.h, common_params_sampling)
+SAMPLER_ORDER: tuple[SamplerName, ...] = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
+
+# What a model's file can have a default for (core/defaults.py).
+MODEL_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "repetition_penalty",
+    "repeat_last_n",
+    "samplers",
+)
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,26 +105,69 @@ Prompt = Chat | Text | Tokens
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen. Defaults are llama.cpp's own (common/common.h, common_params_sampling).
+    """How the next token is chosen; docs/sampling.md says what each field does. Defaults are llama.cpp's own
+    (common/common.h, common_params_sampling), for which a model's file may have others: those replace what is as it is
+    here, except what is named in `explicit`.
 
     `temperature` 0 is greedy. `top_k` 0 or -1 means no limit. Presence and frequency penalties look at the generated
-    text only, the repetition penalty at the last 64 tokens, prompt included. Without a seed each choice draws its own;
-    choice i of a seeded request uses seed + i.
+    text only, the repetition penalty at the last `repeat_last_n` tokens, prompt included. Without a seed, or with -1,
+    each choice draws its own; choice i of a seeded request uses seed + i.
     """
 
     temperature: Temperature = 0.8
+    dynatemp_range: TemperatureRange = 0.0
+    dynatemp_exponent: Exponent = 1.0
     top_k: TopK = 40
     top_p: Probability = 0.95
     min_p: Probability = 0.05
+    typical_p: Probability = 1.0
+    top_n_sigma: Sigmas = -1.0
+    xtc_probability: Probability = 0.0
+    xtc_threshold: Probability = 0.1
+    mirostat: Mirostat = 0
+    mirostat_tau: Surprise = 5.0
+    mirostat_eta: LearningRate = 0.1
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     repetition_penalty: RepetitionPenalty = 1.0
+    repeat_last_n: Window = 64
+    dry_multiplier: DryMultiplier = 0.0
+    dry_base: DryBase = 1.75
+    dry_allowed_length: DryLength = 2
+    dry_penalty_last_n: Window = 64
+    dry_sequence_breakers: tuple[Breaker, ...] = ("\n", ":", '"', "*")
+    samplers: tuple[SamplerName, ...] = SAMPLER_ORDER
     logit_bias: dict[TokenId, Bias] = {}
+    ignore_eos: bool = False
+    min_tokens: MinTokens = 0
+    bad_words: list[BadWord] = []
     seed: Seed | None = None
+    explicit: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, **fields: Any) -> "Sampling":
+        """What a client asked for; None stands for what it did not say."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        explicit = tuple(name for name in MODEL_FIELDS if name in given and given[name] == getattr(_DEFAULTS, name))
+        return cls(**given, explicit=explicit)
+
+    def or_else(self, own: dict[str, Any]) -> "Sampling":
+        """The same with a model's own values for the fields that were not asked for."""
+        missing = {
+            name: value
+            for name, value in own.items()
+            if name not in self.explicit and getattr(self, name) == getattr(_DEFAULTS, name)
+        }
+        return msgspec.structs.replace(self, **missing) if missing else self
+
+
+_DEFAULTS = Sampling()
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill.
+    """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
+    `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
+    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too.
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
@@ -87,7 +180,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sampling: Sampling = Sampling()
     max_tokens: MaxTokens | None = None
     stop: list[str] = []
+    stop_tokens: list[TokenId] = []
     num_choices: NumChoices = 1
+    logprobs: NumLogprobs | None = None
+    echo: bool = False
     priority: Priority = 0
     tenant: str = ""
     timeout_seconds: Patience | None = None

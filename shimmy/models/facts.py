@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
+from shimmy.core.defaults import own_sampling
 from shimmy.core.errors import ModelInvalid
 from shimmy.models.gguf import Header, Kind, check_servable, kind_of, num_tokens, read_header
 
@@ -15,8 +17,10 @@ FILE_TYPES |= dict(enumerate("IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL 
 FILE_TYPES |= dict(enumerate("IQ2_M IQ4_XS IQ1_M BF16".split(), 29))
 FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36))
 
+
 class Facts(msgspec.Struct, frozen=True):
-    """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"."""
+    """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"; `sampling` has
+    the fields of a request for which the model has defaults of its own."""
 
     architecture: str | None
     name: str | None
@@ -28,6 +32,7 @@ class Facts(msgspec.Struct, frozen=True):
     vocabulary_size: int | None
     has_chat_template: bool
     tokenizer_model: str | None
+    sampling: dict[str, Any] = {}
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -69,6 +74,7 @@ def _facts_of(headers: Sequence[Header]) -> Facts:
         vocabulary_size=num_tokens(first.metadata),
         has_chat_template="tokenizer.chat_template" in first.metadata,
         tokenizer_model=first.text("tokenizer.ggml.model"),
+        sampling=own_sampling(first.metadata.get, lambda key, value: None),
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from queue import SimpleQueue
 
 from shimmy.core import ipc
@@ -11,6 +12,8 @@ from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
+from shimmy.worker.llama.probe import Probe
+from shimmy.worker.llama.recipe import Recipes
 from shimmy.worker.llama.sampler import Sampler
 from shimmy.worker.loop import Command, Loop
 from shimmy.worker.prefix_cache import PrefixCache
@@ -62,9 +65,12 @@ class Engine:
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
         """Serves until `messages` ends. The calling thread becomes the step thread."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        prompter = Prompter(self._model, self._template, self._context.context_length)
-        Intake(messages, prompter, commands).start()
+        Intake(messages, self.prompter(), commands).start()
         self.loop(commands, send).run()
+
+    def prompter(self) -> Prompter:
+        length = self._context.context_length
+        return Prompter(self._model, self._template, length, Recipes(self._model, length).of)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
@@ -83,9 +89,13 @@ class Engine:
         )
 
     def _make_sampler(self, sampling: Sampling, request: Request, choice: int) -> Sampler:
-        sampler = Sampler(sampling, self._model.vocabulary_size, self._context.context_length, choice)
-        sampler.observe_prompt(request.prompt)
-        return sampler
+        """`sampling` is as it was asked for; the recipe has the model's own values in it."""
+        probe = None if request.generation.logprobs is None else self._probe
+        return Sampler(request.recipe, choice, request.prompt, probe)
+
+    @cached_property
+    def _probe(self) -> Probe:
+        return Probe(self._model.piece, self._model.spelling)
 
 
 def _context_length(wanted: int | None, trained: int) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from shimmy.core.errors import Fault, QueueTimeout, ShimmyError
 from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
-from shimmy.core.request import Sampling
+from shimmy.core.request import Sampling, Text
 from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
 from shimmy.worker.scheduler import Memory, Scheduler
 from shimmy.worker.sequence import Request, Sequence, TokenSampler
@@ -126,7 +126,7 @@ class Loop:
     def _apply(self, command: Command) -> None:
         match command:
             case Request():
-                self._events.append(Accepted(command.id, len(command.prompt)))
+                self._events.append(Accepted(command.id, len(command.prompt), self._echo(command)))
                 self._scheduler.add(command)
             case Failed():
                 self._events.append(command)
@@ -164,17 +164,31 @@ class Loop:
         if sequence.first_token_at is None:
             sequence.first_token_at = time.monotonic()
         piece = self._piece(token)
-        if piece is None:
+        if piece is None or token in sequence.request.generation.stop_tokens:
             self._finish(sequence, "stop")
             return
         sequence.tokens.append(token)
+        if sequence.token_log:
+            sequence.token_log.add(sequence.sampler.take_logprob())
         text, stop = sequence.text.push(piece)
-        if text:
-            self._events.append(TextDelta(sequence.request.id, sequence.index, text))
+        self._tell(sequence, text)
         if stop is not None:
             self._finish(sequence, "stop", stop)
         elif self._is_full(sequence):
             self._finish(sequence, "length")
+
+    def _tell(self, sequence: Sequence, text: str, *, last: bool = False) -> None:
+        tokens = sequence.token_log.take(text, last=last) if sequence.token_log else []
+        if text or tokens:
+            self._events.append(TextDelta(sequence.request.id, sequence.index, text, tokens))
+
+    def _echo(self, request: Request) -> str | None:
+        generation = request.generation
+        if not generation.echo:
+            return None
+        if isinstance(generation.prompt, Text):
+            return generation.prompt.text
+        return b"".join(self._piece(token) or b"" for token in request.prompt).decode("utf-8", "replace")
 
     def _is_full(self, sequence: Sequence) -> bool:
         limit = sequence.request.generation.max_tokens
@@ -183,8 +197,7 @@ class Loop:
 
     def _finish(self, sequence: Sequence, reason: FinishReason, stop: str | None = None) -> None:
         request_id, index = sequence.request.id, sequence.index
-        if stop is None and (held := sequence.text.flush()):
-            self._events.append(TextDelta(request_id, index, held))
+        self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)
         timings = sequence.timings(time.monotonic())
         self._events.append(Finished(request_id, index, reason, sequence.usage(), timings, stop))
         self._scheduler.finish(sequence)

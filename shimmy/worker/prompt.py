@@ -1,7 +1,8 @@
 """Turns a generation's prompt into tokens that fit the context, or says exactly why not. Runs on the intake thread."""
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Text
@@ -24,7 +25,15 @@ class Vocabulary(Protocol):
 class Prompter:
     """Renders, tokenizes and checks; one per loaded model, made before there are two threads."""
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context_length: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        template: ChatTemplate,
+        context_length: int,
+        recipe: Callable[[Generation], Any] = lambda generation: None,
+    ) -> None:
+        """`recipe` makes of a generation what its samplers will be made of."""
+        self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
@@ -47,9 +56,10 @@ class Prompter:
                 num_prompt_tokens=len(tokens),
                 context_length=self._context_length,
             )
-        self._check_bias(generation)
+        self._check_tokens(list(generation.sampling.logit_bias), "logit_bias")
+        self._check_tokens(generation.stop_tokens, "stop_token_ids")
         stops = generation.stop + self._template.stops if is_chat else generation.stop
-        return Request(generation, tokens, stops, arrived_at)
+        return Request(generation, tokens, stops, arrived_at, self._recipe(generation))
 
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
@@ -61,8 +71,8 @@ class Prompter:
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
 
-    def _check_bias(self, generation: Generation) -> None:
+    def _check_tokens(self, tokens: list[int], field: str) -> None:
         try:
-            self._vocabulary.check_tokens(list(generation.sampling.logit_bias))
+            self._vocabulary.check_tokens(tokens)
         except RequestError as error:
-            raise RequestError(error.message, param="logit_bias") from error
+            raise RequestError(error.message, param=field) from error

@@ -3,12 +3,13 @@
 import array
 import math
 from collections.abc import Sequence as Tokens
-from typing import Protocol
+from typing import Any, Protocol
 
-from shimmy.core.events import Timings, Usage
+from shimmy.core.events import Timings, TokenLogprob, Usage
 from shimmy.core.request import Generation
 from shimmy.worker.prefix_tree import Node
 from shimmy.worker.text import TextStream
+from shimmy.worker.token_log import TokenLog
 
 # A step costs as much as some tokens of a prompt, so that it must not stop for every few.
 MIN_STRETCH_TOKENS = 16
@@ -18,15 +19,20 @@ class TokenSampler(Protocol):
     """What the loop asks of a sampler (worker/llama/sampler.py is the real one)."""
 
     def sample(self, context: int, row: int) -> int: ...
+    def take_logprob(self) -> TokenLogprob: ...
     def free(self) -> None: ...
 
 
 class Request:
     """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot; unless one of them
-    has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing."""
+    has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing. What its
+    samplers are made of is in `recipe`."""
 
-    def __init__(self, generation: Generation, prompt: Tokens[int], stops: Tokens[str], arrived_at: float) -> None:
+    def __init__(
+        self, generation: Generation, prompt: Tokens[int], stops: Tokens[str], arrived_at: float, recipe: Any = None
+    ) -> None:
         self.generation = generation
+        self.recipe = recipe
         self.id = generation.id
         self.prompt = array.array("i", prompt)
         self.arrived_at = arrived_at
@@ -70,6 +76,7 @@ class Sequence:
         self.awaited = 0
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
+        self.token_log = None if request.generation.logprobs is None else TokenLog()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
 

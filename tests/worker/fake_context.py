@@ -8,6 +8,7 @@ here are what makes such a mistake visible.
 import array
 import random
 
+from shimmy.core.events import TokenLogprob
 from shimmy.worker.llama.context import Batch, KVCacheFull
 from shimmy.worker.prefix_states import Reuse
 
@@ -169,11 +170,17 @@ class FakeSampler:
         self._context = context
         self._vocabulary_size = vocabulary_size
         self.freed = False
+        self.sampled: list[int] = []
 
     def sample(self, context: int, row: int) -> int:
         assert not self.freed
         assert self._context.row_logits[row], "a row without logits was sampled"
-        return next_token(self._context.tokens(self._context.row_slots[row]), self._vocabulary_size)
+        self.sampled.append(next_token(self._context.tokens(self._context.row_slots[row]), self._vocabulary_size))
+        return self.sampled[-1]
+
+    def take_logprob(self) -> TokenLogprob:
+        assert self.sampled, "there is no token to tell of"
+        return TokenLogprob(b"<%d>" % self.sampled.pop(0), -1.0)
 
     def free(self) -> None:
         assert not self.freed

@@ -5,16 +5,17 @@ It begins with an empty context, so that no session may be under way.
 
 import array
 
-from shimmy.core.request import Sampling
+from shimmy.core.request import Generation, Sampling, Tokens
 from shimmy.worker.llama.context import BATCH_TOKENS, Context
 from shimmy.worker.llama.model import Model
+from shimmy.worker.llama.recipe import Recipes
 from shimmy.worker.llama.sampler import Sampler
 
 
 def generate(model: Model, context: Context, prompt: list[int], max_tokens: int, sampling: Sampling) -> bytes:
     context.clear()
-    sampler = Sampler(sampling, model.vocabulary_size, context.context_length, 0)
-    sampler.observe_prompt(prompt)
+    generation = Generation(id="", model="", prompt=Tokens(prompt), sampling=sampling)
+    sampler = Sampler(Recipes(model, context.context_length).of(generation), 0, prompt)
     batch, text = context.batch, b""
     row = compute(context, prompt)
     for position in range(len(prompt), len(prompt) + max_tokens):

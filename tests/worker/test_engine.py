@@ -14,7 +14,6 @@ from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
 from shimmy.worker.loading import load_engine
 from shimmy.worker.loop import Command, Loop
-from shimmy.worker.prompt import Prompter
 from tests.worker import plain_loop
 from tests.worker.conftest import DEMO
 
@@ -29,7 +28,7 @@ class Session:
         self.commands: SimpleQueue[Command] = SimpleQueue()
         self.events: list[Event] = []
         self.loop: Loop = engine.loop(self.commands, self._take)
-        self.prompter = Prompter(engine._model, engine._template, engine._context.context_length)
+        self.prompter = engine.prompter()
 
     def _take(self, frame: Events) -> None:
         self.events += frame.events

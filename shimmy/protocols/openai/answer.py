@@ -1,5 +1,6 @@
 """What a request's events add up to: each choice's text, and the tokens and times of all."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shimmy import __version__
-from shimmy.core.events import Event, Finished, FinishReason, TextDelta
+from shimmy.core.events import Accepted, Event, Finished, FinishReason, TextDelta, TokenLogprob
 
 FINGERPRINT = f"shimmy-{__version__}"
 
@@ -35,6 +36,12 @@ def head(id: str, object: str, model: str) -> Head:
 class Choice(msgspec.Struct):
     text: str
     reason: FinishReason
+    tokens: list[TokenLogprob] = []
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens; without any it is worse than all others."""
+        return sum(token.logprob for token in self.tokens) / len(self.tokens) if self.tokens else -math.inf
 
 
 class Tally:
@@ -85,13 +92,30 @@ async def collect(batches: Batches, num_choices: int) -> tuple[list[Choice], Tal
     """All choices, in the order of their numbers, once the last is finished. `num_choices` is that of one prompt."""
     tally = Tally()
     texts: defaultdict[int, list[str]] = defaultdict(list)
+    tokens: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
     reasons: dict[int, FinishReason] = {}
     async with aclosing(batches):
         async for prompt, events in batches:
             for event in events:
                 if isinstance(event, TextDelta):
                     texts[prompt * num_choices + event.index].append(event.text)
+                    tokens[prompt * num_choices + event.index] += event.tokens
+                elif isinstance(event, Accepted) and event.echo:
+                    for index in range(num_choices):
+                        texts[prompt * num_choices + index].append(event.echo)
                 elif isinstance(event, Finished):
                     reasons[prompt * num_choices + event.index] = event.reason
                     tally.add(prompt, event)
-    return [Choice("".join(texts[number]), reasons[number]) for number in sorted(reasons)], tally
+    numbers = sorted(reasons)
+    return [Choice("".join(texts[number]), reasons[number], tokens[number]) for number in numbers], tally
+
+
+def best(choices: list[Choice], num_choices: int, num_kept: int) -> list[Choice]:
+    """Of each prompt's choices the likeliest, the likeliest first."""
+    if num_kept == num_choices:
+        return choices
+    kept = []
+    for start in range(0, len(choices), num_choices):
+        ranked = sorted(choices[start : start + num_choices], key=lambda choice: choice.mean_logprob, reverse=True)
+        kept += ranked[:num_kept]
+    return kept

@@ -13,7 +13,8 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.generation import new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.generation import check_min_tokens, new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.logprobs import chat_form
 from shimmy.protocols.openai.wire import ChatMessage, ChatRequest, Part
 from shimmy.server.streaming import EventStream
 
@@ -24,21 +25,24 @@ class ChatCompletions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = decode(_decoder, await request.body())
         _refuse_unsupported(body)
+        max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        check_min_tokens(body, max_tokens)
         generation = Generation(
             id=new_id("chatcmpl"),
             model=body.model,
             prompt=Chat([_message(at, message) for at, message in enumerate(body.messages)]),
             sampling=sampling(body),
-            max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+            max_tokens=max_tokens,
             stop=stop_strings(body),
+            stop_tokens=body.stop_token_ids or [],
             num_choices=body.n or 1,
+            logprobs=_num_logprobs(body),
             **scheduling(body, request.state.tenant),
         )
         return await self.answer(request, body, _KIND, generation.id, [generation])
 
 
 def _refuse_unsupported(body: ChatRequest) -> None:
-    refuse({"logprobs": body.logprobs, "top_logprobs": body.top_logprobs or None})
     if body.tool_choice not in ("none", "auto"):
         refuse({"tool_choice": body.tool_choice})
     if body.tool_choice != "none":
@@ -49,6 +53,12 @@ def _refuse_unsupported(body: ChatRequest) -> None:
         refuse({"response_format": body.response_format})
     if body.modalities != ["text"]:
         refuse({"modalities": body.modalities})
+
+
+def _num_logprobs(body: ChatRequest) -> int | None:
+    if body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs: logprobs must be true for them", param="top_logprobs")
+    return (body.top_logprobs or 0) if body.logprobs else None
 
 
 def _message(at: int, message: ChatMessage) -> Message:
@@ -74,23 +84,23 @@ def _text(field: str, part: Part) -> str:
 
 def _choice(index: int, choice: Choice) -> dict[str, Any]:
     message = {"role": "assistant", "content": choice.text, "refusal": None}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": choice.reason}
+    return {"index": index, "message": message}
 
 
-def _begin(index: int) -> bytes:
+def _begin(index: int, echo: str | None) -> bytes:
     return _delta(index, b'{"role":"assistant","content":""}')
 
 
-def _go_on(index: int, text: str) -> bytes:
-    return _delta(index, b'{"content":' + encode(text) + b"}")
+def _go_on(index: int, text: str, logprobs: bytes) -> bytes:
+    return _delta(index, b'{"content":' + encode(text) + b"}", logprobs)
 
 
 def _finish(index: int, reason: FinishReason) -> bytes:
-    return _delta(index, b"{}", b'"%s"' % reason.encode())
+    return _delta(index, b"{}", reason=b'"%s"' % reason.encode())
 
 
-def _delta(index: int, delta: bytes, reason: bytes = b"null") -> bytes:
-    return b'{"index":%d,"delta":%s,"logprobs":null,"finish_reason":%s}' % (index, delta, reason)
+def _delta(index: int, delta: bytes, logprobs: bytes = b"null", reason: bytes = b"null") -> bytes:
+    return b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":%s}' % (index, delta, logprobs, reason)
 
 
-_KIND = Kind("chat.completion", "chat.completion.chunk", _choice, Shape(_begin, _go_on, _finish))
+_KIND = Kind("chat.completion", "chat.completion.chunk", _choice, Shape(_begin, _go_on, _finish), chat_form)

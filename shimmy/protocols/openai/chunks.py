@@ -1,5 +1,6 @@
 """A request's events as server-sent events. Chat and plain completions differ in what a choice looks like, no more."""
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -7,6 +8,7 @@ import msgspec
 
 from shimmy.core.events import Accepted, Event, Finished, FinishReason, TextDelta
 from shimmy.protocols.openai.answer import Batches, Head, Tally
+from shimmy.protocols.openai.logprobs import Form, Offsets
 
 DONE = b"data: [DONE]\n\n"
 
@@ -14,19 +16,22 @@ encode = msgspec.json.encode
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A choice within a chunk, encoded: when it begins (if that is worth a chunk), goes on, and ends."""
+    """A choice within a chunk, encoded: when it begins (if that is worth a chunk), maybe with its prompt, goes on, with
+    what is told of its tokens, and ends."""
 
-    begin: Callable[[int], bytes]
-    text: Callable[[int, str], bytes]
+    begin: Callable[[int, str | None], bytes]
+    text: Callable[[int, str, bytes], bytes]
     finish: Callable[[int, FinishReason], bytes]
 
 
 class ChunkEncoder:
     """Encodes the chunks of one stream; what is the same in all of them is encoded once."""
 
-    def __init__(self, head: Head, shape: Shape, num_choices: int, include_usage: bool) -> None:
+    def __init__(self, head: Head, shape: Shape, form: Form, num_choices: int, include_usage: bool) -> None:
         """`num_choices` is that of one prompt."""
         self.tally = Tally()
+        self._form = form
+        self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
         self._shape = shape
         self._num_choices = num_choices
         self._opening = b"data: " + encode(head)[:-1] + b',"choices":['
@@ -46,13 +51,14 @@ class ChunkEncoder:
 
     def _choices(self, base: int, prompt: int, event: Event) -> list[bytes]:
         match event:
-            case TextDelta(_, index, text):
-                return [self._shape.text(base + index, text)]
+            case TextDelta(_, index, text, tokens):
+                told = encode(self._form(tokens, self._offsets[base + index])) if tokens else b"null"
+                return [self._shape.text(base + index, text, told)]
             case Finished(_, index, reason):
                 self.tally.add(prompt, event)
                 return [self._shape.finish(base + index, reason)]
-            case Accepted():
-                begun = [self._shape.begin(base + index) for index in range(self._num_choices)]
+            case Accepted(_, _, echo):
+                begun = [self._shape.begin(base + index, echo) for index in range(self._num_choices)]
                 return [choice for choice in begun if choice]
         return []
 

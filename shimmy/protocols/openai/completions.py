@@ -13,7 +13,8 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.generation import new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.generation import check_min_tokens, new_id, refuse, sampling, scheduling, stop_strings
+from shimmy.protocols.openai.logprobs import completion_form
 from shimmy.protocols.openai.wire import CompletionRequest
 from shimmy.server.streaming import EventStream
 
@@ -27,6 +28,8 @@ class Completions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = decode(_decoder, await request.body())
         _refuse_unsupported(body)
+        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        check_min_tokens(body, max_tokens)
         id = new_id("cmpl")
         generations = [
             Generation(
@@ -34,9 +37,12 @@ class Completions(Endpoint):
                 model=body.model,
                 prompt=prompt,
                 sampling=sampling(body),
-                max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+                max_tokens=max_tokens,
                 stop=stop_strings(body),
-                num_choices=body.n or 1,
+                stop_tokens=body.stop_token_ids or [],
+                num_choices=_num_choices(body),
+                logprobs=_num_logprobs(body),
+                echo=bool(body.echo),
                 **scheduling(body, request.state.tenant),
             )
             for number, prompt in enumerate(prompts_of(body))
@@ -45,15 +51,32 @@ class Completions(Endpoint):
 
 
 def _refuse_unsupported(body: CompletionRequest) -> None:
-    refuse({"echo": body.echo, "suffix": body.suffix, "logprobs": body.logprobs})
-    if body.best_of is not None and body.best_of > (body.n or 1):
-        raise Unsupported("best_of: more than n is not supported", param="best_of")
+    refuse({"suffix": body.suffix})
+    if body.echo and body.tells_tokens:
+        raise Unsupported(
+            "logprobs: those of the prompt are not supported; leave echo or logprobs out", param="logprobs"
+        )
+    if _num_choices(body) < (body.n or 1):
+        raise RequestError("best_of: must not be less than n", param="best_of")
+    if _num_choices(body) > (body.n or 1) and body.stream:
+        raise RequestError("best_of: a stream cannot wait for the best; leave stream or best_of out", param="best_of")
+
+
+def _num_choices(body: CompletionRequest) -> int:
+    return (body.n or 1) if body.best_of is None else body.best_of
+
+
+def _num_logprobs(body: CompletionRequest) -> int | None:
+    """The best choices are told by their tokens' probabilities."""
+    if body.tells_tokens:
+        return int(body.logprobs or 0)
+    return 0 if _num_choices(body) > (body.n or 1) else None
 
 
 def prompts_of(body: CompletionRequest) -> list[Prompt]:
     """Raises `RequestError` for a mixture, for nothing, and for too much."""
     prompts = _split(body.prompt)
-    if len(prompts) * (body.n or 1) > MAX_CHOICES:
+    if len(prompts) * _num_choices(body) > MAX_CHOICES:
         raise RequestError(f"prompt: prompts times n is over the limit of {MAX_CHOICES} choices", param="prompt")
     return prompts
 
@@ -73,19 +96,19 @@ def _split(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
 
 
 def _choice(index: int, choice: Choice) -> dict[str, Any]:
-    return {"index": index, "text": choice.text, "logprobs": None, "finish_reason": choice.reason}
+    return {"index": index, "text": choice.text}
 
 
-def _begin(index: int) -> bytes:
-    return b""
+def _begin(index: int, echo: str | None) -> bytes:
+    return _go_on(index, echo, b"null") if echo else b""
 
 
-def _go_on(index: int, text: str) -> bytes:
-    return b'{"index":%d,"text":%s,"logprobs":null,"finish_reason":null}' % (index, encode(text))
+def _go_on(index: int, text: str, logprobs: bytes) -> bytes:
+    return b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":null}' % (index, encode(text), logprobs)
 
 
 def _finish(index: int, reason: FinishReason) -> bytes:
     return b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%s"}' % (index, reason.encode())
 
 
-_KIND = Kind("text_completion", "text_completion", _choice, Shape(_begin, _go_on, _finish))
+_KIND = Kind("text_completion", "text_completion", _choice, Shape(_begin, _go_on, _finish), completion_form)

@@ -9,22 +9,29 @@ from starlette.responses import Response
 
 from shimmy.core.request import Generation
 from shimmy.core.settings import Settings
-from shimmy.protocols.openai.answer import Choice, Head, Tally, collect, head
+from shimmy.protocols.openai.answer import Choice, Head, Tally, best, collect, head
 from shimmy.protocols.openai.chunks import ChunkEncoder, Shape, stream
 from shimmy.protocols.openai.errors import encode_error_event
+from shimmy.protocols.openai.logprobs import Form, Offsets
 from shimmy.protocols.openai.merge import merge
-from shimmy.protocols.openai.wire import CommonFields
+from shimmy.protocols.openai.wire import ChatRequest, CompletionRequest
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream, observed, until_disconnect
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What a chat completion and a plain one look like: the `object` of an answer and of a chunk, and their choices."""
+    """What a chat completion and a plain one look like: the `object` of an answer and of a chunk, their choices, and
+    what is told of tokens."""
 
     object: str
     chunk_object: str
     choice: Callable[[int, Choice], dict[str, Any]]
     shape: Shape
+    form: Form
+
+    def whole(self, index: int, choice: Choice, tells_tokens: bool) -> dict[str, Any]:
+        logprobs = self.form(choice.tokens, Offsets()) if tells_tokens else None
+        return self.choice(index, choice) | {"logprobs": logprobs, "finish_reason": choice.reason}
 
 
 class Endpoint:
@@ -33,18 +40,27 @@ class Endpoint:
         self._ping_seconds = settings.ping_seconds
 
     async def answer(
-        self, request: Request, body: CommonFields, kind: Kind, id: str, generations: list[Generation]
+        self,
+        request: Request,
+        body: ChatRequest | CompletionRequest,
+        kind: Kind,
+        id: str,
+        generations: list[Generation],
     ) -> Response | EventStream:
-        """One generation per prompt; the answer goes by `id`."""
+        """One generation per prompt; the answer goes by `id`. It has the best `n` choices of each."""
         generate = self._inference.generate
         batches = merge([observed(request.scope, body.model, generate(generation)) for generation in generations])
+        num_choices = generations[0].num_choices
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            encoder = ChunkEncoder(head(id, kind.chunk_object, body.model), kind.shape, body.n or 1, include_usage)
+            chunk_head = head(id, kind.chunk_object, body.model)
+            encoder = ChunkEncoder(chunk_head, kind.shape, kind.form, num_choices, include_usage)
             source = stream(batches, encoder, len(generations), include_usage)
             return EventStream(source, encode_error_event, self._ping_seconds)
-        choices, tally = await until_disconnect(request.receive, collect(batches, body.n or 1))
-        return _whole(head(id, kind.object, body.model), [kind.choice(*pair) for pair in enumerate(choices)], tally)
+        choices, tally = await until_disconnect(request.receive, collect(batches, num_choices))
+        kept = best(choices, num_choices, body.n or 1)
+        shown = [kind.whole(index, choice, body.tells_tokens) for index, choice in enumerate(kept)]
+        return _whole(head(id, kind.object, body.model), shown, tally)
 
 
 def _whole(head: Head, choices: list[dict[str, Any]], tally: Tally) -> Response:

@@ -4,28 +4,48 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from shimmy.core.errors import Unsupported
-from shimmy.core.request import Sampling
+from shimmy.core.defaults import known_samplers, sampler_name
+from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.request import MAX_BREAKER_CHARS, SAMPLER_ORDER, SamplerName, Sampling
 from shimmy.protocols.openai.wire import CommonFields
 
-_SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "seed",
-)
+# As clients spell them; what they spell differently is in `sampling`.
+_SAMPLING = [name for name in Sampling.__struct_fields__ if name in CommonFields.__struct_fields__]
 
 
 def sampling(body: CommonFields) -> Sampling:
-    given: dict[str, Any] = {name: getattr(body, name) for name in _SAMPLING}
+    """Raises `RequestError` for what no range of a single field can say."""
+    given = {name: getattr(body, name) for name in _SAMPLING}
     if given["repetition_penalty"] is None:
         given["repetition_penalty"] = body.repeat_penalty
-    return Sampling(**{name: value for name, value in given.items() if value is not None})
+    given["samplers"] = _samplers(body.samplers)
+    given["dry_sequence_breakers"] = _breakers(body.dry_sequence_breakers)
+    given["bad_words"] = [word for word in body.bad_words or [] if word.strip()]
+    return Sampling.of(**given)
+
+
+def _samplers(names: list[str] | None) -> tuple[SamplerName, ...] | None:
+    if names is None:
+        return None
+    for at, name in enumerate(names):
+        if sampler_name(name) is None:
+            field = f"samplers[{at}]"
+            raise RequestError(f"{field}: there is no {name[:40]!r}, only {', '.join(SAMPLER_ORDER)}", param=field)
+    return known_samplers(names)
+
+
+def _breakers(breakers: list[str] | None) -> tuple[str, ...] | None:
+    if breakers is None:
+        return None
+    if sum(map(len, breakers)) > MAX_BREAKER_CHARS:
+        field = "dry_sequence_breakers"
+        raise RequestError(f"{field}: more than {MAX_BREAKER_CHARS} characters in all", param=field)
+    return tuple(breakers)
+
+
+def check_min_tokens(body: CommonFields, max_tokens: int | None) -> None:
+    if body.min_tokens is not None and max_tokens is not None and body.min_tokens > max_tokens:
+        raise RequestError(f"min_tokens: {body.min_tokens} are more than max_tokens, {max_tokens}", param="min_tokens")
 
 
 def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
@@ -47,7 +67,6 @@ def stop_strings(body: CommonFields) -> list[str]:
 def refuse(unhonoured: Mapping[str, Any]) -> None:
     """Refuse what would change the answer and cannot be honoured: any of these fields that says more than "no"."""
     for field, value in unhonoured.items():
-        # 0 is a "yes" for completions' logprobs.
         if value is not None and value is not False and value not in ([], {}, ""):
             raise Unsupported(f"{field} is not supported", param=field)
 

@@ -10,24 +10,40 @@ from msgspec import Meta
 
 from shimmy.core.request import (
     MAX_STOP_STRINGS,
+    BadWords,
     Bias,
+    Breakers,
+    DryBase,
+    DryLength,
+    DryMultiplier,
+    Exponent,
+    LearningRate,
     MaxTokens,
+    MinTokens,
+    Mirostat,
     NumChoices,
+    NumLogprobs,
     Patience,
     Penalty,
     Priority,
     Probability,
     RepetitionPenalty,
     Seed,
+    Sigmas,
+    Surprise,
     Temperature,
+    TemperatureRange,
     TokenId,
+    TokenIds,
     TopK,
+    Window,
 )
 
 ModelName = Annotated[str, Meta(max_length=1024)]
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
+Samplers = Annotated[list[str], Meta(max_length=32)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -47,16 +63,35 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     n: NumChoices | None = None
     stop: StopString | Stops | None = None
     temperature: Temperature | None = None
+    dynatemp_range: TemperatureRange | None = None
+    dynatemp_exponent: Exponent | None = None
     top_p: Probability | None = None
     top_k: TopK | None = None
     min_p: Probability | None = None
+    typical_p: Probability | None = None
+    top_n_sigma: Sigmas | None = None
+    xtc_probability: Probability | None = None
+    xtc_threshold: Probability | None = None
+    mirostat: Mirostat | None = None
+    mirostat_tau: Surprise | None = None
+    mirostat_eta: LearningRate | None = None
+    samplers: Samplers | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = None
+    repeat_last_n: Window | None = None
+    dry_multiplier: DryMultiplier | None = None
+    dry_base: DryBase | None = None
+    dry_allowed_length: DryLength | None = None
+    dry_penalty_last_n: Window | None = None
+    dry_sequence_breakers: Breakers | None = None
     logit_bias: Biases | None = None
+    ignore_eos: bool | None = None
+    min_tokens: MinTokens | None = None
+    stop_token_ids: TokenIds | None = None
+    bad_words: BadWords | None = None
     seed: Seed | None = None
-    logprobs: Any = None
     priority: Priority | None = None
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
@@ -83,12 +118,25 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     functions: Any = None
     function_call: Any = None
     response_format: Any = None
-    top_logprobs: Any = None
+    logprobs: bool | None = None
+    top_logprobs: NumLogprobs | None = None
     modalities: Any = None
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether the tokens of the answer were asked for."""
+        return bool(self.logprobs)
 
 
 class CompletionRequest(CommonFields, frozen=True, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
-    echo: Any = None
+    logprobs: NumLogprobs | bool | None = None
+    echo: bool | None = None
     suffix: Any = None
     best_of: NumChoices | None = None
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether the tokens of the answer were asked for."""
+        # 0 is a "yes": nothing but the tokens themselves.
+        return self.logprobs is not None and self.logprobs is not False

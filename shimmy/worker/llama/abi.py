@@ -11,6 +11,7 @@ VERSION = "0.3.36"
 
 llama_progress_callback = c.CFUNCTYPE(c.c_bool, c.c_float, c.c_void_p)
 llama_log_callback = c.CFUNCTYPE(None, c.c_int32, c.c_char_p, c.c_void_p)
+llama_sampler_i_apply = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p)
 
 
 class llama_batch(c.Structure):
@@ -29,6 +30,40 @@ class llama_logit_bias(c.Structure):
     _fields_ = [
         ("token", c.c_int32),
         ("bias", c.c_float),
+    ]
+
+
+class llama_token_data(c.Structure):
+    _fields_ = [
+        ("id", c.c_int32),
+        ("logit", c.c_float),
+        ("p", c.c_float),
+    ]
+
+
+class llama_token_data_array(c.Structure):
+    _fields_ = [
+        ("data", c.c_void_p),
+        ("size", c.c_size_t),
+        ("selected", c.c_int64),
+        ("sorted", c.c_bool),
+    ]
+
+
+class llama_sampler_i(c.Structure):
+    _fields_ = [
+        ("name", c.c_void_p),
+        ("accept", c.c_void_p),
+        ("apply", c.c_void_p),
+        ("reset", c.c_void_p),
+        ("clone", c.c_void_p),
+        ("free", c.c_void_p),
+        ("backend_init", c.c_void_p),
+        ("backend_accept", c.c_void_p),
+        ("backend_apply", c.c_void_p),
+        ("backend_set_input", c.c_void_p),
+        ("backend_reset", c.c_void_p),
+        ("copy_state", c.c_void_p),
     ]
 
 
@@ -145,6 +180,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_has_encoder": (c.c_bool, (c.c_void_p,)),
     "llama_model_has_decoder": (c.c_bool, (c.c_void_p,)),
     "llama_model_chat_template": (c.c_char_p, (c.c_void_p, c.c_char_p)),
+    "llama_model_meta_val_str": (c.c_int32, (c.c_void_p, c.c_char_p, c.c_char_p, c.c_size_t)),
     "llama_vocab_n_tokens": (c.c_int32, (c.c_void_p,)),
     "llama_vocab_is_eog": (c.c_bool, (c.c_void_p, c.c_int32)),
     "llama_vocab_bos": (c.c_int32, (c.c_void_p,)),
@@ -166,6 +202,9 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_state_seq_set_data": (c.c_size_t, (c.c_void_p, c.c_void_p, c.c_size_t, c.c_int32)),
     "llama_decode": (c.c_int32, (c.c_void_p, llama_batch)),
     "llama_set_n_threads": (None, (c.c_void_p, c.c_int32, c.c_int32)),
+    "llama_get_logits_ith": (c.c_void_p, (c.c_void_p, c.c_int32)),
+    "llama_sampler_init": (c.c_void_p, (c.c_void_p, c.c_void_p)),
+    "llama_sampler_clone": (c.c_void_p, (c.c_void_p,)),
     "llama_sampler_chain_init": (c.c_void_p, (llama_sampler_chain_params,)),
     "llama_sampler_chain_add": (None, (c.c_void_p, c.c_void_p)),
     "llama_sampler_free": (None, (c.c_void_p,)),
@@ -176,8 +215,18 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_sampler_init_top_k": (c.c_void_p, (c.c_int32,)),
     "llama_sampler_init_top_p": (c.c_void_p, (c.c_float, c.c_size_t)),
     "llama_sampler_init_min_p": (c.c_void_p, (c.c_float, c.c_size_t)),
+    "llama_sampler_init_typical": (c.c_void_p, (c.c_float, c.c_size_t)),
+    "llama_sampler_init_top_n_sigma": (c.c_void_p, (c.c_float,)),
+    "llama_sampler_init_xtc": (c.c_void_p, (c.c_float, c.c_float, c.c_size_t, c.c_uint32)),
     "llama_sampler_init_temp": (c.c_void_p, (c.c_float,)),
+    "llama_sampler_init_temp_ext": (c.c_void_p, (c.c_float, c.c_float, c.c_float)),
+    "llama_sampler_init_mirostat": (c.c_void_p, (c.c_int32, c.c_uint32, c.c_float, c.c_float, c.c_int32)),
+    "llama_sampler_init_mirostat_v2": (c.c_void_p, (c.c_uint32, c.c_float, c.c_float)),
     "llama_sampler_init_penalties": (c.c_void_p, (c.c_int32, c.c_int32, c.c_float, c.c_float, c.c_float)),
+    "llama_sampler_init_dry": (
+        c.c_void_p,
+        (c.c_void_p, c.c_float, c.c_float, c.c_int32, c.c_int32, c.c_void_p, c.c_size_t),
+    ),
     "llama_sampler_init_logit_bias": (c.c_void_p, (c.c_int32, c.c_int32, c.c_void_p)),
     "llama_model_quantize": (c.c_uint32, (c.c_char_p, c.c_char_p, c.c_void_p)),
 }

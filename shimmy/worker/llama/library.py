@@ -1,7 +1,8 @@
 """Opens libllama and libggml from our own folder and makes their functions callable.
 
-Two ways to call: long calls (decode, load, tokenize, states, quantize) release the interpreter lock; all others keep it
-(`PyDLL`), because a short call that gives the lock away can wait a whole switch interval to get it back.
+Two ways to call: long calls (decode, load, tokenize, states, quantize, DRY's search of the vocabulary) release the
+interpreter lock; all others keep it (`PyDLL`), because a short call that gives the lock away can wait a whole switch
+interval to get it back.
 """
 
 import ctypes as c
@@ -29,6 +30,7 @@ _LONG_CALLS = {
     "llama_state_seq_get_data",
     "llama_state_seq_set_data",
     "llama_model_quantize",
+    "llama_sampler_init_dry",
 }
 
 # ggml-backend.h and ggml-backend-impl.h, which llama-cpp-python does not bind

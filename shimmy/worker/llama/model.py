@@ -7,6 +7,7 @@ import ctypes as c
 import os
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
+_METADATA_BYTES = 512
 
 
 class Offload(msgspec.Struct, frozen=True):
@@ -35,7 +37,8 @@ ON_THE_CPU = Offload()
 
 
 class Model:
-    """One model in memory. `tokenize` and `check_tokens` are safe from any thread; the rest is the step thread's.
+    """One model in memory. `tokenize`, `check_tokens`, `metadata` and `end_tokens` are safe from any thread; the rest
+    is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
@@ -48,6 +51,7 @@ class Model:
         self._vocab = self._library.llama_model_get_vocab(self._handle)
         self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes | None] = {}
+        self._spellings: dict[int, bytes] = {}
         self._buffer = c.create_string_buffer(_PIECE_BYTES)
         if self._library.llama_model_has_encoder(self._handle) and not self._library.llama_model_has_decoder(
             self._handle
@@ -57,6 +61,17 @@ class Model:
     @property
     def handle(self) -> int:
         return self._handle
+
+    @property
+    def vocab(self) -> int:
+        """llama.cpp's own, which samplers want."""
+        return int(self._vocab)
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the file's header as text, cut at 511 bytes."""
+        buffer = c.create_string_buffer(_METADATA_BYTES)
+        size = self._library.llama_model_meta_val_str(self._handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     @property
     def training_context_length(self) -> int:
@@ -108,6 +123,12 @@ class Model:
     def eos_token(self) -> int | None:
         return self._checked(self._library.llama_vocab_eos(self._vocab))
 
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """All that end a generation. The whole vocabulary has to be asked, at 1 us a token."""
+        is_end = self._library.llama_vocab_is_eog
+        return frozenset(token for token in range(self.vocabulary_size) if is_end(self._vocab, token))
+
     def _checked(self, token: int) -> int | None:
         """A file may name any id as its eos; only one inside the vocabulary may reach llama.cpp again."""
         return int(token) if 0 <= token < self.vocabulary_size else None
@@ -125,6 +146,13 @@ class Model:
             ends = self._library.llama_vocab_is_eog(self._vocab, token)
             piece = self._pieces[token] = None if ends else self._convert(token, special=False)
             return piece
+
+    def spelling(self, token: int) -> bytes:
+        """A token as it is written where it is only named: control tokens too."""
+        if token not in self._spellings:
+            self._require_token(token)
+            self._spellings[token] = self._convert(token, special=True)
+        return self._spellings[token]
 
     def check_tokens(self, tokens: list[int]) -> None:
         """Raises `RequestError` for an id outside the vocabulary."""

@@ -1,0 +1,53 @@
+"""What the samplers of one request have in common, as far as it takes time to find out: made on the intake thread."""
+
+import logging
+
+import msgspec
+
+from shimmy.core.defaults import own_sampling
+from shimmy.core.errors import RequestError
+from shimmy.core.request import Generation, Sampling
+from shimmy.worker.banned import Banned, banned_by
+from shimmy.worker.llama.dry import Dries, Dry
+from shimmy.worker.llama.model import Model
+
+log = logging.getLogger("shimmy.worker")
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """`sampling` has the model's own values where the request has none; counts are in tokens."""
+
+    sampling: Sampling
+    banned: Banned
+    dry: Dry | None
+    vocabulary_size: int
+    context_length: int
+    logprobs: int | None
+
+
+class Recipes:
+    """Makes them for one model and its context."""
+
+    def __init__(self, model: Model, context_length: int) -> None:
+        self._model = model
+        self._context_length = context_length
+        self._dries = Dries(model.vocab, context_length)
+        self._own = own_sampling(model.metadata, _report)
+
+    def of(self, generation: Generation) -> Recipe:
+        """Raises `RequestError`, naming the field, for text that is not Unicode."""
+        sampling = generation.sampling.or_else(self._own)
+        try:
+            dry = self._dries.of(sampling)
+        except UnicodeEncodeError as error:
+            raise RequestError(f"not valid Unicode: {error.reason}", param="dry_sequence_breakers") from error
+        try:
+            banned = banned_by(generation, self._model)
+        except RequestError as error:
+            raise RequestError(error.message, param="bad_words") from error
+        size = self._model.vocabulary_size
+        return Recipe(sampling, banned, dry, size, self._context_length, generation.logprobs)
+
+
+def _report(key: str, value: object) -> None:
+    log.warning("the model file's %s is %.40r, which is ignored", key, value)
