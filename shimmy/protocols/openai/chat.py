@@ -11,6 +11,7 @@ from shimmy.core.events import FinishReason
 from shimmy.core.request import Chat, Generation, Message
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
+from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import check_min_tokens, new_id, refuse, sampling, scheduling, stop_strings
@@ -37,6 +38,7 @@ class ChatCompletions(Endpoint):
             stop_tokens=body.stop_token_ids or [],
             num_choices=body.n or 1,
             logprobs=_num_logprobs(body),
+            constraint=constraint(body),
             **scheduling(body, request.state.tenant),
         )
         return await self.answer(request, body, _KIND, generation.id, [generation])
@@ -49,8 +51,6 @@ def _refuse_unsupported(body: ChatRequest) -> None:
         refuse({"tools": body.tools})
     if body.function_call != "none":
         refuse({"functions": body.functions})
-    if body.response_format != {"type": "text"}:
-        refuse({"response_format": body.response_format})
     if body.modalities != ["text"]:
         refuse({"modalities": body.modalities})
 

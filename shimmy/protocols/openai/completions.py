@@ -11,6 +11,7 @@ from shimmy.core.events import FinishReason
 from shimmy.core.request import Generation, Prompt, Text, Tokens
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
+from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import check_min_tokens, new_id, refuse, sampling, scheduling, stop_strings
@@ -43,6 +44,7 @@ class Completions(Endpoint):
                 num_choices=_num_choices(body),
                 logprobs=_num_logprobs(body),
                 echo=bool(body.echo),
+                constraint=constraint(body),
                 **scheduling(body, request.state.tenant),
             )
             for number, prompt in enumerate(prompts_of(body))
