@@ -179,8 +179,8 @@ _DEFAULTS = Sampling()
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
-    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too. Every choice
-    meets the `constraint`, or ends for its length.
+    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too.
+    Every choice meets the `constraint`, or ends for its length.
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to

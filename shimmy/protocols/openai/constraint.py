@@ -63,8 +63,8 @@ def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Constraint]:
 
 
 def _schema(field: str, raw: msgspec.Raw, *, required: bool = False) -> Iterator[Constraint]:
-    """A schema as it stands in the request: the order of its properties is that of the answer. vLLM takes it in a string
-    as well."""
+    """A schema as it stands in the request: the order of its properties is that of the answer. vLLM takes it in a
+    string as well."""
     if raw == ABSENT:
         if required:
             raise RequestError(f"{field}: this field is required", param=field)

@@ -5,7 +5,6 @@ from typing import Any
 
 from shimmy.core.errors import RequestError
 
-
 # In a mask, for a token that may come (LLMatcher.compute_logit_bias).
 ALLOWED = b"\xc8"
 

@@ -42,7 +42,7 @@ class Recipes:
         self._own = own_sampling(model.metadata, _report)
 
     def of(self, generation: Generation) -> Recipe:
-        """Raises `RequestError`, naming the field, for text that is not Unicode, and what is wrong with a constraint."""
+        """Raises `RequestError`, naming the field, for text that is not Unicode, and for a constraint that is wrong."""
         sampling = generation.sampling.or_else(self._own)
         try:
             dry = self._dries.of(sampling)
