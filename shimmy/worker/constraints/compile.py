@@ -36,6 +36,10 @@ _EMPTY_OPTIONS = re.compile(r"^\s*%llguidance\s*\{\s*\}", re.MULTILINE)
 _LARK_START = re.compile(r"^\s*start(?:\[[^\]]*\])?\s*:", re.MULTILINE)
 
 
+class _TooSlow(RequestError):
+    """There was no time to find out what is wrong."""
+
+
 class Compiler:
     """For one model, and one thread."""
 
@@ -59,11 +63,14 @@ class Compiler:
         """An error is worth keeping as well: it may have taken long to find."""
         try:
             lark = _OPTIONS + _LARK[constraint.kind](constraint.text)
-            return self._within_time(lambda: self._matcher(lark, constraint))
+            return self._within_time(lambda: self._matcher(lark, constraint), constraint)
+        except _TooSlow:
+            # That may have been the machine.
+            raise
         except RequestError as error:
             return error
 
-    def _within_time(self, make: Callable[[], Compiled]) -> Compiled:
+    def _within_time(self, make: Callable[[], Compiled], constraint: Constraint) -> Compiled:
         """llguidance cannot be interrupted. Its limits and ours should not let it come to this."""
         if self._stuck is not None and self._stuck.is_alive():
             raise Unavailable("another constraint is still being compiled", retry_after_seconds=1)
@@ -81,7 +88,9 @@ class Compiler:
         worker.join(COMPILE_SECONDS)
         if not made:
             self._stuck = worker
-            raise RequestError(f"it takes more than {COMPILE_SECONDS:.0f} s to compile")
+            raise _TooSlow(
+                f"{constraint.field}: it takes more than {COMPILE_SECONDS:g} s to compile", param=constraint.field
+            )
         if isinstance(made[0], RequestError):
             raise made[0]
         return made[0]

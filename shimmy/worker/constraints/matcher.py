@@ -1,12 +1,17 @@
 """Follows one answer through its constraint, token by token. Knows tokens and bytes, nothing of logits."""
 
 import json
+import re
 from typing import Any
 
 from shimmy.core.errors import RequestError
 
 # In a mask, for a token that may come (LLMatcher.compute_logit_bias).
 ALLOWED = b"\xc8"
+
+# "   2 | start: ..." and what points into it; "at 2(8): ", which counts lines that nobody has sent.
+_SOURCE = re.compile(r"\d+ \||\^+$")
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
 
 
 class Compiled:
@@ -73,9 +78,10 @@ class Guide:
 
 
 def explained(error: str) -> str:
-    """llguidance's message without what is only of use to its authors."""
-    lines = [line for line in error.replace("<non-verbose/>", "").splitlines() if line.strip()]
-    return " ".join(line.strip() for line in lines)[:300]
+    """llguidance's message without the text it is about, and without what is only of use to its authors."""
+    lines = (line.strip() for line in error.replace("<non-verbose/>", "").splitlines())
+    told = " ".join(line for line in lines if line and not _SOURCE.match(line))
+    return _PLACE.sub("", told).removeprefix("failed to compile JSON schema: ")[:300]
 
 
 def _is_json(text: str) -> bool:

@@ -19,6 +19,8 @@ MAX_DEPTH = 64
 MAX_NODES = 5000
 MAX_PROPERTIES = 512
 MAX_PATTERN_CHARS = 1024
+# llguidance compares each with each.
+MAX_PATTERN_PROPERTIES = 32
 # How many patterns may hold for one string: to find out whether any string meets them all takes twice as long for each.
 MAX_PATTERNS_AT_ONCE = 6
 _MAX_PLACES = 20_000
@@ -106,6 +108,8 @@ class _Check:
             raise RequestError(f"{path}: not a value of this keyword")
         if keyword in ("const", "enum"):
             self._data(value, depth)
+        if is_right is _is_count:
+            return int(value)
         if keyword == "pattern" and len(value) > MAX_PATTERN_CHARS:
             raise RequestError(f"{path}: more than {MAX_PATTERN_CHARS} characters")
         if keyword == "format" and value not in _FORMATS:
@@ -122,8 +126,11 @@ class _Check:
             raise RequestError(f"{path}: must be an object with schemas")
         if path.endswith("/properties") and len(value) > MAX_PROPERTIES:
             raise RequestError(f"{path}: more than {MAX_PROPERTIES} properties")
-        if path.endswith("/patternProperties") and any(len(name) > MAX_PATTERN_CHARS for name in value):
-            raise RequestError(f"{path}: a pattern of more than {MAX_PATTERN_CHARS} characters")
+        if path.endswith("/patternProperties"):
+            if len(value) > MAX_PATTERN_PROPERTIES:
+                raise RequestError(f"{path}: more than {MAX_PATTERN_PROPERTIES} patterns")
+            if any(len(name) > MAX_PATTERN_CHARS for name in value):
+                raise RequestError(f"{path}: a pattern of more than {MAX_PATTERN_CHARS} characters")
         return {name: self.schema(each, f"{path}/{name[:100]}", depth) for name, each in value.items()}
 
     def _data(self, value: Any, depth: int) -> None:
