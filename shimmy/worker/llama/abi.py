@@ -208,7 +208,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_sampler_chain_init": (c.c_void_p, (llama_sampler_chain_params,)),
     "llama_sampler_chain_add": (None, (c.c_void_p, c.c_void_p)),
     "llama_sampler_chain_get": (c.c_void_p, (c.c_void_p, c.c_int32)),
-    "llama_sampler_chain_n": (c.c_int, (c.c_void_p,)),
+    "llama_sampler_chain_n": (c.c_int32, (c.c_void_p,)),
     "llama_sampler_free": (None, (c.c_void_p,)),
     "llama_sampler_accept": (None, (c.c_void_p, c.c_int32)),
     "llama_sampler_apply": (None, (c.c_void_p, c.c_void_p)),
