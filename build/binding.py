@@ -58,6 +58,7 @@ FUNCTIONS = [
     "llama_vocab_bos",
     "llama_vocab_eos",
     "llama_vocab_get_add_bos",
+    "llama_vocab_get_suppress_tokens",
     "llama_tokenize",
     "llama_token_to_piece",
     "llama_init_from_model",

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from shimmy.core.errors import ShimmyError
+from shimmy.core.request import Sampling
 from shimmy.core.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,16 @@ def test_settings() -> None:
     listed = [(name, default) for name, default, _ in rows("settings.md", "setting")]
     settings = Settings()
     assert listed == [(name, repr(getattr(settings, name))) for name in Settings.__struct_fields__]
+
+
+def test_sampling() -> None:
+    table = rows("sampling.md", "field")
+    listed = {name for names, *_ in table for name in re.findall(r"\w+", names)}
+    assert listed == {*Sampling.__struct_fields__, "repeat_penalty"} - {"explicit"}
+    for names, default, *_ in table:
+        for name, shown in zip(re.findall(r"\w+", names), default.split(", "), strict=False):
+            if re.fullmatch(r"-?[\d.]+", shown):
+                assert float(shown) == getattr(Sampling(), name)
 
 
 def test_environment_variables() -> None:

@@ -33,7 +33,7 @@ def command(name: str, prompt: str | None, system: str | None, raw: bool, max_to
 
     fields = ("model_path", "model_dirs", "num_gpu_layers", "devices")
     settings = Settings(**{field: rest.pop(field) for field in fields})
-    sampling = Sampling(**{field: value for field, value in rest.items() if value is not None})
+    sampling = Sampling.of(**rest)
     asked = _prompt(_given(prompt), system, raw)
     generation = Generation(id="cli", model=name, prompt=asked, sampling=sampling, max_tokens=max_tokens)
     finished = asyncio.run(_generate(settings, generation))

@@ -41,7 +41,7 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return " ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

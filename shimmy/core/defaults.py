@@ -43,9 +43,12 @@ def own_sampling(get: Callable[[str], Any], ignored: Callable[[str, Any], None])
         if value is None:
             continue
         try:
-            own[field] = msgspec.convert(value, Sampling.__annotations__[field], strict=False)
+            known = msgspec.convert(value, Sampling.__annotations__[field], strict=False)
         except msgspec.ValidationError:
             ignored(_PREFIX + key, value)
+        else:
+            # 32 bits in the file: 0.6 is 0.6000000238418579 there.
+            own[field] = float(f"{known:.6g}") if isinstance(known, float) else known
     sequence = get(_PREFIX + _SEQUENCE)
     if isinstance(sequence, str) and sequence:
         if samplers := known_samplers(sequence.split(";")):

@@ -15,6 +15,8 @@ from shimmy.core.events import Event, Failed, Finished, TextDelta
 MAX_WAITING_CHARS = 64 << 10
 MAX_WAITING_EVENTS = 256
 _OVERRUN = 64
+# What telling of a token or of an alternative to it counts for.
+_TOKEN_CHARS = 16
 
 
 class Stream:
@@ -45,7 +47,7 @@ class Stream:
         if isinstance(event, Finished):
             self._num_open -= 1
         elif isinstance(event, TextDelta):
-            self._num_chars += len(event.text)
+            self._num_chars += len(event.text) + sum(_TOKEN_CHARS * (1 + len(token.top)) for token in event.tokens)
         self._events.append(event)
         self._arrived.set()
         self._brake()
@@ -85,21 +87,22 @@ class Stream:
 
 
 def _merged(batch: list[Event]) -> list[Event]:
-    """Neighbouring text of one choice as one delta."""
+    """Neighbouring text of one choice as one delta, with the tokens of all."""
     merged: list[Event] = []
-    pieces: list[str] = []
+    deltas: list[TextDelta] = []
     for event in batch:
-        last = merged[-1] if merged else None
-        if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.index == event.index:
-            pieces.append(event.text)
+        if isinstance(event, TextDelta) and deltas and deltas[-1].index == event.index:
+            deltas.append(event)
             continue
-        _join(merged, pieces)
+        _join(merged, deltas)
         merged.append(event)
-        pieces = [event.text] if isinstance(event, TextDelta) else []
-    _join(merged, pieces)
+        deltas = [event] if isinstance(event, TextDelta) else []
+    _join(merged, deltas)
     return merged
 
 
-def _join(merged: list[Event], pieces: list[str]) -> None:
-    if len(pieces) > 1:
-        merged[-1] = msgspec.structs.replace(merged[-1], text="".join(pieces))
+def _join(merged: list[Event], deltas: list[TextDelta]) -> None:
+    if len(deltas) > 1:
+        text = "".join(delta.text for delta in deltas)
+        tokens = [token for delta in deltas for token in delta.tokens]
+        merged[-1] = msgspec.structs.replace(deltas[0], text=text, tokens=tokens)

@@ -14,6 +14,8 @@ class Vocabulary(Protocol):
 
     @property
     def end_tokens(self) -> frozenset[int]: ...
+    @property
+    def suppressed_tokens(self) -> frozenset[int]: ...
     def tokenize(self, text: str, *, add_special: bool) -> list[int]: ...
 
 
@@ -28,10 +30,10 @@ class Banned(msgspec.Struct, frozen=True):
 
 
 def banned_by(generation: Generation, vocabulary: Vocabulary) -> Banned:
-    """What a request rules out."""
+    """What a request rules out, and the model's file for all."""
     sampling = generation.sampling
     spellings = set(_spellings(sampling.bad_words, vocabulary))
-    always = {spelling[0] for spelling in spellings if len(spelling) == 1}
+    always = {spelling[0] for spelling in spellings if len(spelling) == 1} | vocabulary.suppressed_tokens
     if sampling.ignore_eos:
         always |= vocabulary.end_tokens
     early = vocabulary.end_tokens | set(generation.stop_tokens) if sampling.min_tokens else frozenset()

@@ -1,6 +1,7 @@
 """`show`: one model, from its header."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
         "vocabulary size": "260",
         "has chat template": "yes",
         "tokenizer model": "llama",
+        "sampling": "not stated",
         "size": f"{path.stat().st_size:,} bytes",
         "source": "models folder",
         "file": str(path),
@@ -39,6 +41,18 @@ def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
 def test_says_what_the_header_does_not_state(invoke: Invoke, machine: Path) -> None:
     model(llama__context_length=None).write(machine / "m.gguf")
     assert "context length     not stated" in invoke("show", "m", "--model-path", "m.gguf").stdout
+
+
+def test_shows_what_the_model_has_for_sampling(invoke: Invoke, machine: Path) -> None:
+    path = model(
+        general__sampling__temp=0.6,
+        general__sampling__top_k=20,
+        general__sampling__top_p=7.0,
+        general__sampling__sequence="penalties;top_k;nonsense;temperature",
+    )
+    path.write(machine / "m.gguf")
+    shown = invoke("show", "m", "--model-path", "m.gguf").stdout
+    assert re.search(r"^sampling +top_k 20, temperature 0.6, samplers penalties top_k temperature$", shown, re.M)
 
 
 def test_json_is_the_entry_of_the_list(invoke: Invoke, machine: Path) -> None:

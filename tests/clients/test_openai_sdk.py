@@ -94,6 +94,55 @@ def test_a_streamed_completion(client: OpenAI) -> None:
     assert "three" in "".join(chunk.choices[0].text for chunk in chunks)
 
 
+def test_log_probabilities_of_a_chat_whole_and_streamed(client: OpenAI) -> None:
+    fields: Any = {"model": DEMO_ID, "messages": TOKYO, "temperature": 0, "max_tokens": 8}
+    fields |= {"logprobs": True, "top_logprobs": 3}
+    (choice,) = client.chat.completions.create(**fields).choices
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+    for token in choice.logprobs.content:
+        assert [each.token for each in token.top_logprobs][0] == token.token and len(token.top_logprobs) == 3
+        assert bytes(token.bytes or []).decode() == token.token and -5 < token.logprob <= 0
+    streamed = [chunk.choices[0].logprobs for chunk in client.chat.completions.create(**fields, stream=True)]
+    again = [token for each in streamed if each for token in each.content or []]
+    assert [token.token for token in again] == [token.token for token in choice.logprobs.content]
+
+
+def test_log_probabilities_of_a_completion_whole_and_streamed(client: OpenAI) -> None:
+    fields: Any = {"model": DEMO_ID, "prompt": "One, two,", "temperature": 0, "max_tokens": 5, "logprobs": 2}
+    (choice,) = client.completions.create(**fields).choices
+    logprobs = choice.logprobs
+    assert logprobs is not None and logprobs.tokens and logprobs.top_logprobs and logprobs.text_offset
+    assert "".join(logprobs.tokens) == choice.text
+    for token, offset, logprob, top in zip(
+        logprobs.tokens, logprobs.text_offset, logprobs.token_logprobs or [], logprobs.top_logprobs, strict=True
+    ):
+        assert choice.text[offset:].startswith(token)
+        assert top[token] == logprob == max(top.values()) and len(top) == 2
+    streamed = [chunk.choices[0].logprobs for chunk in client.completions.create(**fields, stream=True)]
+    assert [offset for each in streamed if each for offset in each.text_offset or []] == logprobs.text_offset
+
+
+def test_the_best_of_several_and_the_prompt_before_it(client: OpenAI) -> None:
+    fields: Any = {"model": DEMO_ID, "prompt": "One, two,", "temperature": 1.5, "max_tokens": 4, "seed": 1}
+    best = client.completions.create(**fields, best_of=4, n=1, logprobs=0).choices
+    every = client.completions.create(**fields, n=4, logprobs=0).choices
+    means = {choice.text: sum(choice.logprobs.token_logprobs) / 4 for choice in every if choice.logprobs}
+    assert [choice.text for choice in best] == [max(means, key=lambda text: means[text])]
+    echoed = client.completions.create(**fields, echo=True).choices[0].text
+    assert echoed.startswith("One, two,") and len(echoed) > len("One, two,")
+
+
+def test_fields_of_other_servers_arrive(client: OpenAI) -> None:
+    def ask(**extra: Any) -> str:
+        answer = client.chat.completions.create(model=DEMO_ID, messages=TOKYO, max_tokens=12, seed=1, extra_body=extra)
+        return answer.choices[0].message.content or ""
+
+    assert ask(temperature=2.0, top_n_sigma=0.01, top_k=0) == ask(temperature=0)
+    assert "Tokyo" in ask(temperature=0) and "Tokyo" not in ask(temperature=0, bad_words=["Tokyo"])
+    assert ask(temperature=0, xtc_probability=1.0) == ask(temperature=0) != ask(xtc_probability=1.0, xtc_threshold=0.01)
+
+
 def test_a_prompt_over_the_context_is_refused_with_both_counts(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         client.chat.completions.create(model=DEMO_ID, messages=[{"role": "user", "content": "word " * 4000}])

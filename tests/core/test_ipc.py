@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from shimmy.core import ipc
 from shimmy.core.errors import Fault
-from shimmy.core.events import Accepted, Failed, Finished, TextDelta, Timings, Usage
-from shimmy.core.request import Chat, Generation, Message, Sampling, Text, Tokens
+from shimmy.core.events import Accepted, Alternative, Failed, Finished, TextDelta, Timings, TokenLogprob, Usage
+from shimmy.core.request import MODEL_FIELDS, SAMPLER_ORDER, Chat, Generation, Message, Sampling, Text, Tokens
 
 text = st.text(max_size=40)
 counts = st.integers(0, 2**31 - 1)
@@ -22,6 +22,11 @@ samplings = st.builds(
     Sampling,
     temperature=st.floats(0, 100),
     top_k=st.integers(-1, 2**31 - 1),
+    samplers=st.lists(st.sampled_from(SAMPLER_ORDER), max_size=3).map(tuple),
+    dry_sequence_breakers=st.lists(st.text(min_size=1, max_size=9), max_size=3).map(tuple),
+    bad_words=st.lists(st.text(max_size=9), max_size=3),
+    ignore_eos=st.booleans(),
+    explicit=st.lists(st.sampled_from(MODEL_FIELDS), max_size=3).map(tuple),
     seed=st.none() | st.integers(-(2**63), 2**63 - 1),
     logit_bias=st.dictionaries(counts, st.floats(-100, 100), max_size=3),
 )
@@ -33,6 +38,9 @@ generations = st.builds(
     sampling=samplings,
     max_tokens=st.none() | st.integers(1, 2**31 - 1),
     stop=st.lists(text, max_size=3),
+    stop_tokens=st.lists(counts, max_size=3),
+    logprobs=st.none() | st.integers(0, 20),
+    echo=st.booleans(),
     num_choices=st.integers(1, 128),
     priority=st.integers(-(2**31), 2**31 - 1),
     tenant=text,
@@ -59,9 +67,13 @@ timings = st.builds(Timings, queue_seconds=seconds, prefill_seconds=seconds, dec
 faults = st.builds(
     Fault, code=text, message=text, param=st.none() | text, details=st.dictionaries(text, counts | text, max_size=3)
 )
+alternatives = st.builds(Alternative, bytes=st.binary(max_size=8), logprob=st.floats(-9999, 0))
+tokens = st.builds(
+    TokenLogprob, bytes=st.binary(max_size=8), logprob=st.floats(-9999, 0), top=st.lists(alternatives, max_size=3)
+)
 events = (
-    st.builds(Accepted, id=text, prompt_tokens=counts)
-    | st.builds(TextDelta, id=text, index=counts, text=text)
+    st.builds(Accepted, id=text, prompt_tokens=counts, echo=st.none() | text)
+    | st.builds(TextDelta, id=text, index=counts, text=text, tokens=st.lists(tokens, max_size=3))
     | st.builds(
         Finished,
         id=text,

@@ -41,7 +41,18 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import ContextOverflow, Fault
-from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta, Timings, Usage
+from shimmy.core.events import (
+    Accepted,
+    Alternative,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    TextDelta,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from shimmy.core.request import Chat, Generation, Text
 
 CONTEXT_LENGTH = 4096
@@ -112,7 +123,15 @@ class Sequence:
         if word is None:
             return []
         self.num_tokens += 1
-        return [TextDelta(self.generation.id, index, word) for index in range(self.generation.num_choices)]
+        id, choices = self.generation.id, range(self.generation.num_choices)
+        return [TextDelta(id, index, word, self.tokens(word, index)) for index in choices]
+
+    def tokens(self, word: str, index: int) -> list[TokenLogprob]:
+        """A word is a token; those of later choices are likelier."""
+        if (count := self.generation.logprobs) is None:
+            return []
+        top = [Alternative(b"other%d" % number, -5.0 - number) for number in range(count)]
+        return [TokenLogprob(word.encode(), -1 / (index + 1), top)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
         usage = Usage(self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens)
@@ -185,7 +204,7 @@ class Worker:
         if text.startswith("!fail "):
             _, code, reason = text.split(" ", 2)
             return send(ipc.Events([Failed(generation.id, Fault(code, reason))]))
-        send(ipc.Events([Accepted(generation.id, num_tokens)]))
+        send(ipc.Events([Accepted(generation.id, num_tokens, text if generation.echo else None)]))
         sequence = Sequence(generation, num_tokens, text)
         sequence.script = self.script(generation, sequence.text)
         self.waiting.append(sequence)

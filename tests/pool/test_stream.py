@@ -5,7 +5,17 @@ import pytest
 
 from shimmy.core import ipc
 from shimmy.core.errors import ContextOverflow, Fault, WorkerLost
-from shimmy.core.events import Accepted, Event, Failed, Finished, TextDelta, Timings, Usage
+from shimmy.core.events import (
+    Accepted,
+    Alternative,
+    Event,
+    Failed,
+    Finished,
+    TextDelta,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from shimmy.pool.stream import MAX_WAITING_CHARS, MAX_WAITING_EVENTS, Stream
 from tests.fakes.pool import run
 
@@ -53,6 +63,21 @@ def test_neighbouring_text_of_one_choice_is_joined() -> None:
         assert await batches(stream) == [expected]
 
     run(test())
+
+
+def test_their_tokens_are_joined_too() -> None:
+    async def test() -> None:
+        first, second = TokenLogprob(b"a", -1.0), TokenLogprob(b"b", -2.0, [Alternative(b"c", -1.0)])
+        stream, _ = a_stream(TextDelta("r", 0, "a", [first]), TextDelta("r", 0, "b", [second]), finished(0))
+        assert await batches(stream) == [[TextDelta("r", 0, "ab", [first, second]), finished(0)]]
+
+    run(test())
+
+
+def test_tokens_weigh_as_well() -> None:
+    alternatives = [Alternative(b"x", -1.0)] * 20
+    _, sent = a_stream(*(TextDelta("r", 0, "a", [TokenLogprob(b"a", -1.0, alternatives)]) for _ in range(200)))
+    assert sent == [ipc.Pause("r")]
 
 
 def test_a_reader_waits_for_what_is_not_there_yet() -> None:

@@ -70,13 +70,23 @@ def full(path: Path) -> None:
     _gemma3(path, 2, 0)
 
 
+def opinionated(path: Path) -> None:
+    """As `full`, with wishes of its own about sampling, one of which makes no sense, and a token that must not come."""
+    _gemma3(path, 2, 0, temp=0.0, top_k=7, top_p=7.0, sequence="top_k;nonsense;temperature")
+
+
 def window(path: Path) -> None:
     """Five layers that see 24 tokens, and one that sees all (Gemma 3)."""
     _gemma3(path, 6, WINDOW_TOKENS)
 
 
-def _gemma3(path: Path, num_layers: int, window_tokens: int) -> None:
+def _gemma3(path: Path, num_layers: int, window_tokens: int, **sampling: float | int | str) -> None:
     model = _Writer(path, "gemma3", num_layers)
+    for key, value in sampling.items():
+        add = {float: model.add_float32, int: model.add_int32, str: model.add_string}[type(value)]
+        add(f"general.sampling.{key}", value)  # type: ignore[operator]
+    if sampling:
+        model.add_array("tokenizer.ggml.suppress_tokens", [FIRST_TOKEN, 10**6])
     model.add_feed_forward_length(_FF)
     model.add_head_count(_HEADS)
     model.add_head_count_kv(_KV_HEADS)

@@ -186,6 +186,7 @@ PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_vocab_bos": (c.c_int32, (c.c_void_p,)),
     "llama_vocab_eos": (c.c_int32, (c.c_void_p,)),
     "llama_vocab_get_add_bos": (c.c_bool, (c.c_void_p,)),
+    "llama_vocab_get_suppress_tokens": (c.c_void_p, (c.c_void_p, c.c_void_p)),
     "llama_tokenize": (c.c_int32, (c.c_void_p, c.c_char_p, c.c_int32, c.c_void_p, c.c_int32, c.c_bool, c.c_bool)),
     "llama_token_to_piece": (c.c_int32, (c.c_void_p, c.c_int32, c.c_char_p, c.c_int32, c.c_int32, c.c_bool)),
     "llama_init_from_model": (c.c_void_p, (c.c_void_p, llama_context_params)),

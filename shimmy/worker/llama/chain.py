@@ -1,6 +1,6 @@
 """Builds a sampler chain in C for one sequence: bias, then the samplers in the order asked for, then the draw.
 
-No sampler sorts more than `MAX_SORTED` tokens, because llama.cpp's would take 30 to 60 ms for a vocabulary of 262,000.
+No sampler sorts more than `MAX_SORTED` tokens, because llama.cpp's would take 40 to 65 ms for a vocabulary of 262,000.
 docs/sampling.md says what that changes.
 """
 

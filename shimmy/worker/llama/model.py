@@ -37,8 +37,13 @@ ON_THE_CPU = Offload()
 
 
 class Model:
+<<<<<<< HEAD
     """One model in memory. `tokenize`, `check_tokens`, `metadata`, `end_tokens` and `pieces` are safe from any thread;
     the rest is the step thread's.
+=======
+    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `suppressed_tokens` and `end_tokens` are safe from
+    any thread; the rest is the step thread's.
+>>>>>>> w-sampling
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
@@ -122,6 +127,13 @@ class Model:
     @property
     def eos_token(self) -> int | None:
         return self._checked(self._library.llama_vocab_eos(self._vocab))
+
+    @cached_property
+    def suppressed_tokens(self) -> frozenset[int]:
+        """Those that the file says must never be sampled (tokenizer.ggml.suppress_tokens)."""
+        count = c.c_int32()
+        address = self._library.llama_vocab_get_suppress_tokens(self._vocab, c.addressof(count))
+        return frozenset((c.c_int32 * count.value).from_address(address)) if count.value else frozenset()
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:

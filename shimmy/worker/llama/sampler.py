@@ -30,15 +30,15 @@ class Sampler:
             for token in prompt[-window:]:
                 self._library.llama_sampler_accept(link, token)
         self._ban = Ban(recipe.banned) if must_be_watched(recipe.banned) else None
-        self._probe = probe
-        self._num_alternatives = recipe.logprobs
+        self._probe = probe if recipe.logprobs is not None else None
+        self._num_alternatives = recipe.logprobs or 0
         self._records: deque[TokenLogprob] = deque()
         self._guide = None if recipe.constraint is None else recipe.constraint.guide()
         self._draw = self._sample_any if self._guide is None else self._guided(self._guide, recipe.vocabulary_size)
 
     def sample(self, context: int, row: int) -> int:
         """The next token, from the logits of batch row `row`; the chain remembers it for its penalties."""
-        if self._ban is None and self._num_alternatives is None:
+        if self._ban is None and self._probe is None:
             return self._draw(context, row)
         return self._sample_watched(context, row)
 
@@ -71,15 +71,13 @@ class Sampler:
         return GuidedDraw(self._chain, guide, vocabulary_size).sample
 
     def _sample_watched(self, context: int, row: int) -> int:
-        reading = None
-        if self._probe is not None and self._num_alternatives is not None:
-            reading = self._probe.read(context, row)
-        if self._ban is not None:
+        reading = self._probe.read(context, row) if self._probe else None
+        if self._ban:
             self._strike_out(self._ban.tokens(), context, row)
         token = self._draw(context, row)
-        if self._ban is not None:
+        if self._ban:
             self._ban.observe(token)
-        if self._probe is not None and self._num_alternatives is not None and reading is not None:
+        if self._probe and reading:
             self._records.append(self._probe.record(reading, token, self._num_alternatives))
         return token
 

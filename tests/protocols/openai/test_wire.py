@@ -1,9 +1,12 @@
 """What is accepted, what is refused, and which field an error names. The worker shows what it was asked for."""
 
+import math
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shimmy.core.request import Chat, Generation, Message, Sampling, Text, Tokens
 from shimmy.protocols.openai.completions import prompts_of
@@ -28,22 +31,46 @@ async def asked(server: Live, path: str, **fields: Any) -> Generation:
 
 
 def test_every_sampling_field_arrives() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "temperature": 0,
+        "dynatemp_range": 0.5,
+        "dynatemp_exponent": 2,
         "top_k": 7,
         "top_p": 0.5,
         "min_p": 0.25,
+        "typical_p": 0.75,
+        "top_n_sigma": 1.5,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "mirostat": 2,
+        "mirostat_tau": 3,
+        "mirostat_eta": 0.2,
         "presence_penalty": -2,
         "frequency_penalty": 2.0,
         "repetition_penalty": 1.5,
+        "repeat_last_n": -1,
+        "dry_multiplier": 0.8,
+        "dry_base": 2,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": 0,
+        "ignore_eos": True,
+        "min_tokens": 4,
+        "bad_words": ["damn", "two words"],
         "seed": -1,
     }
+    spelled = {"logit_bias": {"15": -100, "7": 1.5}, "samplers": ["top-k", "temp"], "dry_sequence_breakers": [".", "!"]}
+    meant: dict[str, Any] = {
+        "logit_bias": {15: -100, 7: 1.5},
+        "samplers": ("top_k", "temperature"),
+        "dry_sequence_breakers": (".", "!"),
+    }
+    assert {*fields, *meant, "explicit"} == set(Sampling.__struct_fields__)
 
     async def test(server: Live) -> None:
         for path in (CHAT, COMPLETIONS):
-            generation = await asked(server, path, **fields, logit_bias={"15": -100, "7": 1.5}, max_tokens=9)
-            assert generation.sampling == Sampling(**fields, logit_bias={15: -100, 7: 1.5})  # type: ignore[arg-type]
-            assert generation.max_tokens == 9
+            generation = await asked(server, path, **fields, **spelled, stop_token_ids=[5, 6], max_tokens=9)
+            assert generation.sampling == Sampling(**fields, **meant)
+            assert (generation.max_tokens, generation.stop_tokens) == (9, [5, 6])
 
     run_live(test)
 
@@ -57,6 +84,34 @@ def test_absent_and_null_leave_the_defaults() -> None:
             assert generation.sampling == Sampling()
             assert (generation.max_tokens, generation.stop, generation.num_choices) == (None, [], 1)
         assert (await asked(server, COMPLETIONS)).max_tokens == 16
+
+    run_live(test)
+
+
+def test_what_is_asked_for_stands_although_it_is_the_default() -> None:
+    async def test(server: Live) -> None:
+        generation = await asked(server, CHAT, temperature=0.8, top_k=20)
+        assert generation.sampling.explicit == ("temperature",)
+        model_has = {"temperature": 0.6, "top_k": 99, "min_p": 0.0}
+        assert generation.sampling.or_else(model_has) == Sampling(top_k=20, min_p=0.0, explicit=("temperature",))
+
+    run_live(test)
+
+
+def test_tokens_that_are_to_be_told_of() -> None:
+    async def test(server: Live) -> None:
+        for fields, expected in (
+            ({"logprobs": True}, 0),
+            ({"logprobs": True, "top_logprobs": 20}, 20),
+            ({"logprobs": False, "top_logprobs": 0}, None),
+            ({"logprobs": None, "top_logprobs": None}, None),
+        ):
+            assert (await asked(server, CHAT, **fields)).logprobs == expected
+        for number, expected in ((0, 0), (5, 5), (20, 20), (True, 1), (False, None), (None, None)):
+            assert (await asked(server, COMPLETIONS, logprobs=number)).logprobs == expected
+        best = await asked(server, COMPLETIONS, n=2, best_of=3)
+        assert (best.num_choices, best.logprobs) == (3, 0)
+        assert (await asked(server, COMPLETIONS, n=2, best_of=2)).logprobs is None
 
     run_live(test)
 
@@ -168,10 +223,7 @@ def test_what_clients_send_beside_it_is_accepted() -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
@@ -193,10 +245,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"echo": True}, "echo"),
         ({"suffix": "end"}, "suffix"),
-        ({"logprobs": 0}, "logprobs"),
-        ({"best_of": 2}, "best_of"),
+        ({"logprobs": 0, "echo": True}, "logprobs"),
     ],
 )
 def test_the_same_for_plain_completions(fields: dict[str, Any], param: str) -> None:
@@ -230,6 +280,40 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"presence_penalty": 2.1}, "presence_penalty"),
     ({"frequency_penalty": -2.1}, "frequency_penalty"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"repeat_last_n": -2}, "repeat_last_n"),
+    ({"repeat_last_n": 2**31}, "repeat_last_n"),
+    ({"dry_multiplier": -1}, "dry_multiplier"),
+    ({"dry_base": 0.5}, "dry_base"),
+    ({"dry_allowed_length": -1}, "dry_allowed_length"),
+    ({"dry_penalty_last_n": -2}, "dry_penalty_last_n"),
+    ({"dry_sequence_breakers": "none"}, "dry_sequence_breakers"),
+    ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
+    ({"dry_sequence_breakers": ["a" * 41]}, "dry_sequence_breakers[0]"),
+    ({"dry_sequence_breakers": ["a"] * 17}, "dry_sequence_breakers"),
+    ({"dry_sequence_breakers": ["a" * 40] * 4}, "dry_sequence_breakers"),
+    ({"typical_p": 1.5}, "typical_p"),
+    ({"top_n_sigma": -2}, "top_n_sigma"),
+    ({"xtc_probability": 2}, "xtc_probability"),
+    ({"xtc_threshold": -0.1}, "xtc_threshold"),
+    ({"mirostat": 3}, "mirostat"),
+    ({"mirostat_tau": -1}, "mirostat_tau"),
+    ({"mirostat_eta": 11}, "mirostat_eta"),
+    ({"dynatemp_range": -1}, "dynatemp_range"),
+    ({"dynatemp_exponent": 101}, "dynatemp_exponent"),
+    ({"samplers": ["top_k", "magic"]}, "samplers[1]"),
+    ({"samplers": ["top_k"] * 33}, "samplers"),
+    ({"samplers": "top_k;top_p"}, "samplers"),
+    ({"ignore_eos": 1}, "ignore_eos"),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"min_tokens": 10, "max_tokens": 9}, "min_tokens"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+    ({"stop_token_ids": [1] * 257}, "stop_token_ids"),
+    ({"bad_words": "word"}, "bad_words"),
+    ({"bad_words": ["x" * 257]}, "bad_words[0]"),
+    ({"bad_words": ["x"] * 129}, "bad_words"),
+    ({"logprobs": 3}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_completion_tokens": 2**31}, "max_completion_tokens"),
@@ -261,6 +345,42 @@ def test_wrong_types_and_ranges_name_their_field() -> None:
             assert answer.error["message"].startswith(f"{param}: ")
 
     run_live(test)
+
+
+WRONG_COMPLETIONS: list[tuple[dict[str, Any], str]] = [
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": -1}, "logprobs"),
+    ({"echo": "yes"}, "echo"),
+    ({"best_of": 0}, "best_of"),
+    ({"best_of": 1, "n": 2}, "best_of"),
+    ({"best_of": 2, "stream": True}, "best_of"),
+    ({"min_tokens": 17}, "min_tokens"),
+]
+
+
+def test_the_same_where_plain_completions_differ() -> None:
+    async def test(server: Live) -> None:
+        for fields, param in WRONG_COMPLETIONS:
+            answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": "x"} | fields)
+            assert (answer.status, answer.error["param"]) == (400, param), fields
+            assert answer.error["message"].startswith(f"{param}: ")
+
+    run_live(test)
+
+
+NUMBERS = [name for name in Sampling.__struct_fields__ if type(getattr(Sampling(), name)) in (int, float)]
+
+
+@inside("a property of the decoder")
+@given(st.sampled_from(NUMBERS), st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from([True, "1", [], {}]))
+def test_no_number_gets_in_that_llama_would_choke_on(field: str, value: Any) -> None:
+    """JSON has no NaN, but other protocols may."""
+    try:
+        sampling = msgspec.convert({field: value}, Sampling)
+    except msgspec.ValidationError:
+        return
+    accepted = getattr(sampling, field)
+    assert type(accepted) in (int, float) and math.isfinite(accepted) and abs(accepted) < 2**31
 
 
 def test_missing_fields_are_named() -> None:
