@@ -21,7 +21,7 @@ from shimmy.worker.llama.payload import INDEX
 
 STREAM = "native.xz"
 # Only workers need these.
-EXTENSIONS = ["minijinja._lowlevel"]
+EXTENSIONS = ["minijinja._lowlevel", "llguidance._lib"]
 # For what hardly anybody asks for, such as host names beyond ASCII. Not every Python has a file for each.
 SELDOM_USED = ["unicodedata", "_decimal", "_csv", "_multiprocessing", "_posixshmem", "mmap", "termios"]
 

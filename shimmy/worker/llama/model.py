@@ -37,13 +37,8 @@ ON_THE_CPU = Offload()
 
 
 class Model:
-<<<<<<< HEAD
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `end_tokens` and `pieces` are safe from any thread;
-    the rest is the step thread's.
-=======
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `suppressed_tokens` and `end_tokens` are safe from
-    any thread; the rest is the step thread's.
->>>>>>> w-sampling
+    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens` and `end_tokens` are
+    safe from any thread; the rest is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
