@@ -33,7 +33,7 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
 # A grammar could switch limits and checks off with these.
 _REFUSED = re.compile(r"^\s*%(?:llguidance|import)\b|%json\b|%lark\b", re.MULTILINE)
 _EMPTY_OPTIONS = re.compile(r"^\s*%llguidance\s*\{\s*\}", re.MULTILINE)
-_LARK_START = re.compile(r"^\s*start(?:\[[^\]]*\])?\s*:", re.MULTILINE)
+_LARK_START = re.compile(r"^\s*start(?:\[[^\]]*\])?\s*:(?!:=)", re.MULTILINE)
 
 
 class _TooSlow(RequestError):
