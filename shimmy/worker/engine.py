@@ -69,8 +69,7 @@ class Engine:
         self.loop(commands, send).run()
 
     def prompter(self) -> Prompter:
-        length = self._context.context_length
-        return Prompter(self._model, self._template, length, Recipes(self._model, length).of)
+        return Prompter(self._model, self._template, self._context.context_length, self._recipes.of)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
@@ -92,6 +91,10 @@ class Engine:
         """`sampling` is as it was asked for; the recipe has the model's own values in it."""
         probe = None if request.generation.logprobs is None else self._probe
         return Sampler(request.recipe, choice, request.prompt, probe)
+
+    @cached_property
+    def _recipes(self) -> Recipes:
+        return Recipes(self._model, self._context.context_length)
 
     @cached_property
     def _probe(self) -> Probe:
