@@ -21,7 +21,7 @@ from shimmy.worker.llama.payload import INDEX
 
 STREAM = "native.xz"
 # Only workers need these. The last one is what the one before asks for, in C, where PyInstaller cannot see it.
-EXTENSIONS = ["minijinja._lowlevel", "nacl._sodium", "_cffi_backend"]
+EXTENSIONS = ["minijinja._lowlevel", "llguidance._lib", "nacl._sodium", "_cffi_backend"]
 # For what hardly anybody asks for, such as host names beyond ASCII. Not every Python has a file for each.
 SELDOM_USED = ["unicodedata", "_decimal", "_csv", "_multiprocessing", "_posixshmem", "mmap", "termios"]
 

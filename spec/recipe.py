@@ -49,6 +49,8 @@ LEFT_OUT = [
     # Starlette and anyio offer these; so does msgspec
     *("httpx", "itsdangerous", "yaml", "tomli_w", "attr", "attrs", "pydantic", "numpy", "jinja2"),
     *("starlette.testclient", "starlette.templating", "starlette.schemas", "starlette.middleware.sessions"),
+    # Only its extension module is used (shimmy/worker/constraints/library.py)
+    "llguidance",
     # What the standard library's own tools ask for
     *("unittest", "doctest", "pdb", "pydoc", "pydoc_data", "test", "xml", "xmlrpc", "tkinter", "curses", "readline"),
     *("lib2to3", "distutils", "setuptools", "pip", "ensurepip", "venv", "sqlite3", "dbm", "ftplib", "nntplib"),

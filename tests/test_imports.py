@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.server",
     },
     "shimmy.worker": {
+        "llguidance",
         "minijinja",
         "msgspec",
         "nacl",

@@ -45,7 +45,10 @@ BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]
 TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
 
+ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
+
 MAX_STOP_STRINGS = 16
+MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_BREAKER_CHARS = 128  # of all together
 # llama.cpp's order (common/common.h, common_params_sampling)
 SAMPLER_ORDER: tuple[SamplerName, ...] = (
@@ -113,6 +116,15 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 Prompt = Chat | Text | Tokens
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What an answer must be, in the words of its kind: a JSON schema, nothing for "json_object", a regular expression,
+    a grammar in GBNF or Lark, a JSON array of strings to choose from. `field` is what the client calls it."""
+
+    kind: ConstraintKind
+    text: str
+    field: str
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -187,6 +199,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
     back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too.
+    Every choice meets the `constraint`, or ends for its length.
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
@@ -205,6 +218,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_choices: NumChoices = 1
     logprobs: NumLogprobs | None = None
     echo: bool = False
+    constraint: Constraint | None = None
     priority: Priority = 0
     tenant: str = ""
     timeout_seconds: Patience | None = None

@@ -89,7 +89,7 @@ class Engine:
     def prompter(self) -> Prompter:
         length = self._context.context_length
         unlock = self._disk.unlock if self._disk is not None else private_namespace
-        recipe, has_draft_model = Recipes(self._model, length).of, self._draft is not None
+        recipe, has_draft_model = self._recipes.of, self._draft is not None
         return Prompter(self._model, self._template, length, unlock, recipe, has_draft_model=has_draft_model)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
@@ -156,6 +156,10 @@ class Engine:
         """`sampling` is as it was asked for; the recipe has the model's own values in it."""
         probe = None if request.generation.logprobs is None else self._probe
         return Sampler(request.recipe, choice, request.prompt, probe)
+
+    @cached_property
+    def _recipes(self) -> Recipes:
+        return Recipes(self._model, self._context.context_length)
 
     @cached_property
     def _probe(self) -> Probe:

@@ -174,8 +174,14 @@ class Loop:
         self._scheduler.settle(sequence)
 
     def _sample(self, sequence: Sequence, row: int) -> None:
-        assert sequence.sampler is not None
-        token = sequence.sampler.sample(self._context.handle, row)
+        if sequence.sampler is None:
+            # Another choice of its request has just failed.
+            return
+        try:
+            token = sequence.sampler.sample(self._context.handle, row)
+        except ShimmyError as error:
+            self._fail(sequence.request, error.fault())
+            return
         if sequence.first_token_at is None:
             sequence.first_token_at = time.monotonic()
         piece = self._piece(token)
@@ -189,11 +195,15 @@ class Loop:
         self._tell(sequence, text)
         if stop is not None:
             self._finish(sequence, "stop", stop)
+        elif sequence.sampler.is_complete:
+            self._finish(sequence, "stop")
         elif self._is_full(sequence):
             self._finish(sequence, "length")
 
     def _tell(self, sequence: Sequence, text: str, *, last: bool = False) -> None:
         tokens = sequence.token_log.take(text, last=last) if sequence.token_log else []
+        if sequence.sent is not None:
+            sequence.sent.append(text)
         if text or tokens:
             self._events.append(TextDelta(sequence.request.id, sequence.index, text, tokens))
 
@@ -213,14 +223,25 @@ class Loop:
     def _finish(self, sequence: Sequence, reason: FinishReason, stop: str | None = None) -> None:
         request_id, index = sequence.request.id, sequence.index
         self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)
+        if reason == "stop" and not self._is_met(sequence, is_cut=stop is not None):
+            reason = "length"
         timings = sequence.timings(time.monotonic())
         self._events.append(Finished(request_id, index, reason, sequence.usage(), timings, stop))
         self._scheduler.finish(sequence)
 
+    def _is_met(self, sequence: Sequence, *, is_cut: bool) -> bool:
+        """A constrained answer that says that it is whole must be."""
+        if sequence.sent is None or sequence.sampler is None:
+            return True
+        return sequence.sampler.is_met("".join(sequence.sent), is_cut=is_cut)
+
     def _fail_batch(self, fault: Fault) -> None:
         for request in self._scheduler.batch_requests():
-            self._events.append(Failed(request.id, fault))
-            self._scheduler.abort(request.id, sound=False)
+            self._fail(request, fault, sound=False)
+
+    def _fail(self, request: Request, fault: Fault, *, sound: bool = True) -> None:
+        self._events.append(Failed(request.id, fault))
+        self._scheduler.abort(request.id, sound=sound)
 
     def _no_room(self) -> ShimmyError:
         have, limit = self._context.num_cells, self._context.context_length

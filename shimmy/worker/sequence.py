@@ -22,6 +22,9 @@ class TokenSampler(Protocol):
     """What the loop asks of a sampler (worker/llama/sampler.py is the real one)."""
 
     def sample(self, context: int, row: int) -> int: ...
+    @property
+    def is_complete(self) -> bool: ...
+    def is_met(self, text: str, *, is_cut: bool) -> bool: ...
     def take_logprob(self) -> TokenLogprob: ...
     def free(self) -> None: ...
 
@@ -94,6 +97,8 @@ class Sequence:
         self.num_accepted = 0
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
+        # What was sent, for those that must be something as a whole.
+        self.sent: list[str] | None = None if request.generation.constraint is None else []
         self.token_log = None if request.generation.logprobs is None else TokenLog()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None

@@ -200,6 +200,13 @@ class FakeSampler:
         self.sampled.append(next_token(self._context.tokens(slot)[: position + 1], self._vocabulary_size))
         return self.sampled[-1]
 
+    @property
+    def is_complete(self) -> bool:
+        return False
+
+    def is_met(self, text: str, *, is_cut: bool) -> bool:
+        return True
+
     def take_logprob(self) -> TokenLogprob:
         assert self.sampled, "there is no token to tell of"
         return TokenLogprob(b"<%d>" % self.sampled.pop(0), -1.0)

@@ -11,6 +11,7 @@ from shimmy.core.events import FinishReason
 from shimmy.core.request import Chat, Generation, Message
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
+from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import (
@@ -47,6 +48,7 @@ class ChatCompletions(Endpoint):
             logprobs=_num_logprobs(body),
             speculative=speculative(body),
             prediction=_content("prediction.content", body.prediction.content) if body.prediction else "",
+            constraint=constraint(body),
             **scheduling(body, request.state.tenant),
         )
         return await self.answer(request, body, _KIND, generation.id, [generation])
@@ -59,8 +61,6 @@ def _refuse_unsupported(body: ChatRequest) -> None:
         refuse({"tools": body.tools})
     if body.function_call != "none":
         refuse({"functions": body.functions})
-    if body.response_format != {"type": "text"}:
-        refuse({"response_format": body.response_format})
     if body.modalities != ["text"]:
         refuse({"modalities": body.modalities})
 

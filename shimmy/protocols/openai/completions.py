@@ -11,6 +11,7 @@ from shimmy.core.events import FinishReason
 from shimmy.core.request import Generation, Prompt, Text, Tokens
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
+from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import (
@@ -52,6 +53,7 @@ class Completions(Endpoint):
                 logprobs=_num_logprobs(body),
                 echo=bool(body.echo),
                 speculative=speculative(body),
+                constraint=constraint(body),
                 **scheduling(body, request.state.tenant),
             )
             for number, prompt in enumerate(prompts_of(body))

@@ -47,10 +47,40 @@ Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 EncryptionKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
 Samplers = Annotated[list[str], Meta(max_length=32)]
+Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=1024)]
+# JSON of any kind as it was sent; the same where null was.
+ABSENT = msgspec.Raw(b"null")
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
+
+
+class NamedSchema(msgspec.Struct, frozen=True):
+    """`name` and `strict` change nothing: every schema is enforced."""
+
+    schema: msgspec.Raw
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """OpenAI's; a `schema` beside "json_object" is llama-server's."""
+
+    type: str
+    json_schema: NamedSchema | None = None
+    schema: msgspec.Raw = ABSENT
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True):
+    """vLLM's."""
+
+    json: msgspec.Raw = ABSENT
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    structural_tag: Any = None
 
 
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +132,16 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     encryption_key: EncryptionKey | None = None
     speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
     speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
+    response_format: ResponseFormat | None = None
+    json_schema: msgspec.Raw = ABSENT
+    grammar: str | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: msgspec.Raw = ABSENT
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -131,7 +171,6 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     modalities: Any = None

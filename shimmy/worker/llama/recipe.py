@@ -1,6 +1,8 @@
 """What the samplers of one request have in common, as far as it takes time to find out: made on the intake thread."""
 
 import logging
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,6 +12,10 @@ from shimmy.core.request import Generation, Sampling
 from shimmy.worker.banned import Banned, banned_by
 from shimmy.worker.llama.dry import Dries, Dry
 from shimmy.worker.llama.model import Model
+
+if TYPE_CHECKING:
+    from shimmy.worker.constraints.compile import Compiler
+    from shimmy.worker.constraints.matcher import Compiled
 
 log = logging.getLogger("shimmy.worker")
 
@@ -23,6 +29,7 @@ class Recipe(msgspec.Struct, frozen=True):
     vocabulary_size: int
     context_length: int
     logprobs: int | None
+    constraint: "Compiled | None" = None
 
 
 class Recipes:
@@ -35,7 +42,7 @@ class Recipes:
         self._own = own_sampling(model.metadata, _report)
 
     def of(self, generation: Generation) -> Recipe:
-        """Raises `RequestError`, naming the field, for text that is not Unicode."""
+        """Raises `RequestError`, naming the field, for text that is not Unicode, and for a constraint that is wrong."""
         sampling = generation.sampling.or_else(self._own)
         try:
             dry = self._dries.of(sampling)
@@ -45,8 +52,15 @@ class Recipes:
             banned = banned_by(generation, self._model)
         except RequestError as error:
             raise RequestError(error.message, param="bad_words") from error
+        constraint = None if generation.constraint is None else self._compiler.compile(generation.constraint)
         size = self._model.vocabulary_size
-        return Recipe(sampling, banned, dry, size, self._context_length, generation.logprobs)
+        return Recipe(sampling, banned, dry, size, self._context_length, generation.logprobs, constraint)
+
+    @cached_property
+    def _compiler(self) -> "Compiler":
+        from shimmy.worker.constraints.compile import Compiler
+
+        return Compiler(self._model)
 
 
 def _report(key: str, value: object) -> None:

@@ -3,7 +3,8 @@
 import ctypes as c
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from shimmy.core.events import TokenLogprob
 from shimmy.worker.banned import Ban, must_be_watched
@@ -12,9 +13,12 @@ from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipe
 
+if TYPE_CHECKING:
+    from shimmy.worker.constraints.matcher import Guide
+
 
 class Sampler:
-    """Owns the native chain until `free`."""
+    """Owns the native chain until `free`; follows the constraint, where there is one."""
 
     def __init__(self, recipe: Recipe, choice: int, prompt: Sequence[int], probe: Probe | None = None) -> None:
         """`prompt` is counted by those samplers that look back beyond the answer; `probe` is needed for logprobs."""
@@ -29,12 +33,23 @@ class Sampler:
         self._probe = probe if recipe.logprobs is not None else None
         self._num_alternatives = recipe.logprobs or 0
         self._records: deque[TokenLogprob] = deque()
+        self._guide = None if recipe.constraint is None else recipe.constraint.guide()
+        self._draw = self._sample_any if self._guide is None else self._guided(self._guide, recipe.vocabulary_size)
 
     def sample(self, context: int, row: int) -> int:
         """The next token, from the logits of batch row `row`; the chain remembers it for its penalties."""
         if self._ban is None and self._probe is None:
-            return int(self._sample(self._chain, context, row))
+            return self._draw(context, row)
         return self._sample_watched(context, row)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow but the end."""
+        return self._guide is not None and self._guide.is_complete
+
+    def is_met(self, text: str, *, is_cut: bool) -> bool:
+        """Whether the answer that was sent is what it must be; `is_cut` if its end was not sent."""
+        return self._guide is None or self._guide.is_met(text, is_cut=is_cut)
 
     def take_logprob(self) -> TokenLogprob:
         """What there is to tell of the first sampled token of which it was not told yet."""
@@ -44,12 +59,22 @@ class Sampler:
         if self._chain:
             self._library.llama_sampler_free(self._chain)
             self._chain = None
+            # It leads back here, and would stay until the collector comes.
+            del self._draw
+
+    def _sample_any(self, context: int, row: int) -> int:
+        return int(self._sample(self._chain, context, row))
+
+    def _guided(self, guide: "Guide", vocabulary_size: int) -> Callable[[int, int], int]:
+        from shimmy.worker.llama.guided import GuidedDraw
+
+        return GuidedDraw(self._chain, guide, vocabulary_size).sample
 
     def _sample_watched(self, context: int, row: int) -> int:
         reading = self._probe.read(context, row) if self._probe else None
         if self._ban:
             self._strike_out(self._ban.tokens(), context, row)
-        token = int(self._sample(self._chain, context, row))
+        token = self._draw(context, row)
         if self._ban:
             self._ban.observe(token)
         if self._probe and reading:
