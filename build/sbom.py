@@ -88,7 +88,7 @@ def _runtime() -> list[dict[str, Any]]:
 
 def _packages(contents: Contents) -> list[dict[str, Any]]:
     tops = {item.group for item in contents.items} - NO_PACKAGES - {"shimmy"}
-    tops |= {name.split(".")[0] for name in contents.carried_modules}
+    tops |= {name.split(".")[0] for name in contents.carried_modules} - sys.stdlib_module_names
     known = importlib.metadata.packages_distributions()
     if missing := tops - set(known):
         sys.exit(f"shimmy build: no installed package is known for {', '.join(sorted(missing))}")
