@@ -71,15 +71,12 @@ def test_answers_of_one_batch_meet_their_constraints(engine: Engine, name: str) 
 
 
 def test_a_neighbour_without_a_constraint_does_not_notice(engine: Engine) -> None:
-    def answered(*constraints: Constraint) -> str:
-        session = Session(engine)
-        session.submit("plain", BOB, max_tokens=40, sampling=GREEDY)
-        for number, constraint in enumerate(constraints):
-            session.submit(f"{number}", ask("Hi"), max_tokens=40, constraint=constraint)
-        session.run()
-        return session.text("plain")
-
-    assert answered() == answered(SCHEMA, LIST)
+    session = Session(engine)
+    session.submit("plain", ask("What is the capital of Japan?"), max_tokens=40, sampling=GREEDY)
+    for number, constraint in enumerate((SCHEMA, LIST)):
+        session.submit(f"{number}", ask("Hi"), max_tokens=40, constraint=constraint)
+    session.run()
+    assert session.text("plain") == "The capital of Japan is Tokyo."
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=9, frequency_penalty=0.4)], ids=["greedy", "drawn"])
@@ -167,6 +164,7 @@ def test_every_way_to_draw_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, max_left: int, max_gathered: int
 ) -> None:
     """From what the chain has left, from all that may come, from the likeliest, from all after all."""
+    monkeypatch.setattr(guided, "NUM_LIKELIEST", 1 if max_gathered == 1 else 128)
     monkeypatch.setattr(guided, "MAX_LEFT", max_left)
     monkeypatch.setattr(guided, "MAX_GATHERED", max_gathered)
     guided._likeliest.cache_clear()
