@@ -110,7 +110,13 @@ def test_an_answer_that_was_cut_says_so(engine: Engine) -> None:
     session.submit("stop string", BOB, stop=['"age'], sampling=GREEDY, constraint=SCHEMA)
     session.submit("stop token", BOB, stop_tokens=[engine.prompter()._vocabulary.tokenize('":', add_special=False)[0]],
                    sampling=GREEDY, constraint=SCHEMA)  # fmt: skip
+    word = Constraint("regex", "[a-z]{3}", "regex")
+    letters = [
+        engine.prompter()._vocabulary.tokenize(letter, add_special=False)[0] for letter in "abcdefghijklmnopqrstuvwxyz"
+    ]
+    session.submit("last token", BOB, stop_tokens=letters, sampling=Sampling(seed=1, bad_words=[]), constraint=word)
     session.run()
+    assert len(session.text("last token")) == 3 or session.finished("last token").reason == "length"
     for name in ("limit", "stop string", "stop token"):
         assert session.finished(name).reason == "length"
         with pytest.raises(ValueError):
