@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 from shimmy.core.errors import ShimmyError
-from shimmy.core.request import Sampling
+from shimmy.core.request import MAX_CONSTRAINT_BYTES, Sampling
 from shimmy.core.settings import Settings
+from shimmy.worker.constraints import schema
+from shimmy.worker.constraints.compile import MAX_GRAMMAR_BYTES
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +49,17 @@ def test_sampling() -> None:
         for name, shown in zip(re.findall(r"\w+", names), default.split(", "), strict=False):
             if re.fullmatch(r"-?[\d.]+", shown):
                 assert float(shown) == getattr(Sampling(), name)
+
+
+def test_structured_output() -> None:
+    listed = {name for names, _ in rows("structured-output.md", "keyword") for name in re.findall(r"[\w$]+", names)}
+    known = {*schema._VALUES, *schema._SCHEMA, *schema._SCHEMA_LISTS, *schema._SCHEMA_MAPS, "items"}
+    assert listed == known
+    text = (ROOT / "docs" / "structured-output.md").read_text()
+    assert [name for name in {*schema._ANNOTATIONS, *schema._FORMATS} if f"`{name}`" not in text] == []
+    numbers = [schema.MAX_NODES, schema.MAX_DEPTH, schema.MAX_PROPERTIES, schema.MAX_PATTERN_PROPERTIES]
+    numbers += [schema.MAX_PATTERN_CHARS, MAX_GRAMMAR_BYTES >> 10, MAX_CONSTRAINT_BYTES >> 10]
+    assert [number for number in numbers if f"{number:,}" not in text] == []
 
 
 def test_environment_variables() -> None:

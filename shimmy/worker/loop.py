@@ -186,7 +186,7 @@ class Loop:
             sequence.first_token_at = time.monotonic()
         piece = self._piece(token)
         if piece is None or token in sequence.request.generation.stop_tokens:
-            self._finish(sequence, "stop")
+            self._finish(sequence, "stop", is_cut=piece is not None)
             return
         sequence.tokens.append(token)
         if sequence.token_log:
@@ -194,7 +194,7 @@ class Loop:
         text, stop = sequence.text.push(piece)
         self._tell(sequence, text)
         if stop is not None:
-            self._finish(sequence, "stop", stop)
+            self._finish(sequence, "stop", stop, is_cut=True)
         elif sequence.sampler.is_complete:
             self._finish(sequence, "stop")
         elif self._is_full(sequence):
@@ -220,10 +220,13 @@ class Loop:
         reached = limit is not None and sequence.num_generated >= limit
         return reached or len(sequence.tokens) >= self._context.context_length
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, stop: str | None = None) -> None:
+    def _finish(
+        self, sequence: Sequence, reason: FinishReason, stop: str | None = None, *, is_cut: bool = False
+    ) -> None:
+        """`is_cut` when the last token is not, or not all, in the text that is sent."""
         request_id, index = sequence.request.id, sequence.index
         self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)
-        if reason == "stop" and not self._is_met(sequence, is_cut=stop is not None):
+        if reason == "stop" and not self._is_met(sequence, is_cut=is_cut):
             reason = "length"
         timings = sequence.timings(time.monotonic())
         self._events.append(Finished(request_id, index, reason, sequence.usage(), timings, stop))

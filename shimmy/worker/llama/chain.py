@@ -20,6 +20,8 @@ MIN_TEMPERATURE = 1e-4
 # Far below what a draw can hit, but not 0: typical_p takes the logarithm.
 _IMPOSSIBLE = 1e-30
 _MIROSTAT_M = 100  # llama.cpp, common/sampling.cpp
+# More than these are not looked at one by one when the one that was drawn is not allowed.
+MAX_LEFT = 64
 # llama.cpp takes this seed for none.
 _NO_SEED = 0xFFFFFFFF
 
@@ -53,6 +55,9 @@ class Chain:
 
     def _add_greedy(self) -> None:
         self._add_repetition()
+        if self._recipe.constraint is not None:
+            # The next best are there when the best may not come (guided.py).
+            self._add("llama_sampler_init_top_k", MAX_LEFT)
         self._add("llama_sampler_init_greedy")
 
     def _add_mirostat(self) -> None:

@@ -11,6 +11,8 @@ from shimmy.core.request import MAX_CONSTRAINT_BYTES, Constraint
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.wire import ChatRequest, CompletionRequest
+from tests.protocols.openai.test_wire import CHAT, COMPLETIONS, asked
+from tests.server.live import Live, run_live
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {}}}
 TEXT = '{"type": "object", "properties": {"b": {"type": "string"}, "a": {}}}'
@@ -112,3 +114,14 @@ def test_a_schema_that_is_no_text_is_refused() -> None:
     body = b'{"model":"m","messages":[{"role":"user"}],"json_schema":{"a":"\xff"}}'
     with pytest.raises(RequestError):
         constraint(decode(msgspec.json.Decoder(ChatRequest), body))
+
+
+@pytest.mark.slow
+@pytest.mark.program
+def test_it_reaches_the_worker_as_it_is() -> None:
+    async def test(server: Live) -> None:
+        generation = await asked(server, CHAT, regex="[a-z]+")
+        assert generation.constraint == Constraint("regex", "[a-z]+", "regex")
+        assert (await asked(server, COMPLETIONS)).constraint is None
+
+    run_live(test)

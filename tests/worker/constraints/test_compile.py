@@ -78,7 +78,7 @@ REFERENCES: dict[str, Any] = {
     f"d{n}": {"properties": {name: {"$ref": f"#/$defs/d{n - 1}"} for name in "ab"}} for n in range(1, 41)
 }
 REFERENCES["d0"] = {"type": "string", "pattern": ".*a"}
-PATTERN_PROPERTIES = {f"^{letter}(a|b)*a(a|b){{20}}": {} for letter in LETTERS}
+PATTERN_PROPERTIES: dict[str, Any] = {f"^{letter}(a|b)*a(a|b){{20}}": {} for letter in LETTERS}
 RULES = [f'r{n}: "a" r{n * 7 % 500} | "b{n}"' for n in range(500)]
 HOSTILE: dict[str, tuple[ConstraintKind, Any]] = {
     "nested": ("json_schema", '{"items":' * 20_000 + "true" + "}" * 20_000),
