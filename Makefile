@@ -43,7 +43,7 @@ bench: setup model
 peers: $(STAMP)
 	@$(PY) -m build.peers
 
-# All that bench-report reads, about 40 minutes on 2 cores on which nothing else may run.
+# All that bench-report reads, about 30 minutes on 2 cores on which nothing else may run.
 bench-results: freeze model peers
 	@SHIMMY_EXE=dist/shimmy sh bench/results.sh $(PY)
 

@@ -12,13 +12,13 @@ same="--server shimmy --server llama-server"
 defaults="--server shimmy --server llama-server-defaults"
 both="$same --server llama-server-defaults"
 
-measure footprint bench.footprint --rounds 10
+measure footprint bench.footprint --rounds 6
 # Before the next one, which has more rounds: of two documents with a figure, the report takes the later.
-measure contended bench $same --rounds 4 --streams 1 --max-tokens 64 --contend
-measure start bench $both --rounds 8 --streams 1 --max-tokens 32
-measure baseline bench --server shimmy --server fastapi --server fastapi-tuned --rounds 5 --streams 1
-measure pairs bench.pairs $same --streams 1 4 8 16 --pairs 8 --max-tokens 96
-measure pairs-defaults bench.pairs $defaults --streams 1 4 8 16 --pairs 8 --max-tokens 96
-measure gaps bench.gaps $both --rounds 5
-measure prefixes bench.prefixes $both --rounds 4
-measure restarts bench.prefixes $same --rounds 4 --restart
+measure contended bench $same --rounds 3 --streams 1 --max-tokens 64 --contend
+measure start bench $both --rounds 6 --streams 1 --max-tokens 32
+measure baseline bench --server shimmy --server fastapi --server fastapi-tuned --rounds 4 --streams 1
+measure pairs bench.pairs $same --streams 1 4 8 16 --pairs 5 --max-tokens 96
+measure pairs-defaults bench.pairs $defaults --streams 1 4 8 16 --pairs 4 --max-tokens 96
+measure gaps bench.gaps $both --rounds 3
+measure prefixes bench.prefixes $both --rounds 3
+measure restarts bench.prefixes $same --rounds 3 --restart
