@@ -53,6 +53,11 @@ class Contents:
         with zipfile.ZipFile(io.BytesIO(self._archive.extract(BASE_LIBRARY))) as base:
             return {*self._image.names, *map(_dotted, base.namelist())}
 
+    @property
+    def packed_extensions(self) -> set[str]:
+        """Names of the extension modules in the xz stream; their packages may be nowhere else."""
+        return set(self._native().EXTENSIONS)
+
     def shared_libraries(self) -> Iterator[tuple[str, bytes]]:
         """Each ELF file: the executable without its archive counts, and what the payload unpacks to."""
         yield self.executable.name, self.executable.read_bytes()

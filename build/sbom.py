@@ -85,7 +85,8 @@ def _runtime() -> list[dict[str, Any]]:
 
 
 def _packages(contents: Contents) -> list[dict[str, Any]]:
-    tops = {item.group for item in contents.items} - NO_PACKAGES - {"shimmy"}
+    packed = {name.split(".")[0] for name in contents.packed_extensions} - sys.stdlib_module_names
+    tops = {item.group for item in contents.items} - NO_PACKAGES - {"shimmy"} | packed
     known = importlib.metadata.packages_distributions()
     if missing := tops - set(known):
         sys.exit(f"shimmy build: no installed package is known for {', '.join(sorted(missing))}")
