@@ -33,9 +33,12 @@ def tokenizer(model: Model) -> Any:
     """An LLTokenizer. It holds the interpreter lock while it is made: 0.1 s for 49,000 tokens, 0.3 s for 150,000."""
     pieces = model.pieces()
     ends = sorted(model.end_tokens)
-    special = sorted(model.end_tokens | {token for token, piece in enumerate(pieces) if not piece})
+    if not ends:
+        # llguidance must have one. Beyond the vocabulary it never comes; the generation ends when nothing may follow.
+        ends = [len(pieces)]
+        pieces.append(b"")
+    special = sorted({*ends, *(token for token, piece in enumerate(pieces) if not piece)})
     for token in special:
         # What begins with 0xFF is no text to llguidance, and never allowed where a grammar asks for text.
         pieces[token] = b"\xff<%d>" % token
-    # Without any end token, one that no text consists of stands for it: the generation ends when nothing may follow.
-    return llguidance().LLTokenizer(_Tokens(pieces, special, ends[0] if ends else 0), eos_token=ends or None)
+    return llguidance().LLTokenizer(_Tokens(pieces, special, ends[0]), eos_token=ends)

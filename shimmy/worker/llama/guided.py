@@ -120,7 +120,12 @@ class GuidedDraw:
         if not tokens:
             mask = self._guide.mask()
             tokens = _set_in(mask, MAX_GATHERED) or self._allowed_of_likeliest() or _set_in(mask, len(mask))
-        return tokens or []
+            if tokens[-1] >= self._vocabulary_size:
+                # The end of a model that has no token for it (constraints/vocabulary.py).
+                tokens.pop()
+        if not tokens:
+            raise self._guide.failure()
+        return tokens
 
     def _allowed_of_likeliest(self) -> list[int]:
         bits = self._guide.bits()
