@@ -20,6 +20,8 @@ KEEP_BELOW = 0.9
 LOST_THREADS = 0.3
 FIRST_PROBE_SECONDS = 1.0
 LONGEST_PROBE_SECONDS = 16.0
+# To be on a core less than there is costs more than to look for it in vain.
+LONGEST_UPWARD_SECONDS = 4.0
 # The best step time ages, as a longer context makes steps slower without anybody competing.
 BASELINE_DRIFT = 1.002
 
@@ -49,7 +51,8 @@ class ThreadGovernor:
         self._before_trial = 0.0
         self._baseline: dict[tuple[int, int], float] = {}
         self._probe_seconds = FIRST_PROBE_SECONDS
-        self._probe_at = 0.0
+        # Not at once: with its first answers, the server is busy with what it does once.
+        self._probe_at: float | None = None
 
     def observe(self, num_rows: int, seconds: float, cpu_seconds: float) -> None:
         """Takes one decode step of `num_rows` rows, its time and what all our threads used of the processors meanwhile;
@@ -71,6 +74,8 @@ class ThreadGovernor:
         del self._recent[:-WINDOW_STEPS], self._lost[:-WINDOW_STEPS]
         if len(self._recent) < WINDOW_STEPS:
             return
+        if self._probe_at is None:
+            self._probe_at = self._clock() + FIRST_PROBE_SECONDS
         due = self._clock() >= self._probe_at
         if due and self.num_threads < self.max_threads:
             self._try(self.num_threads + 1, _State.TRYING_MORE)
@@ -108,7 +113,8 @@ class ThreadGovernor:
             self._probe_seconds = FIRST_PROBE_SECONDS
         else:
             self.num_threads = back
-            self._probe_seconds = min(self._probe_seconds * 2, LONGEST_PROBE_SECONDS)
+            longest = LONGEST_UPWARD_SECONDS if back < self.max_threads else LONGEST_PROBE_SECONDS
+            self._probe_seconds = min(self._probe_seconds * 2, longest)
             # If steps had become slow, then of themselves: that is what normal means now.
             self._baseline[(back, self._num_rows)] = self._before_trial
         self._probe_at = self._clock() + self._probe_seconds

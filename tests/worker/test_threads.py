@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from shimmy.worker.threads import ThreadGovernor
 
 
@@ -61,6 +63,14 @@ def test_contention_from_the_start_is_found_out() -> None:
     machine.busy = True
     machine.run(3)
     assert machine.run(30)[1] > 0.9
+
+
+def test_what_a_server_does_with_its_first_answer_costs_no_thread() -> None:
+    machine = Machine(2, slowdown=1.6)
+    machine.busy = True
+    assert machine.run(0.5) == {2: pytest.approx(1, rel=0.1)}
+    machine.busy = False
+    assert set(machine.run(20)) == {2}
 
 
 def test_steps_that_grow_with_the_context_are_not_taken_for_contention() -> None:
