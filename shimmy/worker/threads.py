@@ -20,7 +20,8 @@ KEEP_BELOW = 0.9
 LOST_THREADS = 0.3
 FIRST_PROBE_SECONDS = 1.0
 LONGEST_PROBE_SECONDS = 16.0
-# To be on a core less than there is costs more than to look for it in vain.
+# To be on a core less than there is costs more than to look for it in vain, and most disturbances are short.
+FIRST_UPWARD_SECONDS = 0.25
 LONGEST_UPWARD_SECONDS = 4.0
 # The best step time ages, as a longer context makes steps slower without anybody competing.
 BASELINE_DRIFT = 1.002
@@ -74,9 +75,10 @@ class ThreadGovernor:
         del self._recent[:-WINDOW_STEPS], self._lost[:-WINDOW_STEPS]
         if len(self._recent) < WINDOW_STEPS:
             return
+        now = self._clock()
         if self._probe_at is None:
-            self._probe_at = self._clock() + FIRST_PROBE_SECONDS
-        due = self._clock() >= self._probe_at
+            self._probe_at = now + FIRST_PROBE_SECONDS
+        due = now >= self._probe_at
         if due and self.num_threads < self.max_threads:
             self._try(self.num_threads + 1, _State.TRYING_MORE)
         elif self.num_threads > 1 and (due or _median(self._recent) > SLOW_FACTOR * baseline) and self._is_crowded():
@@ -110,7 +112,7 @@ class ThreadGovernor:
             kept = seconds <= self._before_trial
             back = self.num_threads - 1
         if kept:
-            self._probe_seconds = FIRST_PROBE_SECONDS
+            self._probe_seconds = FIRST_UPWARD_SECONDS if self.num_threads < self.max_threads else FIRST_PROBE_SECONDS
         else:
             self.num_threads = back
             longest = LONGEST_UPWARD_SECONDS if back < self.max_threads else LONGEST_PROBE_SECONDS
