@@ -29,7 +29,7 @@ from shimmy.worker.llama import payload
 pytestmark = [pytest.mark.frozen, pytest.mark.timeout(600)]
 RUNS = 20
 WARM_UPS = 2
-ROUNDS = 5
+ROUNDS = 10
 MS = 1_000_000
 BUSY = 3
 INTERPRETER = [sys.executable, "-I", "-S", "-c", "pass"]
