@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from shimmy.worker.disk.tier import DiskTier
 
 # More tokens of context only when asked for: where it cannot grow it has all of its memory from the start, and where it
-# can, 262,144 cells take 7 MB and 4 ms before there is anything in them.
+# can, a long one takes a few MB and ms before there is anything in it (`python -m bench.contexts`).
 FIXED_CONTEXT_LENGTH = 8192
 GROWING_CONTEXT_LENGTH = 1 << 18
 
@@ -144,11 +144,11 @@ class Engine:
         return Drafting(drafters, self._options.speculative)
 
     def _model_drafter(self, draft: Model, governor: ThreadGovernor) -> Drafter:
-        from shimmy.worker.drafting.model import ModelDrafter
+        from shimmy.worker.drafting.model import NUM_COMPARED, ModelDrafter
         from shimmy.worker.llama.likeliest import Likeliest
 
         assert self._draft_context is not None
-        pick = Likeliest(draft.vocabulary_size).pick
+        pick = Likeliest(NUM_COMPARED).pick
         slots, size = self._options.num_sequences, self._model.vocabulary_size
         return ModelDrafter(self._draft_context, draft.reuse, pick, slots, size, lambda: governor.num_threads)
 

@@ -20,6 +20,8 @@ Tokens = array.array  # of "i"
 
 # Less likely tokens, by the draft model's own account, are not guessed.
 LEAST_PROBABILITY = 0.5
+# What the others have of the probability says little; llama-server's drafts look at as many.
+NUM_COMPARED = 10
 # While others decode, so many tokens of prompts are computed in a step.
 CHUNK_TOKENS = 64
 # Vocabularies of one family may differ in padding at their ends (llama.cpp, SPEC_VOCAB_MAX_SIZE_DIFFERENCE).

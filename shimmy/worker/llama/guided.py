@@ -18,6 +18,7 @@ from shimmy.worker.constraints.matcher import ALLOWED
 from shimmy.worker.llama import abi
 from shimmy.worker.llama.chain import MAX_LEFT
 from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.likeliest import Likeliest
 
 # Up to so many tokens are drawn from, at 0.2 us each; of more that may come, those that are among so many likeliest.
 MAX_GATHERED = 1024
@@ -135,7 +136,7 @@ class GuidedDraw:
         return int(self._library.llama_get_logits_ith(*self._row))
 
     def _likeliest(self) -> list[int]:
-        return _likeliest().of(*self._row)
+        return [token for token, _, _ in _likeliest().of(*self._row)]
 
     def _drawn(self, sampler: int, entries: "array[int]") -> int:
         """What a sampler draws of some (id, logit, probability)."""
@@ -158,30 +159,6 @@ def _set_in(mask: bytes, limit: int) -> list[int]:
     return list(map(add, accumulate(map(len, gaps[:-1])), count()))
 
 
-class _Likeliest:
-    """The `NUM_LIKELIEST` tokens of a row, found in C. One for all sequences, on the step thread."""
-
-    def __init__(self) -> None:
-        self._library = llama()
-        self._tokens: list[int] = []
-        self._callback = abi.llama_sampler_i_apply(self._look)
-        self._interface = abi.llama_sampler_i(apply=c.cast(self._callback, c.c_void_p))
-        self._chain = self._library.llama_sampler_chain_init(self._library.llama_sampler_chain_default_params())
-        for link in (
-            self._library.llama_sampler_init_top_k(NUM_LIKELIEST),
-            self._library.llama_sampler_init(c.addressof(self._interface), None),
-        ):
-            self._library.llama_sampler_chain_add(self._chain, link)
-
-    def of(self, context: int, row: int) -> list[int]:
-        self._library.llama_sampler_sample(self._chain, context, row)
-        return self._tokens
-
-    def _look(self, _link: int, candidates: int) -> None:
-        found = abi.llama_token_data_array.from_address(candidates)
-        found.selected = 0
-        entries = memoryview(c.string_at(found.data, _ENTRY_BYTES * found.size)).cast("i")
-        self._tokens = entries[::_WORDS].tolist()
-
-
-_likeliest = cache(_Likeliest)
+@cache
+def _likeliest() -> Likeliest:
+    return Likeliest(NUM_LIKELIEST)

@@ -1,39 +1,49 @@
-"""The likeliest next token and how likely it is, by the logits of a batch row; no penalties, no draw."""
+"""The likeliest tokens of a batch row, found by llama.cpp: no penalties, no draw.
+
+Its samplers sort in part, and have a softmax; a sampler of our own at the end of their chain sees the result.
+"""
 
 import ctypes as c
 import math
+from struct import Struct
 
 from shimmy.worker.llama import abi
 from shimmy.worker.llama.library import llama
 
-# What the others have of the probability says little; llama-server's drafts look at as many.
-_NUM_COMPARED = 10
 # llama.h, llama_token_data: id, logit, p
-_WORDS = 3
+_ENTRY = Struct("=iff")
 
 
 class Likeliest:
-    """For one vocabulary; about 0.5 ms for 50,000 tokens."""
+    """So many of each row. For the step thread; one may serve all sequences of a context."""
 
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self, count: int, *, softmax: bool = False) -> None:
+        """`softmax` gives each token's probability among all, which costs as much as drawing from all."""
         self._library = llama()
-        self._size = vocabulary_size
-        self._blank = (c.c_int32 * (_WORDS * vocabulary_size))()
-        self._blank[::_WORDS] = list(range(vocabulary_size))
-        self._data = (c.c_int32 * (_WORDS * vocabulary_size))()
-        self._logits = memoryview(self._data).cast("B").cast("f")[1::_WORDS]
-        self._floats = c.c_float * vocabulary_size
-        # It puts the first few in order, in their place, and forgets about the others.
-        self._sort = self._library.llama_sampler_init_top_k(_NUM_COMPARED)
-        self._candidates = abi.llama_token_data_array(data=c.addressof(self._data))
+        self._count = count
+        self._seen: list[tuple[int, float, float]] = []
+        # llama.cpp keeps the addresses only.
+        self._callback = abi.llama_sampler_i_apply(self._look)
+        self._interface = abi.llama_sampler_i(apply=c.cast(self._callback, c.c_void_p))
+        self._chain = self._library.llama_sampler_chain_init(self._library.llama_sampler_chain_default_params())
+        links = [self._library.llama_sampler_init_dist(0)] if softmax else []
+        links.append(self._library.llama_sampler_init_top_k(count))
+        links.append(self._library.llama_sampler_init(c.addressof(self._interface), None))
+        for link in links:
+            self._library.llama_sampler_chain_add(self._chain, link)
+
+    def of(self, context: int, row: int) -> list[tuple[int, float, float]]:
+        """Token, logit and, with `softmax`, probability of each, the likeliest first."""
+        self._library.llama_sampler_sample(self._chain, context, row)
+        return self._seen
 
     def pick(self, context: int, row: int) -> tuple[int, float]:
-        """The token of the highest logit, and its share of what it and the next nine have of the probability."""
-        c.memmove(self._data, self._blank, c.sizeof(self._blank))
-        logits = self._floats.from_address(self._library.llama_get_logits_ith(context, row))
-        self._logits[:] = memoryview(logits).cast("B").cast("f")
-        candidates = self._candidates
-        candidates.size, candidates.selected, candidates.sorted = self._size, -1, False
-        self._library.llama_sampler_apply(self._sort, c.addressof(candidates))
-        best, *others = self._logits[: candidates.size]
-        return self._data[0], 1 / (1 + sum(math.exp(logit - best) for logit in others))
+        """The likeliest, and its share of what all of these have of the probability."""
+        (token, best, _), *others = self.of(context, row)
+        return token, 1 / (1 + sum(math.exp(logit - best) for _, logit, _ in others))
+
+    def _look(self, _sampler: int, candidates: int) -> None:
+        array = abi.llama_token_data_array.from_address(candidates)
+        array.selected = 0
+        data = c.string_at(array.data, _ENTRY.size * min(array.size, self._count))
+        self._seen = list(_ENTRY.iter_unpack(data))

@@ -123,7 +123,7 @@ def test_the_likeliest_token_is_what_greedy_sampling_takes(engine: Engine) -> No
     context = engine._context
     context.clear()
     row = plain_loop.compute(context, engine._model.tokenize("The capital of Japan is", add_special=False))
-    likeliest = Likeliest(engine._model.vocabulary_size)
+    likeliest = Likeliest(10)
     token, probability = likeliest.pick(context.handle, row)
     assert engine._model.piece(token) == b" Tokyo" and 0.1 < probability < 1
     assert likeliest.pick(context.handle, row) == (token, probability), "nothing of a row is left for the next one"
