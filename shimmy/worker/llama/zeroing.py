@@ -1,11 +1,11 @@
 """Makes a context's buffers take memory only when something is stored in them.
 
 llama.cpp fills the KV cache with zeros when it makes a context: 146 ms and 193 MB for 8,192 tokens of a model of 135 M
-parameters (`python -m bench.contexts`), most of which no chat ever uses. But pages that the system has just given are zeros already, and take no
-memory until they are written. So large buffers on the CPU are cleared here by giving their pages back to the system,
-which has the same effect. ggml has no setting for that: what clears a buffer stands in a table of its own
-(ggml-backend-impl.h), which is changed while a context is made. Where a buffer is not what that header says it is, it
-is left alone, and cleared as ever.
+parameters (`python -m bench.contexts`), most of which no chat ever uses. But pages that the system has just given are
+zeros already, and take no memory until they are written. So large buffers on the CPU are cleared here by giving their
+pages back to the system, which has the same effect. ggml has no setting for that: what clears a buffer stands in a
+table of its own (ggml-backend-impl.h), which is changed while a context is made. Where a buffer is not what that header
+says it is, it is left alone, and cleared as ever.
 
 Only Linux promises that pages that were given back (MADV_DONTNEED) are zeros.
 """
