@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Text
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
+
+if TYPE_CHECKING:
+    from shimmy.worker.chat.conversation import Instructions
 
 
 class Vocabulary(Protocol):
@@ -39,17 +42,20 @@ class Prompter:
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
         recipe: Callable[[Generation], Any] = lambda generation: None,
+        instructions: "Instructions | None" = None,
         *,
         has_draft_model: bool = False,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
-        generation what its samplers will be made of."""
+        generation what its samplers will be made of, `instructions` say of tools what a model must know whose template
+        does not."""
         self._has_draft_model = has_draft_model
         self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
         self._unlock = unlock
+        self._instructions = instructions
         # Many templates spell the BOS token that tokenizing adds anyway; it must not stand there twice.
         self._doubled_bos = vocabulary.text_of(vocabulary.bos_token) if vocabulary.adds_bos else ""
 
@@ -86,7 +92,7 @@ class Prompter:
     def _tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
         if isinstance(prompt, Chat):
-            text = self._template.render(prompt.messages).removeprefix(self._doubled_bos)
+            text = self._template.render(prompt, self._instructions).removeprefix(self._doubled_bos)
             return self._vocabulary.tokenize(text, add_special=True)
         if isinstance(prompt, Text):
             return self._vocabulary.tokenize(prompt.text, add_special=True)

@@ -24,6 +24,7 @@ from shimmy.protocols.openai.generation import (
     stop_strings,
 )
 from shimmy.protocols.openai.logprobs import chat_form
+from shimmy.protocols.openai.template import template_fields
 from shimmy.protocols.openai.wire import ChatMessage, ChatRequest, Part
 from shimmy.server.streaming import EventStream
 
@@ -39,7 +40,10 @@ class ChatCompletions(Endpoint):
         generation = Generation(
             id=new_id("chatcmpl"),
             model=body.model,
-            prompt=Chat([_message(at, message) for at, message in enumerate(body.messages)]),
+            prompt=Chat(
+                [_message(at, message) for at, message in enumerate(body.messages)],
+                **template_fields(body.chat_template_kwargs, body.add_generation_prompt, body.continue_final_message),
+            ),
             sampling=sampling(body),
             max_tokens=max_tokens,
             stop=stop_strings(body),
@@ -61,6 +65,7 @@ def _refuse_unsupported(body: ChatRequest) -> None:
         refuse({"tools": body.tools})
     if body.function_call != "none":
         refuse({"functions": body.functions})
+    refuse({"chat_template": body.chat_template})
     if body.modalities != ["text"]:
         refuse({"modalities": body.modalities})
 

@@ -174,6 +174,10 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     modalities: Any = None
+    chat_template: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     prediction: Prediction | None = None
 
     @property
