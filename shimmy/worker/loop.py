@@ -14,7 +14,7 @@ import msgspec
 from shimmy.core.errors import Fault, QueueTimeout, ShimmyError, Unavailable
 from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
-from shimmy.core.request import Sampling, Text
+from shimmy.core.request import Infill, Sampling, Text
 from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
 from shimmy.worker.scheduler import Memory, Scheduler
 from shimmy.worker.sequence import Request, Sequence, TokenSampler
@@ -213,6 +213,8 @@ class Loop:
             return None
         if isinstance(generation.prompt, Text):
             return generation.prompt.text
+        if isinstance(generation.prompt, Infill):
+            return generation.prompt.prefix + generation.prompt.prompt
         return b"".join(self._piece(token) or b"" for token in request.prompt).decode("utf-8", "replace")
 
     def _is_full(self, sequence: Sequence) -> bool:

@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shimmy.core import ipc
 from shimmy.core.errors import ContextOverflow, RequestError
-from shimmy.core.request import Chat, Generation, Text
+from shimmy.core.request import Chat, Generation, Infill, Prompt, Text
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
 
 if TYPE_CHECKING:
     from shimmy.worker.chat.conversation import Instructions
+    from shimmy.worker.llama.model import InfillTokens
 
 
 class Vocabulary(Protocol):
@@ -21,7 +23,10 @@ class Vocabulary(Protocol):
     @property
     def bos_token(self) -> int | None: ...
     def text_of(self, token: int | None) -> str: ...
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]: ...
+    @property
+    def infill_tokens(self) -> "InfillTokens": ...
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]: ...
+    def spellings(self, tokens: list[int]) -> list[bytes]: ...
     def check_tokens(self, tokens: list[int]) -> None: ...
 
 
@@ -64,7 +69,7 @@ class Prompter:
         arrived_at = time.monotonic()
         is_chat = isinstance(generation.prompt, Chat)
         field = "messages" if is_chat else "prompt"
-        tokens = self._tokens(generation)
+        tokens = self.tokens(generation.prompt, reserved=generation.max_tokens or 0)
         if not tokens:
             raise RequestError("the prompt is empty", param=field)
         if len(tokens) >= self._context_length:
@@ -89,15 +94,28 @@ class Prompter:
             prediction=self._prediction(generation),
         )
 
-    def _tokens(self, generation: Generation) -> list[int]:
-        prompt = generation.prompt
+    def tokens(self, prompt: Prompt, reserved: int = 0) -> list[int]:
+        """Those of a prompt, whether or not they fit; `reserved` is how many will be needed after them."""
         if isinstance(prompt, Chat):
-            text = self._template.render(prompt, self._instructions).removeprefix(self._doubled_bos)
-            return self._vocabulary.tokenize(text, add_special=True)
+            return self._vocabulary.tokenize(self.rendered(prompt), add_special=True)
         if isinstance(prompt, Text):
             return self._vocabulary.tokenize(prompt.text, add_special=True)
+        if isinstance(prompt, Infill):
+            from shimmy.worker.infill import infill_tokens
+
+            return infill_tokens(prompt, self._vocabulary, self._context_length - reserved)
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
+
+    def rendered(self, chat: Chat) -> str:
+        """As it is tokenized: the token that is put before it is not spelled in it."""
+        return self._template.render(chat, self._instructions).removeprefix(self._doubled_bos)
+
+    def answer(self, question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written:
+        """Raises `RequestError` naming what is wrong with it."""
+        from shimmy.worker.questions import answer
+
+        return answer(question, self, self._vocabulary)
 
     def _namespace(self, generation: Generation) -> str:
         key = generation.encryption_key

@@ -171,7 +171,8 @@ def test_at_its_end_a_worker_stores_what_waits(model: Path, states: Path, monkey
         yield Generate(generation)
         assert finished.wait(60)
 
-    def send(frame: Events) -> None:
+    def send(frame: Events | Answer) -> None:
+        assert isinstance(frame, Events)
         if any(isinstance(event, Finished) for event in frame.events):
             finished.set()
 
