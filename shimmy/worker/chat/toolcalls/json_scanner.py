@@ -58,7 +58,7 @@ class JsonScanner:
             while at < len(text) and not self.is_done:
                 at = self._step(text, at, written)
         except _Wrong as error:
-            raise _Wrong(error.reason, max(at, error.at), "".join(written)) from None
+            raise NotJson(error.reason, max(at, error.at), "".join(written)) from None
         return at, "".join(written)
 
     def _step(self, text: str, at: int, written: list[str]) -> int:
