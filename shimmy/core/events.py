@@ -61,8 +61,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     """Some more text of choice `index`: whole characters, never part of a stop string, and never empty unless it brings
-    tokens. `tokens` are those whose text is complete with this delta: all tokens of a choice make all its text, with what
-    marks thoughts and calls in it, where there are any."""
+    tokens. `tokens` are those whose text is complete with this delta: all tokens of a choice make all its text, and
+    what marks thoughts and calls in it, where there are any."""
 
     id: str
     index: int

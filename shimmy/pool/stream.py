@@ -105,7 +105,8 @@ def _merged(batch: list[Event]) -> list[Event]:
 
 def _goes_on(last: Event, event: Event) -> bool:
     if isinstance(last, ToolCallDelta) and isinstance(event, ToolCallDelta):
-        return (last.index, last.call) == (event.index, event.call) and event.name is None
+        # What begins a call stays alone, as clients expect it.
+        return (last.index, last.call) == (event.index, event.call) and last.name is None and event.name is None
     if isinstance(last, TextDelta) and isinstance(event, TextDelta):
         return last.index == event.index
     return isinstance(last, ReasoningDelta) and isinstance(event, ReasoningDelta) and last.index == event.index

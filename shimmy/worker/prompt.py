@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Text
+from shimmy.worker.chat.plan import Plan
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
 
@@ -38,12 +39,14 @@ class Prompter:
         template: ChatTemplate,
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
-        recipe: Callable[[Generation], Any] = lambda generation: None,
+        recipe: Callable[[Generation, Plan | None], Any] = lambda generation, plan: None,
+        plan: Callable[[Generation, str], Plan | None] = lambda generation, prompt: None,
         *,
         has_draft_model: bool = False,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
-        generation what its samplers will be made of."""
+        generation what its samplers will be made of, `plan` of it and its rendered prompt how its answers are read."""
+        self._plan = plan
         self._has_draft_model = has_draft_model
         self._recipe = recipe
         self._vocabulary = vocabulary
@@ -58,7 +61,7 @@ class Prompter:
         arrived_at = time.monotonic()
         is_chat = isinstance(generation.prompt, Chat)
         field = "messages" if is_chat else "prompt"
-        tokens = self._tokens(generation)
+        tokens, rendered = self._tokens(generation)
         if not tokens:
             raise RequestError("the prompt is empty", param=field)
         if len(tokens) >= self._context_length:
@@ -73,25 +76,30 @@ class Prompter:
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
         if generation.speculative.type == "draft" and not self._has_draft_model:
             raise RequestError("there is no draft model", param="speculative.type")
+        plan = None if rendered is None else self._plan(generation, rendered)
+        stops = self._template.stops if is_chat else []
         return Request(
             generation,
             tokens,
-            generation.stop + self._template.stops if is_chat else generation.stop,
+            # Those of the request are for the content alone, where there is more than that.
+            stops if plan is not None else generation.stop + stops,
             arrived_at,
             namespace=self._namespace(generation),
-            recipe=self._recipe(generation),
+            recipe=self._recipe(generation, plan),
             prediction=self._prediction(generation),
+            plan=plan,
         )
 
-    def _tokens(self, generation: Generation) -> list[int]:
+    def _tokens(self, generation: Generation) -> tuple[list[int], str | None]:
+        """The prompt, and what the template made of it."""
         prompt = generation.prompt
         if isinstance(prompt, Chat):
             text = self._template.render(prompt.messages).removeprefix(self._doubled_bos)
-            return self._vocabulary.tokenize(text, add_special=True)
+            return self._vocabulary.tokenize(text, add_special=True), text
         if isinstance(prompt, Text):
-            return self._vocabulary.tokenize(prompt.text, add_special=True)
+            return self._vocabulary.tokenize(prompt.text, add_special=True), None
         self._vocabulary.check_tokens(prompt.ids)
-        return list(prompt.ids)
+        return list(prompt.ids), None
 
     def _namespace(self, generation: Generation) -> str:
         key = generation.encryption_key

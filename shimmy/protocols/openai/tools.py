@@ -46,7 +46,8 @@ def tool_choice(body: ChatRequest, tools: list[Tool]) -> ToolChoice:
         raise RequestError(f"{field}: there are no tools to call", param=field)
     if choice.name is not None and choice.name not in {tool.name for tool in tools}:
         raise RequestError(f"{name_field}: there is no tool {choice.name[:80]!r}", param=name_field)
-    return msgspec.structs.replace(choice, parallel=parallel)
+    # A tool that is named is called once.
+    return msgspec.structs.replace(choice, parallel=parallel and choice.name is None)
 
 
 def _functions(body: ChatRequest) -> Iterator[tuple[str, Function]]:
