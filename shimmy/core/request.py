@@ -60,7 +60,6 @@ MAX_TOOLS = 128
 MAX_TOOL_BYTES = 64 << 10  # of one tool's parameters
 MAX_TOOLS_BYTES = 256 << 10  # of all tools' descriptions and parameters
 MAX_TOOL_DEPTH = 64
-MAX_KWARGS_BYTES = 16 << 10
 # llama.cpp's order (common/common.h, common_params_sampling)
 SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "penalties",

@@ -90,9 +90,9 @@ class Engine:
     def prompter(self) -> Prompter:
         length = self._context.context_length
         unlock = self._disk.unlock if self._disk is not None else private_namespace
-        recipe, plan = self._recipes.of, Planner(self._model.chat_template, self._model).of
-        has_draft_model = self._draft is not None
-        return Prompter(self._model, self._template, length, unlock, recipe, plan, has_draft_model=has_draft_model)
+        planner = Planner(self._model.chat_template, self._model)
+        recipe, has_draft_model = self._recipes.of, self._draft is not None
+        return Prompter(self._model, self._template, length, unlock, recipe, planner, has_draft_model=has_draft_model)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""

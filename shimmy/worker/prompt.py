@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Text
-from shimmy.worker.chat.plan import Plan
+from shimmy.worker.chat.plan import Plan, Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
 
@@ -40,13 +40,13 @@ class Prompter:
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
         recipe: Callable[[Generation, Plan | None], Any] = lambda generation, plan: None,
-        plan: Callable[[Generation, str], Plan | None] = lambda generation, prompt: None,
+        planner: Planner | None = None,
         *,
         has_draft_model: bool = False,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
-        generation what its samplers will be made of, `plan` of it and its rendered prompt how its answers are read."""
-        self._plan = plan
+        generation what its samplers will be made of. Without a `planner` an answer is nothing but text."""
+        self._planner = planner
         self._has_draft_model = has_draft_model
         self._recipe = recipe
         self._vocabulary = vocabulary
@@ -76,7 +76,7 @@ class Prompter:
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
         if generation.speculative.type == "draft" and not self._has_draft_model:
             raise RequestError("there is no draft model", param="speculative.type")
-        plan = None if rendered is None else self._plan(generation, rendered)
+        plan = self._planner.of(generation, rendered) if self._planner and rendered is not None else None
         stops = self._template.stops if is_chat else []
         return Request(
             generation,
@@ -94,7 +94,8 @@ class Prompter:
         """The prompt, and what the template made of it."""
         prompt = generation.prompt
         if isinstance(prompt, Chat):
-            text = self._template.render(prompt.messages).removeprefix(self._doubled_bos)
+            instructions = self._planner.instructions if self._planner else None
+            text = self._template.render(prompt, instructions).removeprefix(self._doubled_bos)
             return self._vocabulary.tokenize(text, add_special=True), text
         if isinstance(prompt, Text):
             return self._vocabulary.tokenize(prompt.text, add_special=True), None

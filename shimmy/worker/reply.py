@@ -62,7 +62,8 @@ class Reply:
     def must_close(self, piece: bytes | None) -> bool:
         """Whether, instead of this piece, the thoughts must be closed: they would go on to the end (None), or end in
         the middle of a token whose rest the constraint has not seen."""
-        if self._splitter is None or not self._splitter.is_thinking or self.plan.terms is None or self.forced:
+        terms = self.plan.terms
+        if terms is None or terms.callers is not None or self._splitter is None or not self._splitter.is_thinking:
             return False
         return piece is None or self._splitter.spills(piece.decode("utf-8", "replace"))
 

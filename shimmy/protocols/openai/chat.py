@@ -69,20 +69,20 @@ def _chat(body: ChatRequest) -> Chat:
         reasoning=reasoning.reasoning(body),
         template_kwargs=reasoning.template_kwargs(body),
         continue_final=_continues(body),
+        add_generation_prompt=body.add_generation_prompt is not False,
     )
 
 
 def _continues(body: ChatRequest) -> bool:
-    """vLLM's two fields for it."""
-    continues = bool(body.continue_final_message)
-    if body.add_generation_prompt is not None and body.add_generation_prompt == continues:
-        expected = "false" if continues else "true, unless continue_final_message is"
-        field = "add_generation_prompt"
-        raise RequestError(f"{field}: must be {expected}", param=field)
-    if continues and body.messages[-1].role != "assistant":
-        field = "continue_final_message"
+    """As vLLM has it."""
+    field = "continue_final_message"
+    if not body.continue_final_message:
+        return False
+    if body.add_generation_prompt:
+        raise RequestError(f"{field}: not together with add_generation_prompt", param=field)
+    if body.messages[-1].role != "assistant":
         raise RequestError(f"{field}: the last message is not the assistant's", param=field)
-    return continues
+    return True
 
 
 def _num_logprobs(body: ChatRequest) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from shimmy.core.errors import RequestError
-from shimmy.core.request import MAX_KWARGS_BYTES, Reasoning
+from shimmy.core.request import MAX_TEMPLATE_VARIABLES_BYTES, TEMPLATE_VARIABLES, Reasoning
 from shimmy.protocols.openai.wire import ChatRequest
 
 # Of templates that can be told to think or not.
@@ -19,7 +19,7 @@ def reasoning(body: ChatRequest) -> Reasoning:
     enabled = _only(_switches(body, effort))
     budget = _only(_budgets(body))
     return Reasoning(
-        enabled=enabled,
+        enabled=False if enabled is None and budget == 0 else enabled,
         effort=None if effort == "none" else effort,
         budget_tokens=None if budget is None or budget < 0 else budget,
         is_raw=body.reasoning_format == "none",
@@ -32,15 +32,19 @@ def is_hidden(body: ChatRequest) -> bool:
 
 
 def template_kwargs(body: ChatRequest) -> dict[str, Any]:
-    """Which names a template may be given is the worker's to say."""
-    given = body.chat_template_kwargs or {}
-    field = "chat_template_kwargs"
+    """Raises `RequestError` for a name that no template is given."""
+    given, field = body.chat_template_kwargs or {}, "chat_template_kwargs"
+    if unknown := sorted(given.keys() - TEMPLATE_VARIABLES):
+        name = f"{field}.{unknown[0][:40]}"
+        raise RequestError(
+            f"{name}: templates are not given this, only {', '.join(sorted(TEMPLATE_VARIABLES))}", param=name
+        )
     try:
         size = len(msgspec.msgpack.encode(given))
     except (OverflowError, UnicodeEncodeError, RecursionError) as error:
         raise RequestError(f"{field}: {error}", param=field) from None
-    if size > MAX_KWARGS_BYTES:
-        raise RequestError(f"{field}: more than {MAX_KWARGS_BYTES} bytes", param=field)
+    if size > MAX_TEMPLATE_VARIABLES_BYTES:
+        raise RequestError(f"{field}: more than {MAX_TEMPLATE_VARIABLES_BYTES} bytes", param=field)
     return given
 
 

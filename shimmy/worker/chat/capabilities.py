@@ -85,7 +85,12 @@ class Capabilities:
     @cached_property
     def shows_parallel_calls(self) -> bool:
         calls = [self._call(NAME, self._id(1)), self._call(OTHER_NAME, self._id(2))]
-        messages = [self._user, self._turn(calls), self._result(self._id(1), NAME), self._result(self._id(2), OTHER_NAME)]
+        messages = [
+            self._user,
+            self._turn(calls),
+            self._result(self._id(1), NAME),
+            self._result(self._id(2), OTHER_NAME),
+        ]
         return self.shows_calls and self._says(messages, OTHER_NAME)
 
     @cached_property

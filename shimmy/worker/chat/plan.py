@@ -93,6 +93,10 @@ class Planner:
             terms=self._terms(marks, place, dialect, calls, generation, chat.tool_choice),
         )
 
+    def instructions(self, tools: Sequence[Tool]) -> str | None:
+        """What a model must be told of tools whose template does not."""
+        return self._dialect.instructions(tools)
+
     def _calls(
         self, dialect: "Dialect", tools: Sequence[Tool], choice: ToolChoice, generation: Generation
     ) -> Calls | None:

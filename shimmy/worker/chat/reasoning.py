@@ -62,7 +62,7 @@ class Splitter:
         self._is_raw = is_raw
         self._held = ""
         # White space is dropped until something else has come.
-        self._is_blank = True
+        self._is_blank = place is not Place.AFTER
 
     @property
     def is_thinking(self) -> bool:
