@@ -157,8 +157,9 @@ class Sequence:
         return [TokenLogprob(word.encode(), -1 / (index + 1), top)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
-        drafts = self.num_drafted or [0, 0]
-        usage = Usage(self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens, *drafts, self.num_thought)
+        drafted, accepted = self.num_drafted or (0, 0)
+        cached, thought = self.num_cached_tokens, self.num_thought
+        usage = Usage(self.num_prompt_tokens, self.num_tokens, cached, drafted, accepted, thought)
         timings = Timings(0.001, 0.002, 0.003)
         if reason == "stop" and self.num_calls:
             reason = "tool_calls"

@@ -286,7 +286,7 @@ def test_who_must_call_is_held_to_a_grammar() -> None:
 
 def test_who_may_call_is_held_from_where_a_call_begins_if_it_is_strict() -> None:
     plan = planned(chat(tools=TOOLS))
-    assert plan and plan.terms and plan.terms.callers == {SPECIAL.index("<tool_call>")}
+    assert plan and plan.terms and plan.terms.callers == frozenset([SPECIAL.index("<tool_call>")])
     loose = planned(chat(tools=TOOLS[:1]))
     assert loose and loose.terms is None and loose.calls is None
 

@@ -26,6 +26,7 @@ from shimmy.protocols.openai.generation import (
 )
 from shimmy.protocols.openai.logprobs import chat_form
 from shimmy.protocols.openai.messages import content, messages
+from shimmy.protocols.openai.template import template_fields
 from shimmy.protocols.openai.tools import is_legacy, tool_choice, tools
 from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.streaming import EventStream
@@ -36,6 +37,7 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 class ChatCompletions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = decode(_decoder, await request.body())
+        refuse({"chat_template": body.chat_template})
         if body.modalities != ["text"]:
             refuse({"modalities": body.modalities})
         max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
@@ -67,22 +69,8 @@ def _chat(body: ChatRequest) -> Chat:
         tools=given,
         tool_choice=tool_choice(body, given),
         reasoning=reasoning.reasoning(body),
-        template_kwargs=reasoning.template_kwargs(body),
-        continue_final=_continues(body),
-        add_generation_prompt=body.add_generation_prompt is not False,
+        **template_fields(body.chat_template_kwargs, body.add_generation_prompt, body.continue_final_message),
     )
-
-
-def _continues(body: ChatRequest) -> bool:
-    """As vLLM has it."""
-    field = "continue_final_message"
-    if not body.continue_final_message:
-        return False
-    if body.add_generation_prompt:
-        raise RequestError(f"{field}: not together with add_generation_prompt", param=field)
-    if body.messages[-1].role != "assistant":
-        raise RequestError(f"{field}: the last message is not the assistant's", param=field)
-    return True
 
 
 def _num_logprobs(body: ChatRequest) -> int | None:

@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from shimmy.core.errors import RequestError
-from shimmy.core.request import MAX_TEMPLATE_VARIABLES_BYTES, TEMPLATE_VARIABLES, Reasoning
+from shimmy.core.request import Reasoning
 from shimmy.protocols.openai.wire import ChatRequest
 
 # Of templates that can be told to think or not.
@@ -29,23 +27,6 @@ def reasoning(body: ChatRequest) -> Reasoning:
 def is_hidden(body: ChatRequest) -> bool:
     """Whether the thoughts are left out of the answer."""
     return body.include_reasoning is False or bool(body.reasoning and body.reasoning.exclude)
-
-
-def template_kwargs(body: ChatRequest) -> dict[str, Any]:
-    """Raises `RequestError` for a name that no template is given."""
-    given, field = body.chat_template_kwargs or {}, "chat_template_kwargs"
-    if unknown := sorted(given.keys() - TEMPLATE_VARIABLES):
-        name = f"{field}.{unknown[0][:40]}"
-        raise RequestError(
-            f"{name}: templates are not given this, only {', '.join(sorted(TEMPLATE_VARIABLES))}", param=name
-        )
-    try:
-        size = len(msgspec.msgpack.encode(given))
-    except (OverflowError, UnicodeEncodeError, RecursionError) as error:
-        raise RequestError(f"{field}: {error}", param=field) from None
-    if size > MAX_TEMPLATE_VARIABLES_BYTES:
-        raise RequestError(f"{field}: more than {MAX_TEMPLATE_VARIABLES_BYTES} bytes", param=field)
-    return given
 
 
 def _efforts(body: ChatRequest) -> Iterator[tuple[str, str | None]]:

@@ -243,12 +243,13 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     thinking_budget: ThinkingBudget | None = None
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     include_reasoning: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     modalities: Any = None
+    chat_template: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     prediction: Prediction | None = None
 
     @property

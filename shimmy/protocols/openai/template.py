@@ -1,0 +1,43 @@
+"""What a client says of how its messages are rendered, in vLLM's and llama-server's names."""
+
+from typing import Any
+
+import msgspec
+
+from shimmy.core.errors import RequestError, TooLarge
+from shimmy.core.request import MAX_TEMPLATE_VARIABLES_BYTES, TEMPLATE_VARIABLES
+
+
+def template_fields(
+    kwargs: dict[str, Any] | None, add_generation_prompt: bool | None, continue_final_message: bool | None
+) -> dict[str, Any]:
+    """The fields of a `Chat`. A last message of the assistant's is only gone on with where that is asked for, and then
+    nothing says that the assistant speaks."""
+    if add_generation_prompt and continue_final_message:
+        field = "add_generation_prompt"
+        raise RequestError(f"{field}: cannot be true together with continue_final_message", param=field)
+    return {
+        "template_kwargs": _checked(kwargs or {}),
+        "continue_final": bool(continue_final_message),
+        "add_generation_prompt": add_generation_prompt is not False and not continue_final_message,
+    }
+
+
+def _checked(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name in kwargs:
+        if name not in TEMPLATE_VARIABLES:
+            field = f"chat_template_kwargs.{name[:64]}"
+            raise RequestError(
+                f"{field}: there is no such variable; docs/templates.md has those there are", param=field
+            )
+    try:
+        size = len(msgspec.msgpack.encode(kwargs))
+    except RecursionError:
+        size = MAX_TEMPLATE_VARIABLES_BYTES + 1
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise RequestError(f"chat_template_kwargs: {error}", param="chat_template_kwargs") from None
+    if size > MAX_TEMPLATE_VARIABLES_BYTES:
+        raise TooLarge(
+            f"chat_template_kwargs: more than {MAX_TEMPLATE_VARIABLES_BYTES} bytes", param="chat_template_kwargs"
+        )
+    return kwargs
