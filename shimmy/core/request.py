@@ -64,6 +64,20 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "temperature",
 )
 
+# What clients may tell a chat template: variables that templates of real models read (tests/worker/chat/templates.py
+# counts them), and none that stands for what a request has in other fields, or that a template calls.
+TEMPLATE_VARIABLES = frozenset(
+    """
+    enable_thinking thinking thinking_mode thinking_option thinking_effort thinking_budget reasoning reasoning_effort
+    reasoning_mode reasoning_strength include_thinking preserve_thinking preserved_thinking keep_past_thinking
+    keep_reasoning clear_thinking drop_thinking truncate_history_thinking skip_thinking add_thoughts
+    think_render_option documents controls grounding enable_citations custom_tools builtin_tools xml_tools python_tools
+    tools_in_user_message custom_instructions developer_instruction developer_preamble default_system_prompt
+    model_identity knowledge_cutoff date_string datetime current_date today add_vision_id
+    """.split()
+)
+MAX_TEMPLATE_VARIABLES_BYTES = 256 << 10
+
 # What a model's file can have a default for (core/defaults.py).
 MODEL_FIELDS = (
     "temperature",
@@ -140,7 +154,8 @@ class Reasoning(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Chat(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
     """Messages for the model's own chat template, rendered in the worker. `template_kwargs` are variables for it, of
-    those names that are allowed. With `continue_final` the last message, an assistant's, is gone on with."""
+    those names that are allowed (`TEMPLATE_VARIABLES`). With `continue_final` the last message, an assistant's, is gone
+    on with; without `add_generation_prompt` nothing says that the assistant speaks next."""
 
     messages: list[Message]
     tools: list[Tool] = []
@@ -148,6 +163,7 @@ class Chat(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
     reasoning: Reasoning = Reasoning()
     template_kwargs: dict[str, Any] = {}
     continue_final: bool = False
+    add_generation_prompt: bool = True
 
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
