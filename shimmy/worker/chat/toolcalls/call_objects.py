@@ -20,42 +20,52 @@ class CallObjects(Dialect):
     several objects or lists of them, the mark at the end missing."""
 
     close: str
+    # What the grammar writes instead of `begins[0]`.
+    opening: str = ""
     in_list: bool = False
+    # The marks are around all calls, which are not in a list.
+    one_section: bool = False
     # How the model's template writes it, from the mark to the object and from the object to the mark.
     padding: str = ""
     separator: str = "\n"
-    arguments_key: str = "arguments"
     name_key: str = "name"
-    # What else an object has in front of the name.
-    prefix: str = ""
+    arguments_key: str = "arguments"
+    # Each object has a number before the name.
+    number_key: str = ""
 
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
-        yield from read_objects(reading)
-        yield from reading.close(self.close)
+        yield from read_objects(reading, in_list=mark.endswith("["))
+        if self.close:
+            yield from reading.close(self.close)
 
     def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:
         call = lark.either(self._object(lark, tool) for tool in tools)
-        opening, closing = self.begins[0] + self.padding, self.padding + self.close
+        opening, closing = (self.opening or self.begins[0]) + self.padding, self.padding + self.close
         if self.in_list:
-            calls = lark.several(call, ", ", most)
-            return f"{lark.literal(opening + '[')} {calls} {lark.literal(']' + closing)}"
+            opening = opening if opening.endswith("[") else opening + "["
+            return f"{lark.literal(opening)} {lark.several(call, ', ', most)} {lark.literal(']' + closing)}"
+        if self.one_section:
+            return f"{lark.literal(opening)} {lark.several(call, self.separator, most)} {lark.literal(closing)}"
         one = lark.rule(f"{lark.literal(opening)} {call} {lark.literal(closing)}")
         return lark.several(one, self.separator, most)
 
     def _object(self, lark: Lark, tool: Tool) -> str:
-        named = f'{{{self.prefix}"{self.name_key}": {quoted(tool.name)}, "{self.arguments_key}": '
-        return f"{lark.literal(named)} {lark.arguments(tool)} {lark.literal('}')}"
+        named = f'"{self.name_key}": {quoted(tool.name)}, "{self.arguments_key}": '
+        before = lark.literal("{" + named)
+        if self.number_key:
+            before = f"""{lark.literal('{"' + self.number_key + '": "')} /[0-9]{{1,3}}/ {lark.literal('", ' + named)}"""
+        return f"{before} {lark.arguments(tool)} {lark.literal('}')}"
 
 
-def read_objects(reading: Reading, *, known: bool = False) -> Steps[None]:
-    """One object, or several with or without commas or semicolons between, or a list of them. With `known` what is not
-    an object that begins with the name of a tool is no call."""
+def read_objects(reading: Reading, *, in_list: bool = False) -> Steps[None]:
+    """One object, or several with or without commas or semicolons between, or a list of them; the list has begun if
+    `in_list`."""
     yield from reading.space()
-    is_list = (yield from reading.next_is("[")) is not None
+    is_list = in_list or (yield from reading.next_is("[")) is not None
     yield from reading.space()
     while True:
         yield from reading.require("{")
-        yield from read_object(reading, known=known)
+        yield from read_object(reading)
         yield from reading.space()
         if is_list and (yield from reading.next_is("]")):
             return
@@ -77,6 +87,10 @@ class _Call:
         self._waiting: list[str] = []
         self.has_begun = False
         self.has_arguments = False
+
+    @property
+    def is_named(self) -> bool:
+        return self._name is not None
 
     def named(self, name: str) -> None:
         self._name = name
@@ -109,18 +123,15 @@ class _Call:
 
 
 def read_object(reading: Reading, *, known: bool = False) -> Steps[None]:
-    """What follows the brace of an object that is a call."""
+    """What follows the brace of an object that is a call. With `known` it is none unless the first it says is the name
+    of a tool."""
     call = _Call(reading)
-    is_first = True
     yield from reading.space()
     while not (yield from reading.next_is("}")):
         key = yield from read_string(reading)
         yield from reading.space()
         yield from reading.require(":")
         yield from reading.space()
-        if known and is_first and key not in (*_NAMES, "type", *_IDS):
-            raise NotACall
-        is_first = False
         yield from _read_entry(reading, call, key, known)
         yield from reading.space()
         if (yield from reading.next_is(",")):
@@ -131,6 +142,8 @@ def read_object(reading: Reading, *, known: bool = False) -> Steps[None]:
 
 
 def _read_entry(reading: Reading, call: _Call, key: str, known: bool) -> Steps[None]:
+    if known and not call.is_named and key not in (*_NAMES, "type", *_IDS):
+        raise NotACall
     if key in _NAMES and not call.has_begun:
         name = yield from read_string(reading)
         if known and name not in reading.tools:

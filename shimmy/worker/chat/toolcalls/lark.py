@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from shimmy.core.errors import RequestError
 from shimmy.core.request import Tool, ToolChoice
@@ -11,6 +11,7 @@ from shimmy.worker.constraints.schema import enforceable
 
 # At each place at most so much, so that no model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+_ANY = r"[\s\S]"
 
 
 class Lark:
@@ -67,6 +68,19 @@ class Lark:
         again = f" ({self.literal(separator)} {expression})" if separator else f" ({expression})"
         return f"{expression}{again}{{0,{most - 1}}}"
 
+    def arranged(self, first: Sequence[str], rest: Sequence[str], separator: str) -> str:
+        """All of `first`, then any of `rest`, in their order, with a literal between."""
+        between = self.literal(separator)
+        # What may follow once there is something, from the last on.
+        tails = [""]
+        for each in reversed(rest):
+            tails.append(self.rule(f"({between} {each})? {tails[-1]}"))
+        tails.reverse()
+        if first:
+            return f" {between} ".join(first) + f" {tails[0]}"
+        starts = [f"{each} {tail}" for each, tail in zip(rest, tails[1:], strict=True)]
+        return self.either([*starts, '""'])
+
     def schema(self, schema: Any) -> str:
         """JSON by a schema that can be enforced."""
         options = {"x-guidance": {"whitespace_pattern": _WHITESPACE}}
@@ -74,6 +88,21 @@ class Lark:
 
     def arguments(self, tool: Tool) -> str:
         return self.schema(parameters(tool))
+
+    def text_up_to(
+        self, padding: str, end: str, shortest: int = 0, longest: int | None = None, char: str = _ANY
+    ) -> str:
+        """Any text of so many characters that does not have `end` in it, and that end with `padding` before it. What
+        counts as a character is a regular expression."""
+        length = f"/{char}{{{shortest},{'' if longest is None else longest}}}"
+        ending = _in_regex(end)
+        name = f"T_{len(self._rules)}"
+        if self._split and self._split.search(end):
+            # What is spelled like the control token would be read like it.
+            self._rules.append(f"{name}: {length}/ & ~/{_ANY}*{ending}{_ANY}*/ & /{_ANY}+/")
+            return f"{name}{'' if shortest else '?'} {self.literal(padding + end)}"
+        self._rules.append(f"{name}: {length}{_in_regex(padding)}{ending}/ & ~/{_ANY}*{ending}{_ANY}+/")
+        return name
 
 
 def parameters(tool: Tool) -> dict[str, Any]:
@@ -91,5 +120,29 @@ def parameters(tool: Tool) -> dict[str, Any]:
     return {**schema, "type": "object"}
 
 
+class Argument(NamedTuple):
+    """One that a tool's schema names; `schema` stands for itself."""
+
+    name: str
+    schema: dict[str, Any]
+    is_required: bool
+
+
+def arguments_of(tool: Tool) -> list[Argument]:
+    """Raises `RequestError` like `parameters`."""
+    schema = parameters(tool)
+    shared = {keyword: value for keyword, value in schema.items() if keyword in ("$defs", "definitions")}
+    required = schema.get("required", [])
+    return [
+        Argument(name, {**(each if isinstance(each, dict) else {}), **shared}, name in required)
+        for name, each in schema.get("properties", {}).items()
+        if each is not False
+    ]
+
+
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def _in_regex(text: str) -> str:
+    return "".join(f"\\x{{{ord(char):x}}}" for char in text)

@@ -109,7 +109,8 @@ class Reading:
     def end(self) -> None:
         """The call is complete, whatever follows."""
         self._is_open = False
-        self._forget()
+        self._kept.clear()
+        self._kept_chars = 0
 
     def _put(self, part: Content | Thought | CallArguments) -> None:
         if not part.text:
@@ -122,11 +123,12 @@ class Reading:
 
     # What a dialect reads.
 
-    def attempt(self, call: Steps[None], *, is_guess: bool = False) -> Steps[None]:
+    def attempt(self, call: Steps[Value], *, is_guess: bool = False) -> Steps[Value | None]:
         """Reads `call`, or gives back what was read of it. If it was only a guess that there is one, there is no doubt
         before it has a name."""
+        found = None
         try:
-            yield from call
+            found = yield from call
         except NotACall:
             self.say("".join(self._kept))
         except Malformed as error:
@@ -135,8 +137,8 @@ class Reading:
         except Cut:
             self._cut(is_guess)
         self._is_open = False
-        self._is_keeping = False
-        self._forget()
+        self.forget()
+        return found
 
     def _doubt(self, reason: str, is_guess: bool) -> None:
         if self._is_open or not is_guess:
@@ -150,23 +152,26 @@ class Reading:
         if not self._is_open:
             self.say(text)
 
-    def find(self, marks: Sequence[str], *, at_line_start: Sequence[str] = ()) -> Steps[str | None]:
-        """All up to one of `marks` is content. Reads that mark and keeps it; None at the end of the text. Those of
-        `at_line_start` count only where nothing but space is before them in their line."""
+    def find(
+        self, marks: Sequence[str], *, at_line_start: Sequence[str] = (), write: Callable[[str], None] | None = None
+    ) -> Steps[str | None]:
+        """All up to one of `marks` is content, or goes to `write`. Reads that mark and keeps it; None at the end of the
+        text. Those of `at_line_start` count only where nothing but space is before them in their line."""
+        write = write or self.say
         every = (*marks, *at_line_start)
         pattern = _pattern(every)
         while True:
             match = pattern.search(self._text, self._at)
             if match is None:
                 if self._has_ended:
-                    self.say(self._rest())
+                    write(self._rest())
                     return None
-                self.say(self._take(self.available - self._partial(every)))
+                write(self._take(self.available - self._partial(every)))
                 yield
                 continue
-            self.say(self._take(match.start() - self._at))
+            write(self._take(match.start() - self._at))
             if match[0] in at_line_start and not self.at_line_start:
-                self.say(self._take(len(match[0])))
+                write(self._take(len(match[0])))
                 continue
             self._is_keeping = True
             return self._take(len(match[0]))
@@ -174,6 +179,12 @@ class Reading:
     def keep(self) -> None:
         """What is read from here on belongs to a call."""
         self._is_keeping = True
+
+    def forget(self) -> None:
+        """It does not."""
+        self._is_keeping = False
+        self._kept.clear()
+        self._kept_chars = 0
 
     @property
     def available(self) -> int:
@@ -201,6 +212,12 @@ class Reading:
                 return ""
             yield
         return self._text[self._at]
+
+    def char(self) -> Steps[str]:
+        """The next character, and reads it."""
+        while not self.available:
+            yield from self.more()
+        return self._take(1)
 
     def next_is(self, *literals: str) -> Steps[str | None]:
         """Reads the one of `literals` that comes next, the first that fits; None, and nothing read, if none does."""
@@ -230,8 +247,10 @@ class Reading:
         if not (yield from self.next_is(literal)) and self._has_ended and literal.startswith(self._text[self._at :]):
             self._rest()
 
-    def until(self, *marks: str, limit: int = MAX_CALL_CHARS, write: Callable[[str], None] | None = None) -> Steps[str]:
-        """Reads up to one of `marks` and that too, which it returns; what was before it goes to `write`."""
+    def until(
+        self, *marks: str, write: Callable[[str], None], limit: int = MAX_CALL_CHARS, reads_mark: bool = True
+    ) -> Steps[str]:
+        """Reads up to one of `marks`, which it returns, and that too; what was before it goes to `write`."""
         pattern = _pattern(marks)
         num_chars = 0
         while True:
@@ -239,19 +258,25 @@ class Reading:
             length = match.start() - self._at if match else self.available - self._partial(marks)
             text = self._take(min(length, limit - num_chars, self._room))
             num_chars += len(text)
-            if write and text:
+            if text:
                 write(text)
             if len(text) < length:
                 raise Malformed("a part of a call is too long")
             if match:
-                return self._take(len(match[0]))
+                return self._take(len(match[0])) if reads_mark else match[0]
             yield from self.more()
 
-    def name(self, *marks: str) -> Steps[tuple[str, str]]:
-        """A name, and which of `marks` ended it."""
+    def name(self, *marks: str) -> Steps[str]:
+        """What is before one of `marks`, and reads that mark too."""
         parts: list[str] = []
-        mark = yield from self.until(*marks, limit=MAX_NAME_CHARS, write=parts.append)
-        return "".join(parts).strip(), mark
+        yield from self.until(*marks, limit=MAX_NAME_CHARS, write=parts.append)
+        return "".join(parts).strip()
+
+    def name_before(self, *marks: str) -> Steps[str]:
+        """The same, without the mark."""
+        parts: list[str] = []
+        yield from self.until(*marks, limit=MAX_NAME_CHARS, write=parts.append, reads_mark=False)
+        return "".join(parts).strip()
 
     def matching(self, pattern: re.Pattern[str], limit: int = MAX_NAME_CHARS) -> Steps[str]:
         """The longest text of characters that `pattern`, a repeated class of them, takes."""
@@ -267,6 +292,17 @@ class Reading:
                 raise Malformed("a part of a call is too long")
             if self.available or self._has_ended:
                 return "".join(parts)
+            yield
+
+    def rest(self, write: Callable[[str], None]) -> Steps[None]:
+        """Reads all that there is."""
+        while True:
+            if self.available:
+                write(self._take(min(self.available, self._room)))
+            if self.available:
+                raise Malformed("a call is too long")
+            if self._has_ended:
+                return
             yield
 
     def json(self, write: Callable[[str], None]) -> Steps[None]:
@@ -319,10 +355,6 @@ class Reading:
         text = self._text[self._at :]
         self._at = len(self._text)
         return text
-
-    def _forget(self) -> None:
-        self._kept.clear()
-        self._kept_chars = 0
 
 
 @lru_cache(maxsize=256)
