@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shimmy.core import ipc
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Infill, Prompt, Text
+from shimmy.worker.chat.plan import Plan, Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
 
 if TYPE_CHECKING:
-    from shimmy.worker.chat.conversation import Instructions
     from shimmy.worker.llama.model import InfillTokens
 
 
@@ -46,21 +46,20 @@ class Prompter:
         template: ChatTemplate,
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
-        recipe: Callable[[Generation], Any] = lambda generation: None,
-        instructions: "Instructions | None" = None,
+        recipe: Callable[[Generation, Plan | None], Any] = lambda generation, plan: None,
+        planner: Planner | None = None,
         *,
         has_draft_model: bool = False,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
-        generation what its samplers will be made of, `instructions` say of tools what a model must know whose template
-        does not."""
+        generation what its samplers will be made of. Without a `planner` an answer is nothing but text."""
+        self._planner = planner
         self._has_draft_model = has_draft_model
         self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
         self._context_length = context_length
         self._unlock = unlock
-        self._instructions = instructions
         # Many templates spell the BOS token that tokenizing adds anyway; it must not stand there twice.
         self._doubled_bos = vocabulary.text_of(vocabulary.bos_token) if vocabulary.adds_bos else ""
 
@@ -69,7 +68,8 @@ class Prompter:
         arrived_at = time.monotonic()
         is_chat = isinstance(generation.prompt, Chat)
         field = "messages" if is_chat else "prompt"
-        tokens = self.tokens(generation.prompt, reserved=generation.max_tokens or 0)
+        rendered = self.rendered(generation.prompt) if isinstance(generation.prompt, Chat) else None
+        tokens = self._tokens(generation.prompt, rendered, generation.max_tokens or 0)
         if not tokens:
             raise RequestError("the prompt is empty", param=field)
         if len(tokens) >= self._context_length:
@@ -84,38 +84,48 @@ class Prompter:
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
         if generation.speculative.type == "draft" and not self._has_draft_model:
             raise RequestError("there is no draft model", param="speculative.type")
+        plan = self._planner.of(generation, rendered) if self._planner and rendered is not None else None
+        stops = self._template.stops if is_chat else []
         return Request(
             generation,
             tokens,
-            generation.stop + self._template.stops if is_chat else generation.stop,
+            # Those of the request are for the content alone, where there is more than that.
+            stops if plan is not None else generation.stop + stops,
             arrived_at,
             namespace=self._namespace(generation),
-            recipe=self._recipe(generation),
+            recipe=self._recipe(generation, plan),
             prediction=self._prediction(generation),
+            plan=plan,
         )
 
-    def tokens(self, prompt: Prompt, reserved: int = 0) -> list[int]:
-        """Those of a prompt, whether or not they fit; `reserved` is how many will be needed after them."""
-        if isinstance(prompt, Chat):
-            return self._vocabulary.tokenize(self.rendered(prompt), add_special=True)
-        if isinstance(prompt, Text):
-            return self._vocabulary.tokenize(prompt.text, add_special=True)
-        if isinstance(prompt, Infill):
-            from shimmy.worker.infill import infill_tokens
-
-            return infill_tokens(prompt, self._vocabulary, self._context_length - reserved)
-        self._vocabulary.check_tokens(prompt.ids)
-        return list(prompt.ids)
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """Those of a prompt, whether or not they fit."""
+        return self._tokens(prompt, self.rendered(prompt) if isinstance(prompt, Chat) else None)
 
     def rendered(self, chat: Chat) -> str:
         """As it is tokenized: the token that is put before it is not spelled in it."""
-        return self._template.render(chat, self._instructions).removeprefix(self._doubled_bos)
+        instructions = self._planner.instructions if self._planner else None
+        return self._template.render(chat, instructions).removeprefix(self._doubled_bos)
 
     def answer(self, question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written:
         """Raises `RequestError` naming what is wrong with it."""
         from shimmy.worker.questions import answer
 
         return answer(question, self, self._vocabulary)
+
+    def _tokens(self, prompt: Prompt, rendered: str | None, reserved: int = 0) -> list[int]:
+        """`reserved` is how many will be needed after them."""
+        if rendered is not None:
+            return self._vocabulary.tokenize(rendered, add_special=True)
+        if isinstance(prompt, Text):
+            return self._vocabulary.tokenize(prompt.text, add_special=True)
+        if isinstance(prompt, Infill):
+            from shimmy.worker.infill import infill_tokens
+
+            return infill_tokens(prompt, self._vocabulary, self._context_length - reserved)
+        assert not isinstance(prompt, Chat)
+        self._vocabulary.check_tokens(prompt.ids)
+        return list(prompt.ids)
 
     def _namespace(self, generation: Generation) -> str:
         key = generation.encryption_key

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from shimmy.core.events import Finished
-from shimmy.core.ipc import DiskCache, EngineOptions, Events, Generate, Pause, Resume, ToWorker
+from shimmy.core.ipc import Answer, DiskCache, EngineOptions, Events, Generate, Pause, Resume, ToWorker
 from shimmy.core.request import Generation, Sampling, Secret, Tokens
 from shimmy.worker.disk.index import _LIST_AGAIN_SECONDS
 from shimmy.worker.engine import Engine

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.events import FinishReason
+from shimmy.core.events import Finished
 from shimmy.core.request import Generation, Prompt, Text, Tokens
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
@@ -118,8 +118,8 @@ def _go_on(index: int, text: str, logprobs: bytes) -> bytes:
     return b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":null}' % (index, encode(text), logprobs)
 
 
-def _finish(index: int, reason: FinishReason) -> bytes:
-    return b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%s"}' % (index, reason.encode())
+def _finish(index: int, event: Finished) -> bytes:
+    return b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%s"}' % (index, event.reason.encode())
 
 
 _KIND = Kind("text_completion", "text_completion", _choice, Shape(_begin, _go_on, _finish), completion_form)

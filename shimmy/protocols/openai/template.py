@@ -44,8 +44,8 @@ def _encoded(kwargs: dict[str, Any]) -> bytes:
         raise RequestError(f"{_FIELD}: nested more than {MAX_DEPTH} times", param=_FIELD)
     try:
         return msgspec.msgpack.encode(kwargs)
-    except OverflowError:
-        raise RequestError(f"{_FIELD}: a number has more than 64 bits", param=_FIELD) from None
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise RequestError(f"{_FIELD}: {error}", param=_FIELD) from None
 
 
 def _depth(value: Any, limit: int) -> int:

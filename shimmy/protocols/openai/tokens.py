@@ -12,13 +12,13 @@ from shimmy.core.errors import RequestError
 from shimmy.core.request import Prompt, Text, TokenId
 from shimmy.protocols.openai.chat import chat_of
 from shimmy.protocols.openai.errors import decode
-from shimmy.protocols.openai.wire import ChatFields, ModelName
+from shimmy.protocols.openai.wire import ChatRequest, ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect
 
 
-class TokenizeRequest(ChatFields, frozen=True, kw_only=True):
-    """llama-server's has `content`, vLLM's `prompt` or `messages`."""
+class TokenizeRequest(msgspec.Struct, frozen=True):
+    """llama-server's has `content`, vLLM's `prompt`, or `messages` with all that belongs to them."""
 
     model: ModelName | None = None
     content: str | None = None
@@ -28,6 +28,7 @@ class TokenizeRequest(ChatFields, frozen=True, kw_only=True):
     prompt: str | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
+    messages: Any = None
 
 
 class DetokenizeRequest(msgspec.Struct, frozen=True):
@@ -35,13 +36,15 @@ class DetokenizeRequest(msgspec.Struct, frozen=True):
     model: ModelName | None = None
 
 
-class ApplyTemplateRequest(ChatFields, frozen=True, kw_only=True):
-    model: ModelName | None = None
+class ChatFields(ChatRequest, frozen=True, kw_only=True):
+    """A chat whose model need not be named."""
+
+    model: ModelName = ""
 
 
 _tokenize = msgspec.json.Decoder(TokenizeRequest)
 _detokenize = msgspec.json.Decoder(DetokenizeRequest)
-_apply_template = msgspec.json.Decoder(ApplyTemplateRequest)
+_chat = msgspec.json.Decoder(ChatFields)
 
 
 class TokenEndpoints:
@@ -53,7 +56,7 @@ class TokenEndpoints:
         given = [name for name in ("content", "prompt", "messages") if getattr(body, name) is not None]
         if len(given) != 1:
             raise RequestError("content: this field is required, or prompt, or messages; one of them", param="content")
-        question = _question(body)
+        question = _question(body, await request.body())
         model = await self._model(body.model)
         answer = await self._asked(request, lambda: self._inference.tokenize(model, question, request.state.tenant))
         if body.content is not None:
@@ -71,13 +74,13 @@ class TokenEndpoints:
         return _json({"content": text, "prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
-        body = decode(_apply_template, await request.body())
+        body = decode(_chat, await request.body())
         chat, model = chat_of(body), await self._model(body.model)
         text = await self._asked(request, lambda: self._inference.render(model, chat, request.state.tenant))
         return _json({"prompt": text})
 
     async def _model(self, name: str | None) -> str:
-        return name if name is not None else await self._inference.only_model()
+        return name if name else await self._inference.only_model()
 
     async def _asked(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:
         async def answer() -> Any:
@@ -86,12 +89,12 @@ class TokenEndpoints:
         return await until_disconnect(request.receive, answer())
 
 
-def _question(body: TokenizeRequest) -> ipc.Tokenize:
+def _question(body: TokenizeRequest, content: bytes) -> ipc.Tokenize:
     """By default llama-server adds nothing to a text, and vLLM what the model begins texts with."""
     if body.content is not None:
         add, spelled = bool(body.add_special), bool(body.with_pieces)
         return ipc.Tokenize(Text(body.content), add, body.parse_special is not False, spelled)
-    prompt: Prompt = Text(body.prompt) if body.prompt is not None else chat_of(body)
+    prompt: Prompt = Text(body.prompt) if body.prompt is not None else chat_of(decode(_chat, content))
     return ipc.Tokenize(prompt, body.add_special_tokens is not False, True, bool(body.return_token_strs))
 
 

@@ -48,8 +48,8 @@ class InfillTokens(NamedTuple):
 
 
 class Model:
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `spellings`, `infill_tokens`,
-    `suppressed_tokens` and `end_tokens` are safe from any thread; the rest is the step thread's.
+    """One model in memory. `tokenize`, `control_token`, `check_tokens`, `metadata`, `pieces`, `spellings`,
+    `infill_tokens`, `suppressed_tokens` and `end_tokens` are safe from any thread; the rest is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
@@ -200,6 +200,15 @@ class Model:
         library, vocab = self._library, self._vocab
         functions = (getattr(library, f"llama_vocab_fim_{part}") for part in ("pre", "suf", "mid", "rep", "sep"))
         return InfillTokens(*(self._checked(function(vocab)) for function in functions))
+
+    def control_token(self, text: str) -> int | None:
+        """The token that is written like this where it is named, but adds nothing to a text, and does not end it."""
+        tokens = self.tokenize(text, add_special=False)
+        if len(tokens) != 1 or self._library.llama_vocab_is_eog(self._vocab, tokens[0]):
+            return None
+        buffer = c.create_string_buffer(1)
+        adds = self._library.llama_token_to_piece(self._vocab, tokens[0], buffer, len(buffer), 0, False)
+        return None if adds else tokens[0]
 
     def check_tokens(self, tokens: list[int]) -> None:
         """Raises `RequestError` for an id outside the vocabulary."""

@@ -173,9 +173,9 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     release = threading.Event()
     original = Compiler._matcher
 
-    def slow(self: Compiler, lark: str, constraint: Constraint) -> Compiled:
+    def slow(self: Compiler, lark: str, job: Any) -> Compiled:
         release.wait()
-        return original(self, lark, constraint)
+        return original(self, lark, job)
 
     monkeypatch.setattr(Compiler, "_matcher", slow)
     monkeypatch.setattr(compile, "COMPILE_SECONDS", 0.05)

@@ -1,0 +1,184 @@
+"""Calls as Python writes them: `[f(a=1), g(b="x")]`. Values become JSON as they come."""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shimmy.core.request import Tool
+from shimmy.worker.chat.toolcalls.argument_types import argument_schemas
+from shimmy.worker.chat.toolcalls.dialect import Dialect
+from shimmy.worker.chat.toolcalls.json_scanner import MAX_DEPTH, MAX_SCALAR_CHARS, as_json, quoted
+from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.reading import Malformed, NotACall, Reading, Steps
+
+_NAME = re.compile(r"[\w.\-]*")
+_SCALAR = re.compile(r"[-+.\w]*")
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "", **{char: char for char in "\\'\"/"}}
+_HEX = re.compile("[0-9A-Fa-f]+")
+_CODES = {"x": 2, "u": 4, "U": 8}
+
+Write = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonCalls(Dialect):
+    """A list of calls, between `begins[0]` and `close` where the format has such marks. Without them a list counts only
+    at the beginning of a line, and if it begins with a call of a tool."""
+
+    close: str = ""
+
+    def read(self, reading: Reading) -> Steps[None]:
+        if self.close:
+            yield from super().read(reading)
+            return
+        while (yield from reading.find((), at_line_start=("[",))) is not None:
+            yield from reading.attempt(read_calls(reading, known=True), is_guess=True)
+
+    def read_call(self, reading: Reading, mark: str) -> Steps[None]:
+        yield from reading.space()
+        if (yield from reading.next_is("[")):
+            yield from read_calls(reading)
+        else:
+            yield from read_call(reading)
+        yield from reading.close(self.close)
+
+    def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:
+        call = lark.either(self._call(lark, tool) for tool in tools)
+        opening = self.begins[0] if self.close else ""
+        return f"{lark.literal(opening + '[')} {lark.several(call, ', ', most)} {lark.literal(']' + self.close)}"
+
+    def _call(self, lark: Lark, tool: Tool) -> str:
+        """JSON is nearly Python; the words of JSON are read as well."""
+        first: list[str] = []
+        rest: list[str] = []
+        for each in arguments_of(tool):
+            value = lark.rule(f"{lark.literal(each.name + '=')} {lark.schema(each.schema)}")
+            (first if each.is_required else rest).append(value)
+        inside = lark.arranged(first, rest, ", ")
+        return lark.rule(f"{lark.literal(tool.name + '(')} {inside} {lark.literal(')')}")
+
+
+def read_calls(reading: Reading, *, known: bool = False) -> Steps[None]:
+    """What follows the bracket of a list."""
+    yield from reading.space()
+    while not (yield from reading.next_is("]")):
+        yield from read_call(reading, known=known)
+        yield from reading.space()
+        if (yield from reading.next_is(",")):
+            yield from reading.space()
+        elif (yield from reading.peek()) != "]":
+            yield from reading.require("]")
+
+
+def read_call(reading: Reading, *, known: bool = False) -> Steps[None]:
+    name = (yield from reading.matching(_NAME)).removesuffix(".call")
+    if known and name not in reading.tools:
+        raise NotACall
+    yield from reading.require("(")
+    reading.begin(name)
+    positional = list(argument_schemas(reading.tools[name])) if name in reading.tools else []
+    opening = "{"
+    yield from reading.space()
+    while not (yield from reading.next_is(")")):
+        key = yield from _read_key(reading, positional)
+        if key in positional:
+            positional.remove(key)
+        reading.arguments(f"{opening}{quoted(key)}: ")
+        opening = ", "
+        yield from read_value(reading, reading.arguments)
+        yield from reading.space()
+        if (yield from reading.next_is(",")):
+            yield from reading.space()
+        elif (yield from reading.peek()) != ")":
+            yield from reading.require(")")
+    reading.arguments("{}" if opening == "{" else "}")
+    reading.end()
+
+
+def _read_key(reading: Reading, positional: list[str]) -> Steps[str]:
+    """Up to the value, whose name may be missing. A word and a number begin alike, so only a quote tells them apart."""
+    if (yield from reading.peek()) in ("'", '"', "[", "{"):
+        if not positional:
+            raise Malformed("an argument of a call has no name")
+        return positional[0]
+    key = yield from reading.matching(_NAME)
+    yield from reading.space()
+    yield from reading.require("=")
+    yield from reading.space()
+    return key
+
+
+def read_value(reading: Reading, write: Write, depth: int = 0) -> Steps[None]:
+    first = yield from reading.peek()
+    if depth == MAX_DEPTH:
+        raise Malformed(f"a call is nested more than {MAX_DEPTH} deep")
+    if first in ("'", '"'):
+        yield from _read_string(reading, write)
+    elif first in ("[", "("):
+        yield from _read_items(reading, write, "])"["[(".index(first)], depth)
+    elif first == "{":
+        yield from _read_items(reading, write, "}", depth)
+    else:
+        word = yield from reading.matching(_SCALAR, MAX_SCALAR_CHARS)
+        if (yield from reading.peek()) == "":
+            yield from reading.more()
+        value = as_json(word)
+        if value is None:
+            raise Malformed("a value in a call is neither in quotes nor a number")
+        write(value)
+
+
+def _read_items(reading: Reading, write: Write, close: str, depth: int) -> Steps[None]:
+    yield from reading.require("{" if close == "}" else "[" if close == "]" else "(")
+    opening, end = ("{", "}") if close == "}" else ("[", "]")
+    write(opening)
+    yield from reading.space()
+    is_first = True
+    while not (yield from reading.next_is(close)):
+        if not is_first:
+            write(", ")
+        is_first = False
+        if close == "}":
+            yield from _read_item_key(reading, write)
+        yield from read_value(reading, write, depth + 1)
+        yield from reading.space()
+        if (yield from reading.next_is(",")):
+            yield from reading.space()
+        elif (yield from reading.peek()) != close:
+            yield from reading.require(close)
+    write(end)
+
+
+def _read_item_key(reading: Reading, write: Write) -> Steps[None]:
+    if (yield from reading.peek()) not in ("'", '"'):
+        yield from reading.require('"')
+    yield from _read_string(reading, write)
+    yield from reading.space()
+    yield from reading.require(":")
+    yield from reading.space()
+    write(": ")
+
+
+def _read_string(reading: Reading, write: Write) -> Steps[None]:
+    quote = yield from reading.require('"', "'")
+    write('"')
+    while (yield from reading.until(quote, "\\", write=lambda text: write(quoted(text)[1:-1]))) != quote:
+        yield from _read_escape(reading, write)
+    write('"')
+
+
+def _read_escape(reading: Reading, write: Write) -> Steps[None]:
+    sign = yield from reading.char()
+    if sign not in _CODES:
+        # As in Python, what is no escape sequence is a backslash.
+        write(quoted(_ESCAPES.get(sign, "\\" + sign))[1:-1])
+        return
+    digits = ""
+    for _ in range(_CODES[sign]):
+        digits += yield from reading.char()
+    code = int(digits, 16) if _HEX.fullmatch(digits) else -1
+    if not 0 <= code <= sys.maxunicode:
+        raise Malformed("a string in a call has an escape sequence that is none")
+    # Halves of characters go as they are, the other half may follow.
+    write(f"\\u{code:04x}" if 0xD800 <= code < 0xE000 else quoted(chr(code))[1:-1])

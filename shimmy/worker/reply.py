@@ -1,0 +1,163 @@
+"""One choice's answer where it is more than text: from pieces to thoughts, calls and content. Knows no batch."""
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
+from shimmy.worker.chat.plan import Plan
+from shimmy.worker.chat.reasoning import Splitter
+from shimmy.worker.text import StopScan, TextStream
+
+
+class Named(NamedTuple):
+    """A call begins; it goes by `call_id`."""
+
+    call: int
+    name: str
+    call_id: str
+
+
+Said = Content | Thought | Named | CallArguments
+
+
+class Reply:
+    """Owns what is known of one answer. `forced` are tokens that must come next, `is_over` once there is nothing more
+    to be read; `num_said` counts the characters of the model's that are in what it returned, or never will be."""
+
+    def __init__(self, plan: Plan, template_stops: Sequence[str]) -> None:
+        self.plan = plan
+        self.forced: deque[int] = deque()
+        self.stop: str | None = None
+        self.is_over = False
+        self.num_thought = 0
+        self.num_calls = 0
+        self.warning: str | None = None
+        self.num_said = 0
+        self._text = TextStream(template_stops)
+        self._splitter = Splitter(plan.marks, plan.place, is_raw=plan.is_raw) if plan.marks else None
+        self._parser: Parser | None = plan.new_parser() if plan.new_parser else None
+        self._stops = StopScan(plan.stops)
+        self._ids: set[str] = set()
+        # Of those that tell thoughts by themselves.
+        self._has_thought = False
+        self._has_answered = False
+        self._keep_to_budget()
+
+    @property
+    def is_thinking(self) -> bool:
+        if self._splitter is not None:
+            return self._splitter.is_thinking
+        return self.plan.reads_thoughts and not self._has_answered
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        return self.num_thought if self._splitter is not None or self._has_thought else 0
+
+    def close(self) -> None:
+        """The thoughts end here."""
+        self.forced.extend(self.plan.close)
+
+    def must_close(self, piece: bytes | None) -> bool:
+        """Whether, instead of this piece, the thoughts must be closed: they would go on to the end (None), or end in
+        the middle of a token whose rest the constraint has not seen."""
+        terms = self.plan.terms
+        if terms is None or terms.callers is not None or self._splitter is None or not self._splitter.is_thinking:
+            return False
+        return piece is None or self._splitter.spills(piece.decode("utf-8", "replace"))
+
+    def push(self, piece: bytes) -> list[Said]:
+        """Takes a token's bytes; returns what is certain by now."""
+        was_thinking = self.is_thinking
+        text, template_stop = self._text.push(piece)
+        said = self._read(text)
+        self.num_said += len(text)
+        if was_thinking:
+            self.num_thought += 1
+        if self.is_thinking and not self.forced:
+            self._keep_to_budget()
+        self.stop = self.stop or template_stop
+        self.is_over = self.is_over or self.stop is not None
+        return said
+
+    def finish(self) -> list[Said]:
+        """What was held back; nothing after a stop string of the request's."""
+        if self._stops.is_reached:
+            return []
+        rest = self._text.flush()
+        self.num_said += len(rest)
+        return self._read(rest) + self._ended()
+
+    @property
+    def num_certain(self) -> int:
+        """How many characters of the model's have left, or were read as something else."""
+        return self.num_said - self._stops.num_held
+
+    def _ended(self) -> list[Said]:
+        parts = self._splitter.finish() if self._splitter else []
+        said = self._said(self._parsed(parts))
+        if self._parser is not None and not self.is_over:
+            said += self._said(self._parser.finish())
+        if held := self._stops.flush():
+            said.append(Content(held))
+        return said
+
+    def _read(self, text: str) -> list[Said]:
+        if not text:
+            return []
+        parts: list[Part] = self._splitter.push(text) if self._splitter else [Content(text)]
+        return self._said(self._parsed(parts))
+
+    def _parsed(self, parts: list[Part]) -> list[Part]:
+        """Thoughts are not looked at for calls."""
+        if self._parser is None:
+            return parts
+        parsed: list[Part] = []
+        for part in parts:
+            parsed += self._parser.push(part.text) if isinstance(part, Content) else [part]
+        return parsed
+
+    def _said(self, parts: list[Part]) -> list[Said]:
+        said: list[Said] = []
+        for part in parts:
+            if self.is_over or self._stops.is_reached:
+                break
+            match part:
+                case Thought(text):
+                    self._has_thought = True
+                    if self.plan.is_raw:
+                        said.append(Content(text))
+                    else:
+                        said.append(part)
+                case Content(text):
+                    self._has_answered = True
+                    said += self._content(text)
+                case CallBegin(call, name, call_id):
+                    self._has_answered = True
+                    if self.plan.max_calls is not None and call >= self.plan.max_calls:
+                        self.is_over = True
+                        break
+                    self.num_calls += 1
+                    said.append(Named(call, name, self._id(call_id)))
+                case CallArguments():
+                    said.append(part)
+                case Doubt(reason):
+                    self.warning = self.warning or reason
+        return said
+
+    def _content(self, text: str) -> list[Said]:
+        safe, stop = self._stops.push(text)
+        self.stop = self.stop or stop
+        return [Content(safe)] if safe else []
+
+    def _id(self, own: str | None) -> str:
+        """The model's own unless it has used it already."""
+        id = own if own and own not in self._ids else f"call_{os.urandom(12).hex()}"
+        self._ids.add(id)
+        return id
+
+    def _keep_to_budget(self) -> None:
+        budget = self.plan.budget
+        if budget is not None and self.is_thinking and self.num_thought >= budget:
+            self.close()
