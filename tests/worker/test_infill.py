@@ -76,6 +76,3 @@ def test_the_files_own_tokens_are_taken(tmp_path: Path) -> None:
     model = Model([str(tmp_path / "code.gguf")], lambda fraction: None)
     assert model.infill_tokens == InfillTokens(10, 11, 12, 13, 14)
     assert Model([str(tmp_path / "prose.gguf")], lambda fraction: None).infill_tokens == InfillTokens(None, None, None)
-    prompter = Prompter(model, ChatTemplate(None, bos_token="", eos_token=""), 100)
-    # Its vocabulary has no letters.
-    assert prompter.tokens(Infill("", "")) == [1, 10, 11, 12]
