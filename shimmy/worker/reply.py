@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
 from shimmy.worker.chat.plan import Plan
-from shimmy.worker.chat.reasoning import Splitter
+from shimmy.worker.chat.reasoning import Channels, Splitter
 from shimmy.worker.text import StopScan, TextStream
 
 
@@ -38,22 +38,22 @@ class Reply:
         self._text = TextStream(template_stops)
         self._splitter = Splitter(plan.marks, plan.place, is_raw=plan.is_raw) if plan.marks else None
         self._parser: Parser | None = plan.new_parser() if plan.new_parser else None
+        self._channels = Channels() if plan.reads_thoughts else None
         self._stops = StopScan(plan.stops)
         self._ids: set[str] = set()
-        # Of those that tell thoughts by themselves.
-        self._has_thought = False
-        self._has_answered = False
-        self._keep_to_budget()
+        if plan.budget == 0:
+            self.forced.extend(plan.skip)
 
     @property
     def is_thinking(self) -> bool:
-        if self._splitter is not None:
-            return self._splitter.is_thinking
-        return self.plan.reads_thoughts and not self._has_answered
+        if self._channels is not None:
+            return self._channels.is_thinking
+        return self._splitter is not None and self._splitter.is_thinking
 
     @property
-    def num_reasoning_tokens(self) -> int:
-        return self.num_thought if self._splitter is not None or self._has_thought else 0
+    def awaits_answer(self) -> bool:
+        """Whether what comes next is no part of the answer yet."""
+        return self.is_thinking if self._channels is None else not self._channels.has_answered
 
     def close(self) -> None:
         """The thoughts end here."""
@@ -63,20 +63,23 @@ class Reply:
         """Whether, instead of this piece, the thoughts must be closed: they would go on to the end (None), or end in
         the middle of a token whose rest the constraint has not seen."""
         terms = self.plan.terms
-        if terms is None or terms.callers is not None or self._splitter is None or not self._splitter.is_thinking:
+        if terms is None or terms.callers is not None or not self.is_thinking:
             return False
-        return piece is None or self._splitter.spills(piece.decode("utf-8", "replace"))
+        if piece is None or self._splitter is None:
+            return piece is None
+        return self._splitter.spills(piece.decode("utf-8", "replace"))
 
     def push(self, piece: bytes) -> list[Said]:
         """Takes a token's bytes; returns what is certain by now."""
         was_thinking = self.is_thinking
         text, template_stop = self._text.push(piece)
+        if self._channels is not None:
+            self._channels.push(text)
         said = self._read(text)
         self.num_said += len(text)
-        if was_thinking:
-            self.num_thought += 1
-        if self.is_thinking and not self.forced:
-            self._keep_to_budget()
+        self.num_thought += was_thinking
+        if self.plan.budget is not None and self.is_thinking and not self.forced:
+            self._keep_to(self.plan.budget)
         self.stop = self.stop or template_stop
         self.is_over = self.is_over or self.stop is not None
         return said
@@ -125,16 +128,10 @@ class Reply:
                 break
             match part:
                 case Thought(text):
-                    self._has_thought = True
-                    if self.plan.is_raw:
-                        said.append(Content(text))
-                    else:
-                        said.append(part)
+                    said.append(Content(text) if self.plan.is_raw else part)
                 case Content(text):
-                    self._has_answered = True
                     said += self._content(text)
                 case CallBegin(call, name, call_id):
-                    self._has_answered = True
                     if self.plan.max_calls is not None and call >= self.plan.max_calls:
                         self.is_over = True
                         break
@@ -157,7 +154,6 @@ class Reply:
         self._ids.add(id)
         return id
 
-    def _keep_to_budget(self) -> None:
-        budget = self.plan.budget
-        if budget is not None and self.is_thinking and self.num_thought >= budget:
+    def _keep_to(self, budget: int) -> None:
+        if self.num_thought >= budget:
             self.close()

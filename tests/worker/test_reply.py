@@ -271,6 +271,56 @@ def test_ids_are_the_models_own_but_never_twice() -> None:
     assert first == "x" and len({first, second, third}) == 3
 
 
+# gpt-oss, which tells its thoughts by channels.
+
+HARMONY = "<|channel|> <|message|> functions."
+CHANNELS = ["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"]
+
+
+def in_channels(says: list[str], prompt: Chat, **fields: Any) -> Answered:
+    return answered(says, prompt, template=HARMONY, **fields)
+
+
+THOUGHT = ["<|channel|>", "analysis", "<|message|>", "so ", "so"]
+FINAL = ["<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "Yes"]
+
+
+@pytest.fixture(autouse=True)
+def channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "CONTROL", [*CONTROL, *CHANNELS])
+    monkeypatch.setitem(globals(), "SPECIAL", [*SPECIAL, *CHANNELS, "<|end|>"])
+
+
+def test_channels_tell_thoughts_from_content() -> None:
+    found = in_channels([*THOUGHT, "<|end|>", *FINAL], chat())
+    assert (found.thoughts, found.text, found.finished.usage.reasoning_tokens) == ("so so", "Yes", 3)
+    assert found.finished.reason == "stop"
+
+
+def test_a_call_in_a_channel() -> None:
+    header = ["<|start|>", "assistant", "<|channel|>", "commentary to=functions.f ", "<|constrain|>", "json"]
+    found = in_channels([*THOUGHT, "<|end|>", *header, "<|message|>", '{"a": 1}'], chat(tools=TOOLS))
+    assert (found.thoughts, found.calls, found.finished.reason) == ("so so", [("f", '{"a": 1}')], "tool_calls")
+
+
+def test_a_budget_in_channels() -> None:
+    found = in_channels([*THOUGHT, "Yes"], chat(reasoning=Reasoning(budget_tokens=2)))
+    assert (found.thoughts, found.text) == ("so so", "Yes")
+    assert "".join(found.sampler.forced) == "<|end|><|start|>assistant<|channel|>final<|message|>"
+    found = in_channels(["Yes"], chat(reasoning=Reasoning(enabled=False)))
+    assert (found.thoughts, found.text) == ("", "Yes")
+
+
+def test_a_constraint_in_channels_begins_with_the_final_message() -> None:
+    says = [*THOUGHT, "<|end|>", *FINAL[:-1], "{}"]
+    found = in_channels(says, chat(), constraint=SCHEMA)
+    assert (found.sampler.began_after, found.text) == (len(says) - 1, "{}")
+    plan = planned(chat(tools=TOOLS), template=HARMONY, constraint=SCHEMA)
+    assert plan and plan.calls is None and plan.terms and plan.terms.is_thinking
+    required = planned(chat(tools=TOOLS, tool_choice=ToolChoice("required")), template=HARMONY)
+    assert required and required.calls and required.terms and not required.terms.is_thinking
+
+
 # What tools must be.
 
 
@@ -318,6 +368,12 @@ def test_parameters_that_must_be_enforced_and_cannot_be(tools: list[Tool], choic
     with pytest.raises(RequestError) as caught:
         planned(chat(tools=tools, tool_choice=choice))
     assert caught.value.param == "tools[1].function.parameters"
+
+
+def test_a_sign_that_any_text_may_begin_with_begins_no_constraint() -> None:
+    """Strict tools of models that write a list of calls are not held to their schema."""
+    plan = planned(chat(tools=TOOLS), template="[func_name1(")
+    assert plan and plan.new_parser and plan.calls is None and plan.terms is None
 
 
 def test_pieces_are_the_control_tokens_among_the_marks() -> None:

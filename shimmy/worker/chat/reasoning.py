@@ -127,6 +127,32 @@ class Splitter:
         return [Content(text)] if text else []
 
 
+class Channels:
+    """The same for gpt-oss, whose answers are messages in channels, each behind a header: what is in `analysis` is
+    thought. Its marks are tokens of their own, each of which comes as one piece; a dialect reads the text itself."""
+
+    CLOSE = "<|end|><|start|>assistant"
+    ANSWER = "<|channel|>final<|message|>"
+
+    def __init__(self) -> None:
+        self.is_thinking = False
+        self.has_answered = False
+        self._header: str | None = ""
+
+    def push(self, piece: str) -> None:
+        match piece:
+            case "<|channel|>":
+                self._header = ""
+            case "<|message|>":
+                self.is_thinking = (self._header or "").strip().startswith("analysis")
+                self.has_answered = self.has_answered or not self.is_thinking
+                self._header = None
+            case "<|end|>" | "<|start|>":
+                self.is_thinking = False
+            case _ if self._header is not None:
+                self._header += piece
+
+
 def _overlap(text: str, mark: str) -> int:
     """Length of the longest end of `text` that begins `mark`."""
     for length in range(min(len(text), len(mark) - 1), 0, -1):
