@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shimmy.worker.chat.arguments import fault
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
 from shimmy.worker.chat.plan import Plan
 from shimmy.worker.chat.reasoning import Channels, Splitter
@@ -41,6 +42,8 @@ class Reply:
         self._channels = Channels() if plan.reads_thoughts else None
         self._stops = StopScan(plan.stops)
         self._ids: set[str] = set()
+        # Of calls that are looked at when they are there: the name, then the arguments.
+        self._unheld: dict[int, list[str]] = {}
         if plan.budget == 0:
             self.forced.extend(plan.skip)
 
@@ -86,11 +89,15 @@ class Reply:
 
     def finish(self) -> list[Said]:
         """What was held back; nothing after a stop string of the request's."""
-        if self._stops.is_reached:
-            return []
-        rest = self._text.flush()
-        self.num_said += len(rest)
-        return self._read(rest) + self._ended()
+        said: list[Said] = []
+        if not self._stops.is_reached:
+            rest = self._text.flush()
+            self.num_said += len(rest)
+            said = self._read(rest) + self._ended()
+        for name, *arguments in self._unheld.values():
+            if reason := fault(self.plan.unheld[name], "".join(arguments)):
+                self.warning = self.warning or f"the arguments of {name!r} do not meet its schema: {reason}"
+        return said
 
     @property
     def num_certain(self) -> int:
@@ -137,8 +144,12 @@ class Reply:
                         break
                     self.num_calls += 1
                     said.append(Named(call, name, self._id(call_id)))
-                case CallArguments():
+                    if name in self.plan.unheld:
+                        self._unheld[call] = [name]
+                case CallArguments(call, text):
                     said.append(part)
+                    if call in self._unheld:
+                        self._unheld[call].append(text)
                 case Doubt(reason):
                     self.warning = self.warning or reason
         return said

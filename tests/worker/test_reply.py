@@ -376,6 +376,28 @@ def test_a_sign_that_any_text_may_begin_with_begins_no_constraint() -> None:
     assert plan and plan.new_parser and plan.calls is None and plan.terms is None
 
 
+STRICT = (
+    '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false}'
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("a=1", None),
+        ("a='x'", "'a' is not what it must be"),
+        ("", "'a' is missing"),
+        ("a=1, b=2", "there is no 'b'"),
+    ],
+)
+def test_a_strict_tool_that_nothing_holds_is_looked_at_afterwards(arguments: str, reason: str | None) -> None:
+    tools = [Tool("f", parameters=STRICT, strict=True)]
+    found = answered(["[", "f(", arguments, ")", "]"], chat(tools=tools), template="[func_name1(")
+    assert found.finished.reason == "tool_calls" and len(found.calls) == 1
+    expected = None if reason is None else f"the arguments of 'f' do not meet its schema: {reason}"
+    assert found.finished.warning == expected
+
+
 def test_pieces_are_the_control_tokens_among_the_marks() -> None:
     plan = planned(chat(tools=TOOLS))
     pieces: Mapping[int, bytes] = plan.pieces if plan else {}

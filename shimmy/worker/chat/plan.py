@@ -39,11 +39,12 @@ class Calls(NamedTuple):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`marks` are those of thoughts, and an answer begins in `place`; with `reads_thoughts` what `new_parser` makes, which
-    finds calls, tells thoughts as well. `pieces` are control tokens that count as text here. `close` are the tokens that
-    end thoughts, which come when `budget` tokens have been thought, and `skip` come first of all where that is none. A
-    choice ends before it has more calls than `max_calls`. `stops` are looked for in the content. `terms` say when the
-    constraint begins, where there is one, `calls` what calls must be."""
+    """`marks` are those of thoughts, and an answer begins in `place`; with `reads_thoughts` what `new_parser` makes,
+    which finds calls, tells thoughts as well. `pieces` are control tokens that count as text here. `close` are the
+    tokens that end thoughts, which come when `budget` tokens have been thought, and `skip` come first of all where that
+    is none. A choice ends before it has more calls than `max_calls`. `stops` are looked for in the content. `terms` say
+    when the constraint begins, where there is one, `calls` what calls must be. `unheld` are the schemas of strict
+    tools, by name, to which nothing holds the model."""
 
     marks: Marks | None = None
     place: Place = Place.AFTER
@@ -58,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     calls: Calls | None = None
     terms: "Terms | None" = None
+    unheld: dict[str, str] = {}
 
 
 class Planner:
@@ -97,6 +99,7 @@ class Planner:
             stops=tuple(generation.stop),
             calls=calls,
             terms=self._terms(marks, place, dialect, calls, generation.constraint is not None),
+            unheld={} if calls is not None else {tool.name: tool.parameters for tool in tools if tool.strict},
         )
 
     def instructions(self, tools: Sequence[Tool]) -> str | None:
@@ -135,7 +138,7 @@ class Planner:
         callers = None
         if calls and dialect and not calls.is_required and not calls.or_answer:
             callers = self._callers(dialect)
-        return Terms(place is Place.THINKING, openers, callers, calls is not None)
+        return Terms(place is Place.THINKING, openers, callers, calls is not None and not calls.or_answer)
 
     def _callers(self, dialect: "Dialect") -> frozenset[int]:
         """The tokens that begin a call and nothing else."""
