@@ -189,7 +189,25 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     ids: list[TokenId]
 
 
-Prompt = Chat | Text | Tokens
+class File(msgspec.Struct, frozen=True):
+    """A text that helps to complete another one."""
+
+    name: str
+    text: str
+
+
+class Infill(msgspec.Struct, frozen=True, tag="infill", omit_defaults=True):
+    """What goes between `prefix` and `suffix` is asked for, beginning with `prompt`; as much of the end of `extra` is
+    put before them as the context has room for. `field` is what the client calls the suffix."""
+
+    prefix: str
+    suffix: str
+    prompt: str = ""
+    extra: list[File] = []
+    field: str = "suffix"
+
+
+Prompt = Chat | Text | Tokens | Infill
 
 
 class Constraint(msgspec.Struct, frozen=True):

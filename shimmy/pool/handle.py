@@ -37,7 +37,8 @@ _MOVES = {
 
 
 class Handle:
-    """`open` it, `submit` to it, `close` it; `ended` is set once the worker is gone, `idle` while it has no stream."""
+    """`open` it, `submit` to it, `close` it; `ended` is set once the worker is gone, `idle` while it has no stream and
+    nobody waits for an answer."""
 
     def __init__(self, name: str, load: ipc.Load, on_progress: Callable[[float], None]) -> None:
         self.name = name
@@ -54,6 +55,8 @@ class Handle:
         self._opening: str | None = None
         self._process: WorkerProcess | None = None
         self._streams: dict[str, Stream] = {}
+        self._asked: dict[int, asyncio.Future[ipc.Tokenized | ipc.Counted | ipc.Written]] = {}
+        self._num_asked = 0
 
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
@@ -86,6 +89,27 @@ class Handle:
             raise
         return stream
 
+    async def ask(self, question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written:
+        """What the worker says to something that needs no context. Raises `WorkerLost` when there is none."""
+        if self.state is not State.READY or self._process is None:
+            raise WorkerLost("the model's worker process is gone")
+        self._num_asked += 1
+        id = self._num_asked
+        answer: asyncio.Future[ipc.Tokenized | ipc.Counted | ipc.Written] = asyncio.get_running_loop().create_future()
+        self._asked[id] = answer
+        self.idle.clear()
+        try:
+            await self._process.send_in_turn(ipc.Ask(id, question))
+            return await answer
+        except ipc.FrameError as error:
+            raise TooLarge(str(error)) from error
+        finally:
+            # An error that came when the asker had left is nobody's.
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()
+            self._asked.pop(id, None)
+            self._note_idle()
+
     def abort(self, stream: Stream) -> None:
         """The reader has left; nothing happens for a stream that is over."""
         if self._streams.get(stream.id) is stream:
@@ -111,6 +135,8 @@ class Handle:
                         stream.push(event)
                         if stream.over:
                             self._forget(event.id)
+            case ipc.Answer(id, answer):
+                self._settle(id, answer)
             case ipc.LoadProgress(fraction) if self.state is State.LOADING:
                 self._opening = None
                 self._on_progress(fraction)
@@ -150,11 +176,27 @@ class Handle:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(error)
         self.idle.set()
+
+    def _settle(self, id: int, answer: ipc.Tokenized | ipc.Counted | ipc.Written | ipc.Refused) -> None:
+        """Whoever asked may have left."""
+        waiting = self._asked.get(id)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, ipc.Refused):
+            waiting.set_exception(from_fault(answer.fault))
+        else:
+            waiting.set_result(answer)
 
     def _forget(self, id: str) -> None:
         self._streams.pop(id, None)
-        if not self._streams:
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._streams and not self._asked:
             self.idle.set()
 
     def _move(self, state: State) -> None:

@@ -79,10 +79,10 @@ class Engine:
             layers=self._model.layers,
         )
 
-    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
-        """Serves until `messages` ends. The calling thread becomes the step thread."""
+    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events | ipc.Answer], None]) -> None:
+        """Serves until `messages` ends. The calling thread becomes the step thread; two threads call `send`."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        Intake(messages, self.prompter(), commands).start()
+        Intake(messages, self.prompter(), commands, send).start()
         self.loop(commands, send).run()
         if self._disk is not None:
             self._disk.close(ipc.STORE_SECONDS)

@@ -24,7 +24,7 @@ from shimmy.core.events import (
     ToolCallDelta,
 )
 from shimmy.core.ipc import Abort, Events, Pause, Resume
-from shimmy.core.request import Sampling, Text
+from shimmy.core.request import Infill, Sampling, Text
 from shimmy.worker.chat.parts import CallArguments, Content, Thought
 from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
 from shimmy.worker.reply import Reply, Said
@@ -277,6 +277,8 @@ class Loop:
             return None
         if isinstance(generation.prompt, Text):
             return generation.prompt.text
+        if isinstance(generation.prompt, Infill):
+            return generation.prompt.prefix + generation.prompt.prompt
         return b"".join(self._piece(token) or b"" for token in request.prompt).decode("utf-8", "replace")
 
     def _is_full(self, sequence: Sequence) -> bool:

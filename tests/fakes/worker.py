@@ -61,7 +61,7 @@ from shimmy.core.events import (
     ToolCallDelta,
     Usage,
 )
-from shimmy.core.request import Chat, Generation, Text
+from shimmy.core.request import Chat, Generation, Infill, Text
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Thought
 
 CONTEXT_LENGTH = 4096
@@ -100,8 +100,35 @@ def prompt_of(generation: Generation) -> tuple[str, int]:
             return messages[-1].content, sum(len(words_of(message.content)) for message in messages)
         case Text(text):
             return text, len(words_of(text))
+        case Infill() as infill:
+            return f"[{infill.prefix}|{infill.prompt}|{infill.suffix}]", 3
         case tokens:
             return " ".join(f"t{id}" for id in tokens.ids), len(tokens.ids)
+
+
+def answer_to(question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written | ipc.Refused:
+    """A character is a token; a chat is rendered as its messages' texts, each in brackets."""
+    match question:
+        case ipc.Render(chat):
+            return ipc.Written(rendered(chat))
+        case ipc.Detokenize(tokens):
+            return ipc.Written("".join(map(chr, tokens)))
+    text = question.prompt.text if isinstance(question.prompt, Text) else rendered(question.prompt)
+    if text.startswith("!fail "):
+        _, code, reason = text.split(" ", 2)
+        return ipc.Refused(Fault(code, reason))
+    if text == "!crash":
+        die("SIGABRT")
+    if isinstance(question, ipc.CountTokens):
+        return ipc.Counted(len(text))
+    text = f"^{text}" if question.add_special else text
+    text = text if question.parse_special else text.replace("<", "?")
+    return ipc.Tokenized([ord(letter) for letter in text], [letter.encode() for letter in text * question.spelled])
+
+
+def rendered(chat: object) -> str:
+    assert isinstance(chat, Chat)
+    return "".join(f"[{message.content}]" for message in chat.messages) + ">" * chat.add_generation_prompt
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
@@ -210,6 +237,8 @@ class Worker:
         match message:
             case ipc.Generate(generation):
                 self.accept(generation)
+            case ipc.Ask(id, question):
+                send(ipc.Answer(id, answer_to(question)))
             case ipc.Abort(id):
                 self.log += ["abort", id]
                 self.running.pop(id, None)

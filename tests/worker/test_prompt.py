@@ -5,6 +5,7 @@ import pytest
 from shimmy.core.errors import ContextOverflow, RequestError, TooLarge
 from shimmy.core.request import Chat, Generation, Message, Prompt, Sampling, Speculative, Text, Tokens
 from shimmy.worker.chat.template import ChatTemplate
+from shimmy.worker.llama.model import InfillTokens
 from shimmy.worker.prompt import Prompter
 from shimmy.worker.sequence import Request
 
@@ -18,8 +19,14 @@ class Letters:
     def text_of(self, token: int | None) -> str:
         return "" if token is None else chr(token)
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+    infill_tokens = InfillTokens(ord("("), ord("|"), ord(")"), ord("@"), ord("#"))
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        text = text if parse_special else text.replace("(", "?")
         return [ord("^")] * add_special + [ord(letter) for letter in text]
+
+    def spellings(self, tokens: list[int]) -> list[bytes]:
+        return [chr(token).encode() for token in tokens]
 
     def check_tokens(self, tokens: list[int]) -> None:
         for token in tokens:

@@ -45,7 +45,7 @@ class ChatCompletions(Endpoint):
         generation = Generation(
             id=new_id("chatcmpl"),
             model=body.model,
-            prompt=_chat(body),
+            prompt=chat_of(body),
             sampling=sampling(body),
             max_tokens=max_tokens,
             stop=stop_strings(body),
@@ -62,7 +62,7 @@ class ChatCompletions(Endpoint):
         return await self.answer(request, body, kind, generation.id, [generation], hides_thoughts=hides)
 
 
-def _chat(body: ChatRequest) -> Chat:
+def chat_of(body: ChatRequest) -> Chat:
     given = tools(body)
     return Chat(
         messages(body.messages),

@@ -262,7 +262,7 @@ class CompletionRequest(CommonFields, frozen=True, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: NumLogprobs | bool | None = None
     echo: bool | None = None
-    suffix: Any = None
+    suffix: str | None = None
     best_of: NumChoices | None = None
 
     @property

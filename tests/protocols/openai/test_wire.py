@@ -270,13 +270,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
     run_live(test)
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"suffix": "end"}, "suffix"),
-        ({"logprobs": 0, "echo": True}, "logprobs"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "param"), [({"logprobs": 0, "echo": True}, "logprobs")])
 def test_the_same_for_plain_completions(fields: dict[str, Any], param: str) -> None:
     async def test(server: Live) -> None:
         answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": "x", **fields})
