@@ -66,13 +66,13 @@ def read_objects(reading: Reading, *, in_list: bool = False) -> Steps[None]:
     while True:
         yield from reading.require("{")
         yield from read_object(reading)
+        if is_list:
+            if (yield from reading.item_end("]")):
+                return
+            continue
         yield from reading.space()
-        if is_list and (yield from reading.next_is("]")):
-            return
         if (yield from reading.next_is(",", ";")):
             yield from reading.space()
-        elif is_list:
-            raise Malformed("a list of calls does not end")
         elif (yield from reading.peek()) != "{":
             return
 
@@ -133,11 +133,8 @@ def read_object(reading: Reading, *, known: bool = False) -> Steps[None]:
         yield from reading.require(":")
         yield from reading.space()
         yield from _read_entry(reading, call, key, known)
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != "}":
-            yield from reading.require("}")
+        if (yield from reading.item_end("}")):
+            break
     call.end()
 
 

@@ -61,18 +61,19 @@ class PythonCalls(Dialect):
 
 def read_calls(reading: Reading, *, known: bool = False) -> Steps[None]:
     """What follows the bracket of a list."""
-    yield from reading.space()
-    while not (yield from reading.next_is("]")):
-        yield from read_call(reading, known=known)
+    ended = False
+    while not ended:
         yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != "]":
-            yield from reading.require("]")
+        yield from read_call(reading, known=known)
+        ended = (yield from reading.item_end("]"))
 
 
-def read_call(reading: Reading, *, known: bool = False) -> Steps[None]:
-    name = (yield from reading.matching(_NAME)).removesuffix(".call")
+def read_call(reading: Reading, *, known: bool = False, suffix: str = "") -> Steps[None]:
+    """A call whose name must end with `suffix`, which is no part of it."""
+    name = yield from reading.matching(_NAME)
+    if not name.endswith(suffix):
+        raise Malformed("what is there is not a call")
+    name = name.removesuffix(suffix)
     if known and name not in reading.tools:
         raise NotACall
     yield from reading.require("(")
@@ -87,11 +88,8 @@ def read_call(reading: Reading, *, known: bool = False) -> Steps[None]:
         reading.arguments(f"{opening}{quoted(key)}: ")
         opening = ", "
         yield from read_value(reading, reading.arguments)
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != ")":
-            yield from reading.require(")")
+        if (yield from reading.item_end(")")):
+            break
     reading.arguments("{}" if opening == "{" else "}")
     reading.end()
 
@@ -142,11 +140,8 @@ def _read_items(reading: Reading, write: Write, close: str, depth: int) -> Steps
         if close == "}":
             yield from _read_item_key(reading, write)
         yield from read_value(reading, write, depth + 1)
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != close:
-            yield from reading.require(close)
+        if (yield from reading.item_end(close)):
+            break
     write(end)
 
 

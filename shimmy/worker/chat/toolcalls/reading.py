@@ -36,7 +36,7 @@ class Cut(Exception):
 
 
 class Reading:
-    """One answer, and the `Parser` of it. White space before a call is no part of the content."""
+    """One answer, and the `Parser` of it. White space before a call, and after the last, is no content."""
 
     def __init__(self, answer: Callable[["Reading"], Steps[None]], tools: Sequence[Tool], parallel: bool) -> None:
         """`answer` reads all of it."""
@@ -54,6 +54,7 @@ class Reading:
         self._kept_chars = 0
         self._is_keeping = False
         self._is_open = False
+        self._is_after_call = False
         self._steps = answer(self)
         next(self._steps)
 
@@ -66,7 +67,8 @@ class Reading:
     def finish(self) -> list[Part]:
         self._has_ended = True
         self._go_on()
-        self._put(Content("".join(self._blank)))
+        if not self._is_after_call:
+            self._put(Content("".join(self._blank)))
         self._blank.clear()
         return self._taken()
 
@@ -88,6 +90,7 @@ class Reading:
         if visible := text.rstrip():
             self._put(Content("".join(self._blank) + visible))
             self._blank.clear()
+            self._is_after_call = False
         self._blank.append(text[len(visible) :])
 
     def think(self, text: str) -> None:
@@ -109,6 +112,7 @@ class Reading:
     def end(self) -> None:
         """The call is complete, whatever follows."""
         self._is_open = False
+        self._is_after_call = True
         self._kept.clear()
         self._kept_chars = 0
 
@@ -232,6 +236,15 @@ class Reading:
             if not waiting or self._has_ended:
                 return None
             yield
+
+    def item_end(self, close: str) -> Steps[bool]:
+        """Reads what follows an item of a list: whether that is `close`. A comma may come before it, too."""
+        yield from self.space()
+        if not (yield from self.next_is(",")):
+            yield from self.require(close)
+            return True
+        yield from self.space()
+        return (yield from self.next_is(close)) is not None
 
     def require(self, *literals: str) -> Steps[str]:
         found = yield from self.next_is(*literals)

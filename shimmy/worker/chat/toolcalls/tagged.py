@@ -55,7 +55,9 @@ class Tagged(Dialect):
         tool = reading.tools.get(name)
         opening = "{"
         yield from reading.space()
-        while (yield from reading.require(self.key, self.call_end)) == self.key:
+        # Some forget the end of a call before that of the section.
+        ends = (self.call_end, self.section_end) if self.section_end else (self.call_end,)
+        while (yield from reading.require(self.key, *ends)) == self.key:
             key = yield from reading.name(self.key_end)
             reading.arguments(f"{opening}{quoted(key)}: ")
             opening = ", "
