@@ -24,18 +24,18 @@ Said = Content | Thought | Named | CallArguments
 
 
 class Reply:
-    """Owns what is known of one answer. `forced` are tokens that must come next, `is_over` once there is nothing more
-    to be read; `num_said` counts the characters of the model's that are in what it returned, or never will be."""
+    """Owns what is known of one answer. `forced` are tokens that must come next, `stop` is the string that ended it;
+    `num_thought` counts the tokens of thoughts."""
 
     def __init__(self, plan: Plan, template_stops: Sequence[str]) -> None:
         self.plan = plan
         self.forced: deque[int] = deque()
         self.stop: str | None = None
-        self.is_over = False
+        self._is_full = False
         self.num_thought = 0
         self.num_calls = 0
         self.warning: str | None = None
-        self.num_said = 0
+        self._num_read = 0
         self._text = TextStream(template_stops)
         self._splitter = Splitter(plan.marks, plan.place, is_raw=plan.is_raw) if plan.marks else None
         self._parser: Parser | None = plan.new_parser() if plan.new_parser else None
@@ -52,6 +52,11 @@ class Reply:
         if self._channels is not None:
             return self._channels.is_thinking
         return self._splitter is not None and self._splitter.is_thinking
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self._is_full or self.stop is not None
 
     @property
     def awaits_answer(self) -> bool:
@@ -79,12 +84,11 @@ class Reply:
         if self._channels is not None:
             self._channels.push(text)
         said = self._read(text)
-        self.num_said += len(text)
+        self._num_read += len(text)
         self.num_thought += was_thinking
         if self.plan.budget is not None and self.is_thinking and not self.forced:
             self._keep_to(self.plan.budget)
         self.stop = self.stop or template_stop
-        self.is_over = self.is_over or self.stop is not None
         return said
 
     def finish(self) -> list[Said]:
@@ -92,7 +96,7 @@ class Reply:
         said: list[Said] = []
         if not self._stops.is_reached:
             rest = self._text.flush()
-            self.num_said += len(rest)
+            self._num_read += len(rest)
             said = self._read(rest) + self._ended()
         for name, *arguments in self._unheld.values():
             if reason := fault(self.plan.unheld[name], "".join(arguments)):
@@ -102,12 +106,12 @@ class Reply:
     @property
     def num_certain(self) -> int:
         """How many characters of the model's have left, or were read as something else."""
-        return self.num_said - self._stops.num_held
+        return self._num_read - self._stops.num_held
 
     def _ended(self) -> list[Said]:
         parts = self._splitter.finish() if self._splitter else []
         said = self._said(self._parsed(parts))
-        if self._parser is not None and not self.is_over:
+        if self._parser is not None:
             said += self._said(self._parser.finish())
         if held := self._stops.flush():
             said.append(Content(held))
@@ -131,7 +135,7 @@ class Reply:
     def _said(self, parts: list[Part]) -> list[Said]:
         said: list[Said] = []
         for part in parts:
-            if self.is_over or self._stops.is_reached:
+            if self._is_full or self._stops.is_reached:
                 break
             match part:
                 case Thought(text):
@@ -140,7 +144,7 @@ class Reply:
                     said += self._content(text)
                 case CallBegin(call, name, call_id):
                     if self.plan.max_calls is not None and call >= self.plan.max_calls:
-                        self.is_over = True
+                        self._is_full = True
                         break
                     self.num_calls += 1
                     said.append(Named(call, name, self._id(call_id)))

@@ -116,7 +116,13 @@ def planned(prompt: Chat, *, rendered: str = "..", template: str | None = QWEN, 
 
 
 def answered(
-    says: list[str], prompt: Chat, *, rendered: str = "..", template: str | None = QWEN, **fields: Any
+    says: list[str],
+    prompt: Chat,
+    *,
+    rendered: str = "..",
+    template: str | None = QWEN,
+    template_stops: list[str] | None = None,
+    **fields: Any,
 ) -> Answered:
     words, bench = Words(), Bench()
     sampler = Script(words, says)
@@ -124,7 +130,8 @@ def answered(
     bench.loop._make_sampler = lambda sampling, request, choice: sampler
     generation = Generation(id="a", model="m", prompt=prompt, **{"max_tokens": 200, **fields})
     plan = Planner(template, words).of(generation, rendered)
-    bench.commands.put(Request(generation, [1, 2, 3], [] if plan else generation.stop, 1.0, plan=plan))
+    stops = generation.stop if plan is None else template_stops or []
+    bench.commands.put(Request(generation, [1, 2, 3], stops, 1.0, plan=plan))
     bench.drain()
     assert not [event for event in bench.events if isinstance(event, Failed)]
     return Answered(bench.events, sampler)
@@ -227,6 +234,12 @@ def test_stop_strings_are_for_the_content() -> None:
     call = ["<tool_call>", '{"name": "f", "arguments": {"a": "STOP"}}', "</tool_call>"]
     found = answered(call, chat(tools=TOOLS), stop=["STOP"])
     assert (found.calls, found.finished.reason) == ([("f", '{"a": "STOP"}')], "tool_calls")
+
+
+def test_what_is_held_back_leaves_when_the_template_ends_the_turn() -> None:
+    for says, thoughts, text in ((["<think>", "so </"], "so </", ""), (["Yes <tool"], "", "Yes <tool")):
+        found = answered([*says, "<|im", "_end|>", "more"], chat(tools=TOOLS), template_stops=["<|im_end|>"])
+        assert (found.thoughts, found.text, found.finished.reason) == (thoughts, text, "stop")
 
 
 @pytest.mark.parametrize("stop", [[], ["YES", "nox"]])

@@ -91,7 +91,7 @@ class Planner:
             is_raw=chat.reasoning.is_raw,
             new_parser=None if dialect is None else lambda: dialect.parser(tools, True),
             reads_thoughts=self._thinks_in_channels,
-            pieces=self._pieces([*(marks or ()), *(dialect.marks if dialect else ())]),
+            pieces=self._pieces([*((marks.opener, marks.end) if marks else ()), *(dialect.marks if dialect else ())]),
             close=close,
             skip=skip,
             budget=_budget(chat.reasoning),
@@ -134,7 +134,7 @@ class Planner:
 
         if calls is None and self._thinks_in_channels:
             return Terms(is_thinking=True)
-        openers = frozenset(self._single(marks.begin) if marks and place is Place.BEFORE else ())
+        openers = frozenset(self._single(marks.opener) if marks and place is Place.BEFORE else ())
         callers = None
         if calls and dialect and not calls.is_required and not calls.or_answer:
             callers = self._callers(dialect)

@@ -23,7 +23,9 @@ class Llama(Dialect):
         if mark != "{":
             yield from reading.space()
             # A call of one of the tools that the model was made with is written like one in Python.
-            yield from read_objects(reading) if (yield from reading.peek()) == "{" else read_call(reading, suffix=".call")
+            yield from (
+                read_objects(reading) if (yield from reading.peek()) == "{" else read_call(reading, suffix=".call")
+            )
             return
         yield from read_object(reading, known=True)
         yield from reading.space()

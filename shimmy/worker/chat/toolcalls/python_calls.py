@@ -65,7 +65,7 @@ def read_calls(reading: Reading, *, known: bool = False) -> Steps[None]:
     while not ended:
         yield from reading.space()
         yield from read_call(reading, known=known)
-        ended = (yield from reading.item_end("]"))
+        ended = yield from reading.item_end("]")
 
 
 def read_call(reading: Reading, *, known: bool = False, suffix: str = "") -> Steps[None]:
