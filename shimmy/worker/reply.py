@@ -113,9 +113,12 @@ class Reply:
         said = self._said(self._parsed(parts))
         if self._parser is not None:
             said += self._said(self._parser.finish())
-        if held := self._stops.flush():
-            said.append(Content(held))
-        return said
+        return said + self._held()
+
+    def _held(self) -> list[Said]:
+        """What began like a stop string: none goes on behind a call."""
+        held = self._stops.flush()
+        return [Content(held)] if held else []
 
     def _read(self, text: str) -> list[Said]:
         if not text:
@@ -147,6 +150,7 @@ class Reply:
                         self._is_full = True
                         break
                     self.num_calls += 1
+                    said += self._held()
                     said.append(Named(call, name, self._id(call_id)))
                     if name in self.plan.unheld:
                         self._unheld[call] = [name]

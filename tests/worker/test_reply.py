@@ -236,6 +236,11 @@ def test_stop_strings_are_for_the_content() -> None:
     assert (found.calls, found.finished.reason) == ([("f", '{"a": "STOP"}')], "tool_calls")
 
 
+def test_no_stop_string_goes_on_behind_a_call() -> None:
+    found = answered(["Yes ST", *CALL, "OP", " no"], chat(tools=TOOLS), stop=["STOP"])
+    assert (found.text, found.finished.stop, found.finished.reason) == ("Yes STOP no", None, "tool_calls")
+
+
 def test_what_is_held_back_leaves_when_the_template_ends_the_turn() -> None:
     for says, thoughts, text in ((["<think>", "so </"], "so </", ""), (["Yes <tool"], "", "Yes <tool")):
         found = answered([*says, "<|im", "_end|>", "more"], chat(tools=TOOLS), template_stops=["<|im_end|>"])
