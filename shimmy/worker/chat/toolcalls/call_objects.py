@@ -148,6 +148,9 @@ def _read_entry(reading: Reading, call: _Call, key: str, known: bool) -> Steps[N
         call.named(name)
     elif key in _ARGUMENTS and not call.has_arguments:
         call.has_arguments = True
+        if call.is_named and (yield from reading.peek()) == "{":
+            # Before the arguments come, however many of them come at once.
+            call.begin()
         yield from _read_arguments(reading, call.write)
     elif key in _IDS and not call.has_begun and (yield from reading.peek()) == '"':
         call.identified((yield from read_string(reading)))

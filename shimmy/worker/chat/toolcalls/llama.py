@@ -23,9 +23,8 @@ class Llama(Dialect):
         if mark != "{":
             yield from reading.space()
             # A call of one of the tools that the model was made with is written like one in Python.
-            yield from (
-                read_objects(reading) if (yield from reading.peek()) == "{" else read_call(reading, suffix=".call")
-            )
+            is_object = (yield from reading.peek()) == "{"
+            yield from read_objects(reading) if is_object else read_call(reading, suffix=".call")
             return
         yield from read_object(reading, known=True)
         yield from reading.space()

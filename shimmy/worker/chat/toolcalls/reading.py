@@ -341,10 +341,9 @@ class Reading:
 
     def _partial(self, marks: Sequence[str]) -> int:
         """How much at the end of the text may be the beginning of a mark."""
-        longest = min(self.available, max(map(len, marks)) - 1)
-        for length in range(longest, 0, -1):
-            ending = self._text[len(self._text) - length :]
-            if any(mark.startswith(ending) for mark in marks if len(mark) > length):
+        beginnings, longest = _beginnings(tuple(marks))
+        for length in range(min(self.available, longest), 0, -1):
+            if self._text[len(self._text) - length :] in beginnings:
                 return length
         return 0
 
@@ -374,3 +373,10 @@ class Reading:
 def _pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
     # The longest first, where one begins with another.
     return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))))
+
+
+@lru_cache(maxsize=256)
+def _beginnings(marks: tuple[str, ...]) -> tuple[frozenset[str], int]:
+    """All beginnings of marks, and the length of the longest."""
+    found = frozenset(mark[:length] for mark in marks for length in range(1, len(mark)))
+    return found, max(map(len, found), default=0)

@@ -1,7 +1,7 @@
 """What each dialect makes of what models write, and of what they should not write.
 
-`REGENERATE=1 python -m pytest tests/worker/chat/toolcalls/test_golden.py` reads the texts in golden/ anew. The formats are
-those of the models' templates, and of what llama.cpp's tests expect to be read (tests/test-chat.cpp there).
+`REGENERATE=1 python -m pytest tests/worker/chat/toolcalls/test_golden.py` reads the texts in golden/ anew. The formats
+are those of the models' templates, and of what llama.cpp's tests expect to be read (tests/test-chat.cpp there).
 """
 
 import json

@@ -21,54 +21,9 @@ TEXTS = {
     path.stem: [case["text"] for case in json.loads(path.read_text("utf-8"))]
     for path in (Path(__file__).parent / "golden").glob("*.json")
 }
-SNIPPETS = [
-    '{"name": "now", ',
-    '"arguments": ',
-    '"parameters": {',
-    "}",
-    "{",
-    "[",
-    "]",
-    "(",
-    ")",
-    ",",
-    ":",
-    ";",
-    '"',
-    "'",
-    "\\",
-]
-SNIPPETS += [
-    "\\u00e9",
-    "\\ud83d",
-    "\n",
-    " ",
-    "<",
-    "|",
-    ">",
-    "1",
-    "-1.50e3",
-    "tru",
-    "True",
-    "None",
-    "now",
-    "get_weather",
-    "city",
-]
-SNIPPETS += [
-    "=",
-    "call:",
-    "```",
-    "```json",
-    "é",
-    "\U0001f600",
-    "functions.",
-    "to=",
-    "all\n",
-    ".call(",
-    ' string="false">',
-    "\x00",
-]
+SNIPPETS = [*"{}[]():;,=<|>'1 \"\\\n\x00é\U0001f600", '{"name": "now", ', '"arguments": ', '"parameters": {']
+SNIPPETS += ["\\u00e9", "\\ud83d", "-1.50e3", "tru", "True", "None", "now", "city", "get_weather", "call:", "```"]
+SNIPPETS += ["```json", "functions.", "to=", "all\n", ".call(", ' string="false">']
 
 
 @st.composite
@@ -138,14 +93,14 @@ def test_without_parallel_there_is_one_call(dialect: Dialect) -> None:
     several = [text for text in TEXTS[dialect.name] if len(answer(read(dialect, [text])).calls) > 1]
     for text in several:
         found = answer(read(dialect, [text], parallel=False))
-        assert len(found.calls) == 1 and found.doubts and found.content
+        assert len(found.calls) == 1 and found.content
 
 
 @EACH
 def test_what_waits_for_more_text_is_no_longer_than_a_mark(dialect: Dialect) -> None:
-    """So each character is looked at a few times at most, however many come."""
-    longest = max(map(len, (*dialect.marks, "function call", "<![CDATA[")))
-    for text in hostile(dialect, 4000):
+    """So that each character is looked at a few times at most, however many come."""
+    longest = max(map(len, (*dialect.marks, "<｜DSML｜parameter name=")))
+    for text in hostile(dialect, 1_000):
         parser = dialect.parser(TOOLS, True)
         assert isinstance(parser, Reading)
         for piece in pieces(text, 3):
@@ -155,7 +110,7 @@ def test_what_waits_for_more_text_is_no_longer_than_a_mark(dialect: Dialect) -> 
 
 @EACH
 def test_time_grows_with_the_text_and_not_faster(dialect: Dialect) -> None:
-    for few, many in zip(hostile(dialect, 2_500), hostile(dialect, 40_000), strict=True):
+    for few, many in zip(hostile(dialect, 500), hostile(dialect, 8_000), strict=True):
         # 16 times would be linear, and 256 quadratic.
         assert seconds(dialect, many) < 64 * max(seconds(dialect, few), 1e-4)
 
