@@ -258,11 +258,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     fault: Fault
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """To the `Ask` with this id."""
+class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
+    """To the `Ask` with this id. A long one comes in several frames, so that those of steps come between them: as long
+    as there is `more`."""
 
     id: int
     answer: Tokenized | Counted | Written | Refused
+    more: bool = False
 
 
 FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized | Answer

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, WorkerLost, from_fault
 from shimmy.core.request import Generation
+from shimmy.pool.asked import Asked
 from shimmy.pool.process import Exit, Spawn, WorkerProcess
 from shimmy.pool.stream import Stream
 
@@ -55,7 +56,7 @@ class Handle:
         self._opening: str | None = None
         self._process: WorkerProcess | None = None
         self._streams: dict[str, Stream] = {}
-        self._asked: dict[int, asyncio.Future[ipc.Tokenized | ipc.Counted | ipc.Written]] = {}
+        self._asked: dict[int, Asked] = {}
         self._num_asked = 0
 
     async def open(self, spawn: Spawn) -> None:
@@ -95,18 +96,15 @@ class Handle:
             raise WorkerLost("the model's worker process is gone")
         self._num_asked += 1
         id = self._num_asked
-        answer: asyncio.Future[ipc.Tokenized | ipc.Counted | ipc.Written] = asyncio.get_running_loop().create_future()
-        self._asked[id] = answer
+        asked = self._asked[id] = Asked()
         self.idle.clear()
         try:
             await self._process.send_in_turn(ipc.Ask(id, question))
-            return await answer
+            return await asked.answer
         except ipc.FrameError as error:
             raise TooLarge(str(error)) from error
         finally:
-            # An error that came when the asker had left is nobody's.
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()
+            asked.forget()
             self._asked.pop(id, None)
             self._note_idle()
 
@@ -135,8 +133,10 @@ class Handle:
                         stream.push(event)
                         if stream.over:
                             self._forget(event.id)
-            case ipc.Answer(id, answer):
-                self._settle(id, answer)
+            case ipc.Answer(id, answer, more):
+                # Whoever asked may have left.
+                if (asked := self._asked.get(id)) is not None:
+                    asked.push(answer, more=more)
             case ipc.LoadProgress(fraction) if self.state is State.LOADING:
                 self._opening = None
                 self._on_progress(fraction)
@@ -176,20 +176,9 @@ class Handle:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(error)
+        for asked in self._asked.values():
+            asked.fail(error)
         self.idle.set()
-
-    def _settle(self, id: int, answer: ipc.Tokenized | ipc.Counted | ipc.Written | ipc.Refused) -> None:
-        """Whoever asked may have left."""
-        waiting = self._asked.get(id)
-        if waiting is None or waiting.done():
-            return
-        if isinstance(answer, ipc.Refused):
-            waiting.set_exception(from_fault(answer.fault))
-        else:
-            waiting.set_result(answer)
 
     def _forget(self, id: str) -> None:
         self._streams.pop(id, None)

@@ -6,6 +6,7 @@ no answer waits for a step.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
@@ -18,6 +19,8 @@ from shimmy.worker.prompt import Prompter
 from shimmy.worker.sequence import Request
 
 log = logging.getLogger("shimmy.worker")
+
+_PAUSE_SECONDS = 0.0002
 
 
 class Intake:
@@ -54,8 +57,8 @@ class Intake:
         match message:
             case ipc.Generate(generation):
                 self._commands.put(self._prepare(generation))
-            case ipc.Ask(id, question):
-                self._send(ipc.Answer(id, self._answer(question)))
+            case ipc.Ask():
+                self._answer(message)
             case ipc.Abort() | ipc.Pause() | ipc.Resume():
                 self._commands.put(message)
             case _:
@@ -70,11 +73,17 @@ class Intake:
             log.exception("request %s could not be prepared", generation.id)
             return Failed(generation.id, ShimmyError("the request could not be prepared").fault())
 
-    def _answer(self, question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written | ipc.Refused:
+    def _answer(self, ask: ipc.Ask) -> None:
         try:
-            return self._prompter.answer(question)
+            parts = self._prompter.answer(ask.question)
         except ShimmyError as error:
-            return ipc.Refused(error.fault())
+            return self._send(ipc.Answer(ask.id, ipc.Refused(error.fault())))
         except Exception:
             log.exception("a question could not be answered")
-            return ipc.Refused(ShimmyError("the question could not be answered").fault())
+            fault = ShimmyError("the question could not be answered").fault()
+            return self._send(ipc.Answer(ask.id, ipc.Refused(fault)))
+        for part in parts[:-1]:
+            self._send(ipc.Answer(ask.id, part, more=True))
+            # Or this thread would have its next turn before the step thread has noticed that there was one.
+            time.sleep(_PAUSE_SECONDS)
+        self._send(ipc.Answer(ask.id, parts[-1]))

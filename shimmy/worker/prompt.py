@@ -107,11 +107,11 @@ class Prompter:
         instructions = self._planner.instructions if self._planner else None
         return self._template.render(chat, instructions).removeprefix(self._doubled_bos)
 
-    def answer(self, question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written:
-        """Raises `RequestError` naming what is wrong with it."""
-        from shimmy.worker.questions import answer
+    def answer(self, question: ipc.Question) -> list[ipc.Tokenized | ipc.Counted | ipc.Written]:
+        """In parts, one at least. Raises `RequestError` naming what is wrong with it."""
+        from shimmy.worker.questions import answer, parts
 
-        return answer(question, self, self._vocabulary)
+        return list(parts(answer(question, self, self._vocabulary)))
 
     def _tokens(self, prompt: Prompt, rendered: str | None, reserved: int = 0) -> list[int]:
         """`reserved` is how many will be needed after them."""

@@ -28,13 +28,13 @@ class FakePrompter(Prompter):
             raise ZeroDivisionError("secret")
         return Request(generation, [1, 2], [], 0.0)
 
-    def answer(self, question: ipc.Question) -> ipc.Counted:
+    def answer(self, question: ipc.Question) -> list[ipc.Tokenized | ipc.Counted | ipc.Written]:
         assert isinstance(question, ipc.CountTokens) and isinstance(question.prompt, Text)
         if question.prompt.text == "wrong":
             raise RequestError("no", param="prompt")
         if question.prompt.text == "bug":
             raise ZeroDivisionError("secret")
-        return ipc.Counted(3)
+        return [ipc.Written("a"), ipc.Counted(3)]
 
 
 def generate(text: str) -> ipc.Generate:
@@ -67,9 +67,10 @@ def test_questions_are_answered_past_the_queue() -> None:
     answers: list[ipc.Answer] = []
     asks = [ipc.Ask(7 + at, ipc.CountTokens(Text(text))) for at, text in enumerate(("wrong", "bug", "ok"))]
     assert commands_for(iter(asks), answers.append) == [Closed()]
-    wrong, bug, fine = answers
+    wrong, bug, first, fine = answers
     assert isinstance(wrong.answer, ipc.Refused) and wrong.answer.fault.param == "prompt"
     assert isinstance(bug.answer, ipc.Refused) and "secret" not in bug.answer.fault.message
+    assert first == ipc.Answer(9, ipc.Written("a"), more=True)
     assert fine == ipc.Answer(9, ipc.Counted(3))
 
 

@@ -66,7 +66,7 @@ def variables(chat: Chat, capabilities: Capabilities, instructions: Instructions
         messages = _told(messages, tools, instructions)
     if messages and messages[0].role == "system" and not capabilities.has_system_role:
         messages = _without_system(messages)
-    if any(len(message.tool_calls) > 1 for message in messages) and not capabilities.shows_parallel_calls:
+    if _has_parallel_calls(messages) and capabilities.shows_calls and not capabilities.shows_parallel_calls:
         messages = list(_one_by_one(messages))
     return {
         "messages": _Turns(messages, capabilities).all(),
@@ -96,6 +96,10 @@ def _without_system(messages: list[Message]) -> list[Message]:
         first = msgspec.structs.replace(rest[0], content=f"{system}\n{rest[0].content}" if system else rest[0].content)
         return [first, *rest[1:]]
     return [Message("user", system), *rest]
+
+
+def _has_parallel_calls(messages: list[Message]) -> bool:
+    return any(len(message.tool_calls) > 1 for message in messages)
 
 
 def _one_by_one(messages: list[Message]) -> Iterator[Message]:

@@ -23,6 +23,7 @@ MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
 _METADATA_BYTES = 512
+_SLICE = 1 << 13
 MAX_SPELLING_BYTES = 64 << 10
 
 
@@ -221,14 +222,14 @@ class Model:
         data = _utf8(text)
         if len(data) > MAX_TEXT_BYTES:
             raise TooLarge(f"the prompt has {len(data)} bytes; at most {MAX_TEXT_BYTES} are tokenized", param="prompt")
-        capacity = len(data) // 2 + 16
+        capacity = len(data) + 16
         while True:
             tokens = (c.c_int32 * capacity)()
             count = self._library.llama_tokenize(
                 self._vocab, data, len(data), tokens, capacity, add_special, parse_special
             )
             if count >= 0:
-                return tokens[:count]
+                return _as_list(tokens, count)
             if count == -(2**31):
                 raise TooLarge("the prompt has too many tokens to count", param="prompt")
             capacity = -count
@@ -243,6 +244,14 @@ class Model:
             self._buffer = c.create_string_buffer(-size)
             return self._convert(token, special=special)
         return self._buffer.raw[:size]
+
+
+def _as_list(tokens: "c.Array[c.c_int32]", count: int) -> list[int]:
+    """In slices: other threads have to wait while one is made."""
+    listed: list[int] = []
+    for at in range(0, count, _SLICE):
+        listed += tokens[at : min(count, at + _SLICE)]
+    return listed
 
 
 def _utf8(text: str) -> bytes:
