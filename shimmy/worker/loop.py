@@ -234,9 +234,9 @@ class Loop:
         if sequence.token_log:
             record = sampler.take_logprob()
             sequence.token_log.add(record if record.bytes == piece else msgspec.structs.replace(record, bytes=piece))
-        was_thinking = reply.is_thinking
+        awaited_answer = reply.awaits_answer
         self._say(sequence, reply, reply.push(piece))
-        if was_thinking and not reply.is_thinking:
+        if awaited_answer and not reply.awaits_answer:
             sampler.begin_answer()
         if reply.is_over:
             self._finish(sequence, "stop", reply.stop, is_cut=reply.stop is not None)

@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shimmy.worker.chat.arguments import fault
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
 from shimmy.worker.chat.plan import Plan
-from shimmy.worker.chat.reasoning import Splitter
+from shimmy.worker.chat.reasoning import Channels, Splitter
 from shimmy.worker.text import StopScan, TextStream
 
 
@@ -23,37 +24,44 @@ Said = Content | Thought | Named | CallArguments
 
 
 class Reply:
-    """Owns what is known of one answer. `forced` are tokens that must come next, `is_over` once there is nothing more
-    to be read; `num_said` counts the characters of the model's that are in what it returned, or never will be."""
+    """Owns what is known of one answer. `forced` are tokens that must come next, `stop` is the string that ended it;
+    `num_thought` counts the tokens of thoughts."""
 
     def __init__(self, plan: Plan, template_stops: Sequence[str]) -> None:
         self.plan = plan
         self.forced: deque[int] = deque()
         self.stop: str | None = None
-        self.is_over = False
+        self._is_full = False
         self.num_thought = 0
         self.num_calls = 0
         self.warning: str | None = None
-        self.num_said = 0
+        self._num_read = 0
         self._text = TextStream(template_stops)
         self._splitter = Splitter(plan.marks, plan.place, is_raw=plan.is_raw) if plan.marks else None
         self._parser: Parser | None = plan.new_parser() if plan.new_parser else None
+        self._channels = Channels() if plan.reads_thoughts else None
         self._stops = StopScan(plan.stops)
         self._ids: set[str] = set()
-        # Of those that tell thoughts by themselves.
-        self._has_thought = False
-        self._has_answered = False
-        self._keep_to_budget()
+        # Of calls that are looked at when they are there: the name, then the arguments.
+        self._unheld: dict[int, list[str]] = {}
+        if plan.budget == 0:
+            self.forced.extend(plan.skip)
 
     @property
     def is_thinking(self) -> bool:
-        if self._splitter is not None:
-            return self._splitter.is_thinking
-        return self.plan.reads_thoughts and not self._has_answered
+        if self._channels is not None:
+            return self._channels.is_thinking
+        return self._splitter is not None and self._splitter.is_thinking
 
     @property
-    def num_reasoning_tokens(self) -> int:
-        return self.num_thought if self._splitter is not None or self._has_thought else 0
+    def is_over(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self._is_full or self.stop is not None
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether what comes next is no part of the answer yet."""
+        return self.is_thinking if self._channels is None else not self._channels.has_answered
 
     def close(self) -> None:
         """The thoughts end here."""
@@ -63,45 +71,54 @@ class Reply:
         """Whether, instead of this piece, the thoughts must be closed: they would go on to the end (None), or end in
         the middle of a token whose rest the constraint has not seen."""
         terms = self.plan.terms
-        if terms is None or terms.callers is not None or self._splitter is None or not self._splitter.is_thinking:
+        if terms is None or terms.callers is not None or not self.is_thinking:
             return False
-        return piece is None or self._splitter.spills(piece.decode("utf-8", "replace"))
+        if piece is None or self._splitter is None:
+            return piece is None
+        return self._splitter.spills(piece.decode("utf-8", "replace"))
 
     def push(self, piece: bytes) -> list[Said]:
         """Takes a token's bytes; returns what is certain by now."""
         was_thinking = self.is_thinking
         text, template_stop = self._text.push(piece)
+        if self._channels is not None:
+            self._channels.push(text)
         said = self._read(text)
-        self.num_said += len(text)
-        if was_thinking:
-            self.num_thought += 1
-        if self.is_thinking and not self.forced:
-            self._keep_to_budget()
+        self._num_read += len(text)
+        self.num_thought += was_thinking
+        if self.plan.budget is not None and self.is_thinking and not self.forced:
+            self._keep_to(self.plan.budget)
         self.stop = self.stop or template_stop
-        self.is_over = self.is_over or self.stop is not None
         return said
 
     def finish(self) -> list[Said]:
         """What was held back; nothing after a stop string of the request's."""
-        if self._stops.is_reached:
-            return []
-        rest = self._text.flush()
-        self.num_said += len(rest)
-        return self._read(rest) + self._ended()
+        said: list[Said] = []
+        if not self._stops.is_reached:
+            rest = self._text.flush()
+            self._num_read += len(rest)
+            said = self._read(rest) + self._ended()
+        for name, *arguments in self._unheld.values():
+            if reason := fault(self.plan.unheld[name], "".join(arguments)):
+                self.warning = self.warning or f"the arguments of {name!r} do not meet its schema: {reason}"
+        return said
 
     @property
     def num_certain(self) -> int:
         """How many characters of the model's have left, or were read as something else."""
-        return self.num_said - self._stops.num_held
+        return self._num_read - self._stops.num_held
 
     def _ended(self) -> list[Said]:
         parts = self._splitter.finish() if self._splitter else []
         said = self._said(self._parsed(parts))
-        if self._parser is not None and not self.is_over:
+        if self._parser is not None:
             said += self._said(self._parser.finish())
-        if held := self._stops.flush():
-            said.append(Content(held))
-        return said
+        return said + self._held()
+
+    def _held(self) -> list[Said]:
+        """What began like a stop string: none goes on behind a call."""
+        held = self._stops.flush()
+        return [Content(held)] if held else []
 
     def _read(self, text: str) -> list[Said]:
         if not text:
@@ -121,27 +138,26 @@ class Reply:
     def _said(self, parts: list[Part]) -> list[Said]:
         said: list[Said] = []
         for part in parts:
-            if self.is_over or self._stops.is_reached:
+            if self._is_full or self._stops.is_reached:
                 break
             match part:
                 case Thought(text):
-                    self._has_thought = True
-                    if self.plan.is_raw:
-                        said.append(Content(text))
-                    else:
-                        said.append(part)
+                    said.append(Content(text) if self.plan.is_raw else part)
                 case Content(text):
-                    self._has_answered = True
                     said += self._content(text)
                 case CallBegin(call, name, call_id):
-                    self._has_answered = True
                     if self.plan.max_calls is not None and call >= self.plan.max_calls:
-                        self.is_over = True
+                        self._is_full = True
                         break
                     self.num_calls += 1
+                    said += self._held()
                     said.append(Named(call, name, self._id(call_id)))
-                case CallArguments():
+                    if name in self.plan.unheld:
+                        self._unheld[call] = [name]
+                case CallArguments(call, text):
                     said.append(part)
+                    if call in self._unheld:
+                        self._unheld[call].append(text)
                 case Doubt(reason):
                     self.warning = self.warning or reason
         return said
@@ -157,7 +173,6 @@ class Reply:
         self._ids.add(id)
         return id
 
-    def _keep_to_budget(self) -> None:
-        budget = self.plan.budget
-        if budget is not None and self.is_thinking and self.num_thought >= budget:
+    def _keep_to(self, budget: int) -> None:
+        if self.num_thought >= budget:
             self.close()

@@ -151,7 +151,7 @@ class Sequence:
         return peer is not None and peer.is_running and not peer.request.paused and peer.num_computed < self.awaited
 
     def usage(self) -> Usage:
-        num_thought = 0 if self.reply is None else self.reply.num_reasoning_tokens
+        num_thought = 0 if self.reply is None else self.reply.num_thought
         drafts = self.num_drafted, self.num_accepted
         return Usage(self.num_prompt, self.num_generated, self.num_cached, *drafts, num_thought)
 

@@ -116,7 +116,13 @@ def planned(prompt: Chat, *, rendered: str = "..", template: str | None = QWEN, 
 
 
 def answered(
-    says: list[str], prompt: Chat, *, rendered: str = "..", template: str | None = QWEN, **fields: Any
+    says: list[str],
+    prompt: Chat,
+    *,
+    rendered: str = "..",
+    template: str | None = QWEN,
+    template_stops: list[str] | None = None,
+    **fields: Any,
 ) -> Answered:
     words, bench = Words(), Bench()
     sampler = Script(words, says)
@@ -124,7 +130,8 @@ def answered(
     bench.loop._make_sampler = lambda sampling, request, choice: sampler
     generation = Generation(id="a", model="m", prompt=prompt, **{"max_tokens": 200, **fields})
     plan = Planner(template, words).of(generation, rendered)
-    bench.commands.put(Request(generation, [1, 2, 3], [] if plan else generation.stop, 1.0, plan=plan))
+    stops = generation.stop if plan is None else template_stops or []
+    bench.commands.put(Request(generation, [1, 2, 3], stops, 1.0, plan=plan))
     bench.drain()
     assert not [event for event in bench.events if isinstance(event, Failed)]
     return Answered(bench.events, sampler)
@@ -229,6 +236,17 @@ def test_stop_strings_are_for_the_content() -> None:
     assert (found.calls, found.finished.reason) == ([("f", '{"a": "STOP"}')], "tool_calls")
 
 
+def test_no_stop_string_goes_on_behind_a_call() -> None:
+    found = answered(["Yes ST", *CALL, "OP", " no"], chat(tools=TOOLS), stop=["STOP"])
+    assert (found.text, found.finished.stop, found.finished.reason) == ("Yes STOP no", None, "tool_calls")
+
+
+def test_what_is_held_back_leaves_when_the_template_ends_the_turn() -> None:
+    for says, thoughts, text in ((["<think>", "so </"], "so </", ""), (["Yes <tool"], "", "Yes <tool")):
+        found = answered([*says, "<|im", "_end|>", "more"], chat(tools=TOOLS), template_stops=["<|im_end|>"])
+        assert (found.thoughts, found.text, found.finished.reason) == (thoughts, text, "stop")
+
+
 @pytest.mark.parametrize("stop", [[], ["YES", "nox"]])
 def test_every_token_is_told_once(stop: list[str]) -> None:
     says = ["<think>", "so", "</think>", "Y", "e", "s", "\n", *CALL, "n", "ope"]
@@ -269,6 +287,56 @@ def test_ids_are_the_models_own_but_never_twice() -> None:
     reply = Reply(Plan(), [])
     first, second, third = reply._id("x"), reply._id("x"), reply._id(None)
     assert first == "x" and len({first, second, third}) == 3
+
+
+# gpt-oss, which tells its thoughts by channels.
+
+HARMONY = "<|channel|> <|message|> functions."
+CHANNELS = ["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"]
+
+
+def in_channels(says: list[str], prompt: Chat, **fields: Any) -> Answered:
+    return answered(says, prompt, template=HARMONY, **fields)
+
+
+THOUGHT = ["<|channel|>", "analysis", "<|message|>", "so ", "so"]
+FINAL = ["<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "Yes"]
+
+
+@pytest.fixture(autouse=True)
+def channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "CONTROL", [*CONTROL, *CHANNELS])
+    monkeypatch.setitem(globals(), "SPECIAL", [*SPECIAL, *CHANNELS, "<|end|>"])
+
+
+def test_channels_tell_thoughts_from_content() -> None:
+    found = in_channels([*THOUGHT, "<|end|>", *FINAL], chat())
+    assert (found.thoughts, found.text, found.finished.usage.reasoning_tokens) == ("so so", "Yes", 3)
+    assert found.finished.reason == "stop"
+
+
+def test_a_call_in_a_channel() -> None:
+    header = ["<|start|>", "assistant", "<|channel|>", "commentary to=functions.f ", "<|constrain|>", "json"]
+    found = in_channels([*THOUGHT, "<|end|>", *header, "<|message|>", '{"a": 1}'], chat(tools=TOOLS))
+    assert (found.thoughts, found.calls, found.finished.reason) == ("so so", [("f", '{"a": 1}')], "tool_calls")
+
+
+def test_a_budget_in_channels() -> None:
+    found = in_channels([*THOUGHT, "Yes"], chat(reasoning=Reasoning(budget_tokens=2)))
+    assert (found.thoughts, found.text) == ("so so", "Yes")
+    assert "".join(found.sampler.forced) == "<|end|><|start|>assistant<|channel|>final<|message|>"
+    found = in_channels(["Yes"], chat(reasoning=Reasoning(enabled=False)))
+    assert (found.thoughts, found.text) == ("", "Yes")
+
+
+def test_a_constraint_in_channels_begins_with_the_final_message() -> None:
+    says = [*THOUGHT, "<|end|>", *FINAL[:-1], "{}"]
+    found = in_channels(says, chat(), constraint=SCHEMA)
+    assert (found.sampler.began_after, found.text) == (len(says) - 1, "{}")
+    plan = planned(chat(tools=TOOLS), template=HARMONY, constraint=SCHEMA)
+    assert plan and plan.calls is None and plan.terms and plan.terms.is_thinking
+    required = planned(chat(tools=TOOLS, tool_choice=ToolChoice("required")), template=HARMONY)
+    assert required and required.calls and required.terms and not required.terms.is_thinking
 
 
 # What tools must be.
@@ -318,6 +386,34 @@ def test_parameters_that_must_be_enforced_and_cannot_be(tools: list[Tool], choic
     with pytest.raises(RequestError) as caught:
         planned(chat(tools=tools, tool_choice=choice))
     assert caught.value.param == "tools[1].function.parameters"
+
+
+def test_a_sign_that_any_text_may_begin_with_begins_no_constraint() -> None:
+    """Strict tools of models that write a list of calls are not held to their schema."""
+    plan = planned(chat(tools=TOOLS), template="[func_name1(")
+    assert plan and plan.new_parser and plan.calls is None and plan.terms is None
+
+
+STRICT = (
+    '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false}'
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("a=1", None),
+        ("a='x'", "'a' is not what it must be"),
+        ("", "'a' is missing"),
+        ("a=1, b=2", "there is no 'b'"),
+    ],
+)
+def test_a_strict_tool_that_nothing_holds_is_looked_at_afterwards(arguments: str, reason: str | None) -> None:
+    tools = [Tool("f", parameters=STRICT, strict=True)]
+    found = answered(["[", "f(", arguments, ")", "]"], chat(tools=tools), template="[func_name1(")
+    assert found.finished.reason == "tool_calls" and len(found.calls) == 1
+    expected = None if reason is None else f"the arguments of 'f' do not meet its schema: {reason}"
+    assert found.finished.warning == expected
 
 
 def test_pieces_are_the_control_tokens_among_the_marks() -> None:

@@ -4,6 +4,7 @@ Made on the intake thread from the request, the rendered prompt and the model's 
 once for a model.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -13,7 +14,7 @@ import msgspec
 from shimmy.core.errors import RequestError
 from shimmy.core.request import Chat, Generation, Reasoning, Tool, ToolChoice
 from shimmy.worker.chat.parts import Parser
-from shimmy.worker.chat.reasoning import Marks, Place, is_open, recognise
+from shimmy.worker.chat.reasoning import Channels, Marks, Place, is_open, recognise
 
 if TYPE_CHECKING:
     from shimmy.worker.chat.toolcalls import Dialect
@@ -33,14 +34,17 @@ class Calls(NamedTuple):
 
     lark: str
     field: str
-    or_answer: bool = False
+    is_required: bool
+    or_answer: bool
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`marks` are those of thoughts, and an answer begins in `place`. `new_parser` makes what finds calls. `pieces` are
-    control tokens that count as text here. `close` are the tokens that end thoughts, which come when `budget` tokens
-    have been thought. A choice ends before it has more calls than `max_calls`. `stops` are looked for in the content.
-    `terms` say when the constraint begins, where there is one, `calls` what calls must be."""
+    """`marks` are those of thoughts, and an answer begins in `place`; with `reads_thoughts` what `new_parser` makes,
+    which finds calls, tells thoughts as well. `pieces` are control tokens that count as text here. `close` are the
+    tokens that end thoughts, which come when `budget` tokens have been thought, and `skip` come first of all where that
+    is none. A choice ends before it has more calls than `max_calls`. `stops` are looked for in the content. `terms` say
+    when the constraint begins, where there is one, `calls` what calls must be. `unheld` are the schemas of strict
+    tools, by name, to which nothing holds the model."""
 
     marks: Marks | None = None
     place: Place = Place.AFTER
@@ -49,11 +53,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reads_thoughts: bool = False
     pieces: dict[int, bytes] = {}
     close: tuple[int, ...] = ()
+    skip: tuple[int, ...] = ()
     budget: int | None = None
     max_calls: int | None = None
     stops: tuple[str, ...] = ()
     calls: Calls | None = None
     terms: "Terms | None" = None
+    unheld: dict[str, str] = {}
 
 
 class Planner:
@@ -72,25 +78,28 @@ class Planner:
             return None
         uses_tools = bool(chat.tools) and chat.tool_choice.mode != "none"
         dialect = self._dialect if uses_tools or self._thinks_in_channels else None
-        marks = None if dialect is not None and dialect.reads_thoughts else self._marks
+        marks = None if self._thinks_in_channels else self._marks
         if dialect is None and marks is None:
             return None
         tools = chat.tools if uses_tools else []
         place = _place(marks, prompt, chat) if marks else Place.AFTER
         calls = None if dialect is None else self._calls(dialect, tools, chat.tool_choice, generation)
+        close, skip = self._ends(marks, place, bool(tools))
         return Plan(
             marks=marks,
             place=place,
             is_raw=chat.reasoning.is_raw,
             new_parser=None if dialect is None else lambda: dialect.parser(tools, True),
-            reads_thoughts=dialect is not None and dialect.reads_thoughts,
-            pieces=self._pieces([*(marks or ()), *(dialect.marks if dialect else ())]),
-            close=self._close(marks) if marks else (),
+            reads_thoughts=self._thinks_in_channels,
+            pieces=self._pieces([*((marks.opener, marks.end) if marks else ()), *(dialect.marks if dialect else ())]),
+            close=close,
+            skip=skip,
             budget=_budget(chat.reasoning),
             max_calls=None if chat.tool_choice.parallel else 1,
             stops=tuple(generation.stop),
             calls=calls,
-            terms=self._terms(marks, place, dialect, calls, generation, chat.tool_choice),
+            terms=self._terms(marks, place, dialect, calls, generation.constraint is not None),
+            unheld={} if calls is not None else {tool.name: tool.parameters for tool in tools if tool.strict},
         )
 
     def instructions(self, tools: Sequence[Tool]) -> str | None:
@@ -102,8 +111,10 @@ class Planner:
     ) -> Calls | None:
         """What is called when that is up to the model is held to its schema where it is `strict`."""
         is_required = choice.mode == "required"
-        has_answer = generation.constraint is not None and not is_required
-        if not tools or not (is_required or has_answer or any(tool.strict for tool in tools)):
+        # In channels an answer is told from calls before either begins.
+        has_answer = generation.constraint is not None and not is_required and not dialect.reads_thoughts
+        is_strict = any(tool.strict for tool in tools) and bool(self._callers(dialect))
+        if not tools or not (is_required or has_answer or is_strict):
             return None
         if not is_required:
             tools = [tool if tool.strict else msgspec.structs.replace(tool, parameters=_ANY) for tool in tools]
@@ -112,26 +123,39 @@ class Planner:
             if choice.name in (None, tool.name):
                 _check(f"tools[{at}].function.parameters", tool)
         control = {mark: token for mark in dialect.marks if (token := self._control(mark)) is not None}
-        return Calls(dialect.grammar(tools, choice, control), field, has_answer)
+        return Calls(dialect.grammar(tools, choice, control), field, is_required, has_answer)
 
     def _terms(
-        self,
-        marks: Marks | None,
-        place: Place,
-        dialect: "Dialect | None",
-        calls: Calls | None,
-        generation: Generation,
-        choice: ToolChoice,
+        self, marks: Marks | None, place: Place, dialect: "Dialect | None", calls: Calls | None, has_constraint: bool
     ) -> "Terms | None":
-        if generation.constraint is None and calls is None:
+        if not has_constraint and calls is None:
             return None
         from shimmy.worker.constraints.gate import Terms
 
-        openers = frozenset(self._single(marks.begin) if marks and place is Place.BEFORE else ())
+        if calls is None and self._thinks_in_channels:
+            return Terms(is_thinking=True)
+        openers = frozenset(self._single(marks.opener) if marks and place is Place.BEFORE else ())
         callers = None
-        if calls and dialect and choice.mode != "required" and not calls.or_answer:
-            callers = frozenset(token for mark in dialect.begins for token in self._single(mark))
-        return Terms(place is Place.THINKING, openers, callers, calls is not None)
+        if calls and dialect and not calls.is_required and not calls.or_answer:
+            callers = self._callers(dialect)
+        return Terms(place is Place.THINKING, openers, callers, calls is not None and not calls.or_answer)
+
+    def _callers(self, dialect: "Dialect") -> frozenset[int]:
+        """The tokens that begin a call and nothing else."""
+        marks = [] if dialect.reads_thoughts else [mark for mark in dialect.begins if _WORD.search(mark)]
+        return frozenset(token for mark in marks for token in self._single(mark))
+
+    def _ends(self, marks: Marks | None, place: Place, has_tools: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens that end thoughts, and those that keep them from beginning."""
+        if marks is not None:
+            close = self._tokens(marks.end)
+            return close, close if place is Place.THINKING else ()
+        if not self._thinks_in_channels:
+            return (), ()
+        if has_tools:
+            # Whether what follows is a call is the model's to say.
+            return self._tokens(Channels.CLOSE), ()
+        return self._tokens(Channels.CLOSE + Channels.ANSWER), self._tokens(Channels.ANSWER)
 
     def _single(self, text: str) -> list[int]:
         """The token of which this is all the text; none if there is no such token."""
@@ -146,8 +170,8 @@ class Planner:
             self._controls[text] = self._vocabulary.control_token(text)
         return self._controls[text]
 
-    def _close(self, marks: Marks) -> tuple[int, ...]:
-        return tuple(self._vocabulary.tokenize(marks.end, add_special=False))
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._vocabulary.tokenize(text, add_special=False))
 
     @cached_property
     def _marks(self) -> Marks | None:
@@ -166,6 +190,8 @@ class Planner:
 
 
 _ANY = '{"type":"object"}'
+# Of a mark that is none but signs any text may begin with.
+_WORD = re.compile("[A-Za-z]{4}")
 
 
 def _place(marks: Marks, prompt: str, chat: Chat) -> Place:

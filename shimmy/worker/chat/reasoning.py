@@ -1,5 +1,6 @@
 """Tells what a model thinks from what it answers, by the marks that its template knows. Knows no tokens."""
 
+import re
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -8,10 +9,16 @@ from shimmy.worker.chat.parts import Content, Part, Thought
 
 
 class Marks(NamedTuple):
-    """What stands around the thoughts, which come before anything else."""
+    """What stands around the thoughts, which come before anything else. `token` is the one that begins `begin`, where
+    that is several."""
 
     begin: str
     end: str
+    token: str | None = None
+
+    @property
+    def opener(self) -> str:
+        return self.token or self.begin
 
 
 # The order matters for templates that know several: the first one is it.
@@ -21,6 +28,9 @@ KNOWN = (
     Marks("[THINK]", "[/THINK]"),
     Marks("<|inner_prefix|>", "<|inner_suffix|>"),
     Marks("◁think▷", "◁/think▷"),
+    Marks("<|channel>thought", "<channel|>", token="<|channel>"),
+    Marks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+    Marks("<mm:think>", "</mm:think>"),
     Marks("<think>", "</think>"),
     Marks("<thinking>", "</thinking>"),
     Marks("<thought>", "</thought>"),
@@ -28,10 +38,16 @@ KNOWN = (
 )
 
 
+# Hunyuan 3 puts its marks together.
+_HUNYUAN = re.compile(r"HYTK\s*=\s*'([^']{0,40})'")
+
+
 def recognise(template: str | None) -> Marks | None:
     """The marks of the model with this chat template; None where it does not think, or not in a way that is known."""
     if not template:
         return None
+    if found := _HUNYUAN.search(template):
+        return Marks(f"<think{found[1]}>", f"</think{found[1]}>")
     return next((marks for marks in KNOWN if marks.end in template or marks.begin in template), None)
 
 
@@ -125,6 +141,32 @@ class Splitter:
             text = text.lstrip()
             self._is_blank = not text
         return [Content(text)] if text else []
+
+
+class Channels:
+    """The same for gpt-oss, whose answers are messages in channels, each behind a header: what is in `analysis` is
+    thought. Its marks are tokens of their own, each of which comes as one piece; a dialect reads the text itself."""
+
+    CLOSE = "<|end|><|start|>assistant"
+    ANSWER = "<|channel|>final<|message|>"
+
+    def __init__(self) -> None:
+        self.is_thinking = False
+        self.has_answered = False
+        self._header: str | None = ""
+
+    def push(self, piece: str) -> None:
+        match piece:
+            case "<|channel|>":
+                self._header = ""
+            case "<|message|>":
+                self.is_thinking = (self._header or "").strip().startswith("analysis")
+                self.has_answered = self.has_answered or not self.is_thinking
+                self._header = None
+            case "<|end|>" | "<|start|>":
+                self.is_thinking = False
+            case _ if self._header is not None:
+                self._header += piece
 
 
 def _overlap(text: str, mark: str) -> int:

@@ -73,8 +73,10 @@ class Recipes:
 
     def _constraint(self, generation: Generation, plan: Plan | None) -> "Compiled | None":
         if plan is not None and plan.calls is not None:
-            lark, field, or_answer = plan.calls
-            return self._compiler.compile_calls(lark, field, generation.constraint if or_answer else None)
+            calls = plan.calls
+            return self._compiler.compile_calls(
+                calls.lark, calls.field, generation.constraint if calls.or_answer else None
+            )
         return None if generation.constraint is None else self._compiler.compile(generation.constraint)
 
     @cached_property

@@ -44,9 +44,11 @@ class Sampler:
         return self._sample_watched(context, row)
 
     def force(self, context: int, row: int, token: int) -> None:
-        """`token` comes, whatever would be drawn. Not while a constraint is followed."""
+        """`token` comes, whatever would be drawn; a constraint that is followed must allow it."""
         reading = self._probe.read(context, row) if self._probe else None
         self._library.llama_sampler_accept(self._chain, token)
+        if self._guide is not None and not self._guide.take(token):
+            raise self._guide.failure()
         if self._ban:
             self._ban.observe(token)
         if self._probe and reading:

@@ -19,7 +19,9 @@ class Apertus(Dialect):
         yield from reading.space()
         yield from reading.require("[")
         yield from reading.space()
-        while (yield from reading.require("{", "]")) == "{":
+        ended = False
+        while not ended:
+            yield from reading.require("{")
             yield from reading.space()
             name = yield from read_string(reading)
             yield from reading.space()
@@ -27,9 +29,7 @@ class Apertus(Dialect):
             yield from read_arguments(reading, name)
             yield from reading.space()
             yield from reading.require("}")
-            yield from reading.space()
-            if (yield from reading.next_is(",")):
-                yield from reading.space()
+            ended = yield from reading.item_end("]")
         yield from reading.close(_END)
 
     def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:

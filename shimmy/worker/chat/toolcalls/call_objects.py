@@ -66,13 +66,13 @@ def read_objects(reading: Reading, *, in_list: bool = False) -> Steps[None]:
     while True:
         yield from reading.require("{")
         yield from read_object(reading)
+        if is_list:
+            if (yield from reading.item_end("]")):
+                return
+            continue
         yield from reading.space()
-        if is_list and (yield from reading.next_is("]")):
-            return
         if (yield from reading.next_is(",", ";")):
             yield from reading.space()
-        elif is_list:
-            raise Malformed("a list of calls does not end")
         elif (yield from reading.peek()) != "{":
             return
 
@@ -133,11 +133,8 @@ def read_object(reading: Reading, *, known: bool = False) -> Steps[None]:
         yield from reading.require(":")
         yield from reading.space()
         yield from _read_entry(reading, call, key, known)
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != "}":
-            yield from reading.require("}")
+        if (yield from reading.item_end("}")):
+            break
     call.end()
 
 
@@ -151,6 +148,9 @@ def _read_entry(reading: Reading, call: _Call, key: str, known: bool) -> Steps[N
         call.named(name)
     elif key in _ARGUMENTS and not call.has_arguments:
         call.has_arguments = True
+        if call.is_named and (yield from reading.peek()) == "{":
+            # Before the arguments come, however many of them come at once.
+            call.begin()
         yield from _read_arguments(reading, call.write)
     elif key in _IDS and not call.has_begun and (yield from reading.peek()) == '"':
         call.identified((yield from read_string(reading)))

@@ -14,7 +14,8 @@ COMMAND_R7B = CallObjects(
 )
 COMMAND_R = CallObjects(
     name="command-r",
-    begins=("Action: ```json", "Action:\n```json", "Action:```json"),
+    begins=("Action: ```json",),
+    also_begins=("Action:\n```json", "Action:```json"),
     close="```",
     opening="Action: ```json\n",
     in_list=True,

@@ -40,11 +40,17 @@ class DeepSeek(NamedCalls):
             yield from reading.next_is(_FENCE)
         return name, None
 
+    def read_end(self, reading: Reading) -> Steps[None]:
+        yield from reading.space()
+        yield from reading.next_is("```")
+        yield from super().read_end(reading)
+
     def head(self, lark: Lark, name: str) -> str:
         return lark.literal(f"function{_SEPARATOR}{name}\n{_FENCE}\n" if self.fenced else name + _SEPARATOR)
 
 
 _FORM: dict[str, Any] = {
+    "begins": (_CALLS,),
     "other_marks": (_CALLS_END, _CALL_END, _SEPARATOR),
     "section": _CALLS,
     "section_end": _CALLS_END,
@@ -53,13 +59,13 @@ _FORM: dict[str, Any] = {
 }
 DEEPSEEK_R1 = DeepSeek(
     name="deepseek-r1",
-    begins=(_CALLS, _CALL, *_SPELLINGS),
+    also_begins=(_CALL, *_SPELLINGS),
     fenced=True,
     tail="\n```",
     separator="\n",
     **_FORM,
 )
-DEEPSEEK_V31 = DeepSeek(name="deepseek-v3.1", begins=(_CALLS, _CALL), fenced=False, **_FORM)
+DEEPSEEK_V31 = DeepSeek(name="deepseek-v3.1", also_begins=(_CALL,), fenced=False, **_FORM)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,22 +16,25 @@ MAX_CALLS = 64
 @dataclass(frozen=True, kw_only=True)
 class Dialect(ABC):
     """One per family. `marks` are all strings by which a call and its parts are told apart; models often have control
-    tokens for them, whose text the parser must get like any other's. `begins` are those of them that begin a call.
-    With `reads_thoughts` the parser tells thoughts from content by itself, and gives `Thought`.
+    tokens for them, whose text the parser must get like any other's. `begins` are those of them that begin calls, in
+    the grammar too; where a dialect has none, calls have no sign but their shape. What is in `also_begins` begins calls
+    where the model departs from its format. With `reads_thoughts` the parser tells thoughts from content by itself, and
+    gives `Thought`.
 
     Calls of tools that are not among those given pass where a mark announced the call: clients answer such a call with
     an error, and the model corrects itself, where text would end its turn. Where nothing but its shape tells a call
-    from an answer (`begins` has no word of its own), a name that is not a tool's makes it content, without doubt.
+    from an answer, a name that is not a tool's makes it content, without doubt.
     """
 
     name: str
     begins: tuple[str, ...]
+    also_begins: tuple[str, ...] = ()
     other_marks: tuple[str, ...] = ()
     reads_thoughts: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return (*self.begins, *self.other_marks)
+        return (*self.begins, *self.also_begins, *self.other_marks)
 
     def parser(self, tools: Sequence[Tool], parallel: bool) -> Parser:
         """A new one, for one answer. Without `parallel` a second call is content, and doubted. A call whose arguments
@@ -55,13 +58,13 @@ class Dialect(ABC):
         return None
 
     def read(self, reading: Reading) -> Steps[None]:
-        """Reads an answer: content, and calls that begin with `begins`."""
-        while (mark := (yield from reading.find(self.begins))) is not None:
+        """Reads an answer: content, and calls that begin with a mark."""
+        while (mark := (yield from reading.find((*self.begins, *self.also_begins)))) is not None:
             yield from reading.attempt(self.read_call(reading, mark))
 
     @abstractmethod
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
-        """Reads what follows one of `begins`: a call, or several."""
+        """Reads what follows a mark that begins calls: a call, or several."""
 
     @abstractmethod
     def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:

@@ -42,7 +42,8 @@ def read_code(reading: Reading) -> Steps[None]:
 
 FUNCTIONARY_31 = FunctionTag(
     name="functionary-v3.1",
-    begins=("<function=", _PYTHON),
+    begins=("<function=",),
+    also_begins=(_PYTHON,),
     other_marks=("</function>",),
     call="<function=",
     call_end="</function>",

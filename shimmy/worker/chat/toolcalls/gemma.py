@@ -48,7 +48,8 @@ class Gemma(Dialect):
             reading.arguments(": ")
             yield from reading.space()
             yield from self._read_value(reading, depth + 1)
-            yield from self._read_comma(reading, "}")
+            if (yield from reading.item_end("}")):
+                break
         reading.arguments("}")
 
     def _read_items(self, reading: Reading, depth: int) -> Steps[None]:
@@ -60,15 +61,9 @@ class Gemma(Dialect):
                 reading.arguments(", ")
             is_first = False
             yield from self._read_value(reading, depth + 1)
-            yield from self._read_comma(reading, "]")
+            if (yield from reading.item_end("]")):
+                break
         reading.arguments("]")
-
-    def _read_comma(self, reading: Reading, close: str) -> Steps[None]:
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != close:
-            yield from reading.require(close)
 
     def _read_value(self, reading: Reading, depth: int) -> Steps[None]:
         if depth == MAX_DEPTH:

@@ -40,7 +40,8 @@ def hunyuan(suffix: str) -> Keyed:
     tags = [f"<{tag}{suffix}>" for tag in ("/tool_call", "/tool_calls", "arg_key", "/arg_key", "arg_value")]
     return Keyed(
         name="hunyuan",
-        begins=(f"<tool_calls{suffix}>", f"<tool_call{suffix}>"),
+        begins=(f"<tool_calls{suffix}>",),
+        also_begins=(f"<tool_call{suffix}>",),
         other_marks=(*tags, f"</arg_value{suffix}>", f"<tool_sep{suffix}>"),
         section=f"<tool_calls{suffix}>",
         section_end=f"</tool_calls{suffix}>",

@@ -2,4 +2,4 @@
 
 from shimmy.worker.chat.toolcalls.call_objects import CallObjects
 
-GRANITE = CallObjects(name="granite", begins=("<|tool_call|>", "<tool_call>"), close="", in_list=True)
+GRANITE = CallObjects(name="granite", begins=("<|tool_call|>",), also_begins=("<tool_call>",), close="", in_list=True)

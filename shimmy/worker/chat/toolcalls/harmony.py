@@ -29,7 +29,7 @@ class Harmony(Dialect):
             mark = yield from reading.find(self.marks)
         while mark is not None:
             is_thought = None
-            if mark in self.begins or mark.endswith("to="):
+            if mark in self.also_begins or mark.endswith("to="):
                 is_thought = yield from reading.attempt(self._read_header(reading, mark))
             reading.forget()
             mark = yield from reading.find(self.marks, write=reading.think if is_thought else reading.say)
@@ -60,7 +60,8 @@ class Harmony(Dialect):
 
 HARMONY = Harmony(
     name="harmony",
-    begins=(_START, _CHANNEL),
+    begins=(),
+    also_begins=(_START, _CHANNEL),
     other_marks=(_MESSAGE, _CONSTRAIN, *_ENDS),
     reads_thoughts=True,
 )

@@ -21,7 +21,8 @@ class Kimi(NamedCalls):
 
 KIMI_K2 = Kimi(
     name="kimi-k2",
-    begins=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
+    begins=("<|tool_calls_section_begin|>",),
+    also_begins=("<|tool_call_begin|>",),
     other_marks=("<|tool_calls_section_end|>", "<|tool_call_end|>", "<|tool_call_argument_begin|>"),
     section="<|tool_calls_section_begin|>",
     section_end="<|tool_calls_section_end|>",

@@ -4,7 +4,8 @@ from shimmy.worker.chat.toolcalls.call_objects import CallObjects
 
 PHI = CallObjects(
     name="phi",
-    begins=("<|tool_call|>", "functools["),
+    begins=("<|tool_call|>",),
+    also_begins=("functools[",),
     other_marks=("<|/tool_call|>",),
     close="<|/tool_call|>",
     in_list=True,

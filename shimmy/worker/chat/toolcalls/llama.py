@@ -23,7 +23,8 @@ class Llama(Dialect):
         if mark != "{":
             yield from reading.space()
             # A call of one of the tools that the model was made with is written like one in Python.
-            yield from read_objects(reading) if (yield from reading.peek()) == "{" else read_call(reading)
+            is_object = (yield from reading.peek()) == "{"
+            yield from read_objects(reading) if is_object else read_call(reading, suffix=".call")
             return
         yield from read_object(reading, known=True)
         yield from reading.space()
@@ -35,7 +36,7 @@ class Llama(Dialect):
 
     def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:
         """One call: the template refuses messages with several."""
-        return lark.either(self._call(lark, tool) for tool in tools)
+        return f"{lark.literal(self.begins[0])}? {lark.either(self._call(lark, tool) for tool in tools)}"
 
     def _call(self, lark: Lark, tool: Tool) -> str:
         named = f'{{"name": {quoted(tool.name)}, "parameters": '

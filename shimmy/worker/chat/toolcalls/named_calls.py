@@ -27,6 +27,10 @@ class NamedCalls(Dialect):
     def read_head(self, reading: Reading) -> Steps[tuple[str, str | None]]:
         """Reads from the name up to the arguments: the name, and the call's id if there is one."""
 
+    def read_end(self, reading: Reading) -> Steps[None]:
+        if self.call_end:
+            yield from reading.close(self.call_end)
+
     @abstractmethod
     def head(self, lark: Lark, name: str) -> str:
         """The Lark expression for what is read there."""
@@ -38,11 +42,7 @@ class NamedCalls(Dialect):
         while True:
             name, call_id = yield from self.read_head(reading)
             yield from read_arguments(reading, name, call_id)
-            if self.tail:
-                yield from reading.space()
-                yield from reading.next_is(self.tail.strip())
-            if self.call_end:
-                yield from reading.close(self.call_end)
+            yield from self.read_end(reading)
             yield from reading.space()
             if not (yield from reading.next_is(self.call)):
                 break

@@ -1,24 +1,17 @@
-"""Calls as Python writes them: `[f(a=1), g(b="x")]`. Values become JSON as they come."""
+"""Calls as Python writes them: `[f(a=1), g(b="x")]`."""
 
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import argument_schemas
 from shimmy.worker.chat.toolcalls.dialect import Dialect
-from shimmy.worker.chat.toolcalls.json_scanner import MAX_DEPTH, MAX_SCALAR_CHARS, as_json, quoted
+from shimmy.worker.chat.toolcalls.json_scanner import quoted
 from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.python_values import read_value
 from shimmy.worker.chat.toolcalls.reading import Malformed, NotACall, Reading, Steps
 
 _NAME = re.compile(r"[\w.\-]*")
-_SCALAR = re.compile(r"[-+.\w]*")
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "", **{char: char for char in "\\'\"/"}}
-_HEX = re.compile("[0-9A-Fa-f]+")
-_CODES = {"x": 2, "u": 4, "U": 8}
-
-Write = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +54,19 @@ class PythonCalls(Dialect):
 
 def read_calls(reading: Reading, *, known: bool = False) -> Steps[None]:
     """What follows the bracket of a list."""
-    yield from reading.space()
-    while not (yield from reading.next_is("]")):
-        yield from read_call(reading, known=known)
+    ended = False
+    while not ended:
         yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != "]":
-            yield from reading.require("]")
+        yield from read_call(reading, known=known)
+        ended = yield from reading.item_end("]")
 
 
-def read_call(reading: Reading, *, known: bool = False) -> Steps[None]:
-    name = (yield from reading.matching(_NAME)).removesuffix(".call")
+def read_call(reading: Reading, *, known: bool = False, suffix: str = "") -> Steps[None]:
+    """A call whose name must end with `suffix`, which is no part of it."""
+    name = yield from reading.matching(_NAME)
+    if not name.endswith(suffix):
+        raise Malformed("what is there is not a call")
+    name = name.removesuffix(suffix)
     if known and name not in reading.tools:
         raise NotACall
     yield from reading.require("(")
@@ -87,11 +81,8 @@ def read_call(reading: Reading, *, known: bool = False) -> Steps[None]:
         reading.arguments(f"{opening}{quoted(key)}: ")
         opening = ", "
         yield from read_value(reading, reading.arguments)
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != ")":
-            yield from reading.require(")")
+        if (yield from reading.item_end(")")):
+            break
     reading.arguments("{}" if opening == "{" else "}")
     reading.end()
 
@@ -107,78 +98,3 @@ def _read_key(reading: Reading, positional: list[str]) -> Steps[str]:
     yield from reading.require("=")
     yield from reading.space()
     return key
-
-
-def read_value(reading: Reading, write: Write, depth: int = 0) -> Steps[None]:
-    first = yield from reading.peek()
-    if depth == MAX_DEPTH:
-        raise Malformed(f"a call is nested more than {MAX_DEPTH} deep")
-    if first in ("'", '"'):
-        yield from _read_string(reading, write)
-    elif first in ("[", "("):
-        yield from _read_items(reading, write, "])"["[(".index(first)], depth)
-    elif first == "{":
-        yield from _read_items(reading, write, "}", depth)
-    else:
-        word = yield from reading.matching(_SCALAR, MAX_SCALAR_CHARS)
-        if (yield from reading.peek()) == "":
-            yield from reading.more()
-        value = as_json(word)
-        if value is None:
-            raise Malformed("a value in a call is neither in quotes nor a number")
-        write(value)
-
-
-def _read_items(reading: Reading, write: Write, close: str, depth: int) -> Steps[None]:
-    yield from reading.require("{" if close == "}" else "[" if close == "]" else "(")
-    opening, end = ("{", "}") if close == "}" else ("[", "]")
-    write(opening)
-    yield from reading.space()
-    is_first = True
-    while not (yield from reading.next_is(close)):
-        if not is_first:
-            write(", ")
-        is_first = False
-        if close == "}":
-            yield from _read_item_key(reading, write)
-        yield from read_value(reading, write, depth + 1)
-        yield from reading.space()
-        if (yield from reading.next_is(",")):
-            yield from reading.space()
-        elif (yield from reading.peek()) != close:
-            yield from reading.require(close)
-    write(end)
-
-
-def _read_item_key(reading: Reading, write: Write) -> Steps[None]:
-    if (yield from reading.peek()) not in ("'", '"'):
-        yield from reading.require('"')
-    yield from _read_string(reading, write)
-    yield from reading.space()
-    yield from reading.require(":")
-    yield from reading.space()
-    write(": ")
-
-
-def _read_string(reading: Reading, write: Write) -> Steps[None]:
-    quote = yield from reading.require('"', "'")
-    write('"')
-    while (yield from reading.until(quote, "\\", write=lambda text: write(quoted(text)[1:-1]))) != quote:
-        yield from _read_escape(reading, write)
-    write('"')
-
-
-def _read_escape(reading: Reading, write: Write) -> Steps[None]:
-    sign = yield from reading.char()
-    if sign not in _CODES:
-        # As in Python, what is no escape sequence is a backslash.
-        write(quoted(_ESCAPES.get(sign, "\\" + sign))[1:-1])
-        return
-    digits = ""
-    for _ in range(_CODES[sign]):
-        digits += yield from reading.char()
-    code = int(digits, 16) if _HEX.fullmatch(digits) else -1
-    if not 0 <= code <= sys.maxunicode:
-        raise Malformed("a string in a call has an escape sequence that is none")
-    # Halves of characters go as they are, the other half may follow.
-    write(f"\\u{code:04x}" if 0xD800 <= code < 0xE000 else quoted(chr(code))[1:-1])

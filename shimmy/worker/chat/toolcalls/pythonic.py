@@ -2,7 +2,7 @@
 
 from shimmy.worker.chat.toolcalls.python_calls import PythonCalls
 
-PYTHONIC = PythonCalls(name="pythonic", begins=("[",))
+PYTHONIC = PythonCalls(name="pythonic", begins=())
 LFM = PythonCalls(
     name="lfm",
     begins=("<|tool_call_start|>",),

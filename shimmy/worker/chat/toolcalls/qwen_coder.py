@@ -5,7 +5,8 @@ from shimmy.worker.chat.toolcalls.tagged import Tagged
 # Some of these models forget the tag around a call, so what is in it begins one too.
 QWEN_CODER = Tagged(
     name="qwen-coder",
-    begins=("<tool_call>", "<function="),
+    begins=("<tool_call>",),
+    also_begins=("<function=",),
     other_marks=("</tool_call>", "</function>", "<parameter=", "</parameter>"),
     section="<tool_call>",
     section_end="</tool_call>",
@@ -20,7 +21,8 @@ QWEN_CODER = Tagged(
 )
 SEED = Tagged(
     name="seed",
-    begins=("<seed:tool_call>", "<function="),
+    begins=("<seed:tool_call>",),
+    also_begins=("<function=",),
     other_marks=("</seed:tool_call>", "</function>", "<parameter=", "</parameter>"),
     section="<seed:tool_call>",
     section_end="</seed:tool_call>",

@@ -36,7 +36,7 @@ class Cut(Exception):
 
 
 class Reading:
-    """One answer, and the `Parser` of it. White space before a call is no part of the content."""
+    """One answer, and the `Parser` of it. White space before a call, and after the last, is no content."""
 
     def __init__(self, answer: Callable[["Reading"], Steps[None]], tools: Sequence[Tool], parallel: bool) -> None:
         """`answer` reads all of it."""
@@ -54,6 +54,7 @@ class Reading:
         self._kept_chars = 0
         self._is_keeping = False
         self._is_open = False
+        self._is_after_call = False
         self._steps = answer(self)
         next(self._steps)
 
@@ -66,7 +67,8 @@ class Reading:
     def finish(self) -> list[Part]:
         self._has_ended = True
         self._go_on()
-        self._put(Content("".join(self._blank)))
+        if not self._is_after_call:
+            self._put(Content("".join(self._blank)))
         self._blank.clear()
         return self._taken()
 
@@ -88,6 +90,7 @@ class Reading:
         if visible := text.rstrip():
             self._put(Content("".join(self._blank) + visible))
             self._blank.clear()
+            self._is_after_call = False
         self._blank.append(text[len(visible) :])
 
     def think(self, text: str) -> None:
@@ -109,6 +112,7 @@ class Reading:
     def end(self) -> None:
         """The call is complete, whatever follows."""
         self._is_open = False
+        self._is_after_call = True
         self._kept.clear()
         self._kept_chars = 0
 
@@ -233,6 +237,15 @@ class Reading:
                 return None
             yield
 
+    def item_end(self, close: str) -> Steps[bool]:
+        """Reads what follows an item of a list: whether that is `close`. A comma may come before it, too."""
+        yield from self.space()
+        if not (yield from self.next_is(",")):
+            yield from self.require(close)
+            return True
+        yield from self.space()
+        return (yield from self.next_is(close)) is not None
+
     def require(self, *literals: str) -> Steps[str]:
         found = yield from self.next_is(*literals)
         if found is not None:
@@ -328,10 +341,9 @@ class Reading:
 
     def _partial(self, marks: Sequence[str]) -> int:
         """How much at the end of the text may be the beginning of a mark."""
-        longest = min(self.available, max(map(len, marks)) - 1)
-        for length in range(longest, 0, -1):
-            ending = self._text[len(self._text) - length :]
-            if any(mark.startswith(ending) for mark in marks if len(mark) > length):
+        beginnings, longest = _beginnings(tuple(marks))
+        for length in range(min(self.available, longest), 0, -1):
+            if self._text[len(self._text) - length :] in beginnings:
                 return length
         return 0
 
@@ -361,3 +373,10 @@ class Reading:
 def _pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
     # The longest first, where one begins with another.
     return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))))
+
+
+@lru_cache(maxsize=256)
+def _beginnings(marks: tuple[str, ...]) -> tuple[frozenset[str], int]:
+    """All beginnings of marks, and the length of the longest."""
+    found = frozenset(mark[:length] for mark in marks for length in range(1, len(mark)))
+    return found, max(map(len, found), default=0)

@@ -22,7 +22,8 @@ class Solar(NamedCalls):
 
 SOLAR = Solar(
     name="solar",
-    begins=("<|tool_calls|>", "<|tool_call:begin|>"),
+    begins=("<|tool_calls|>",),
+    also_begins=("<|tool_call:begin|>",),
     other_marks=("<|calls|>", "<|tool_call:end|>", _NAME, _ARGUMENTS),
     section="<|tool_calls|>",
     section_end="<|calls|>",

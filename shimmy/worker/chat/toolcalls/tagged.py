@@ -10,6 +10,7 @@ from shimmy.worker.chat.toolcalls.argument_types import argument_types, converte
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import quoted
 from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.python_values import read_value
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 
 _NOT_IN_TEXT = {"pattern", "format"}
@@ -55,7 +56,9 @@ class Tagged(Dialect):
         tool = reading.tools.get(name)
         opening = "{"
         yield from reading.space()
-        while (yield from reading.require(self.key, self.call_end)) == self.key:
+        # Some forget the end of a call before that of the section.
+        ends = (self.call_end, self.section_end) if self.section_end else (self.call_end,)
+        while (yield from reading.require(self.key, *ends)) == self.key:
             key = yield from reading.name(self.key_end)
             reading.arguments(f"{opening}{quoted(key)}: ")
             opening = ", "
@@ -77,7 +80,13 @@ class Tagged(Dialect):
         yield from self.read_text(reading, types, *ends)
 
     def read_text(self, reading: Reading, types: frozenset[str], *ends: str) -> Steps[None]:
-        """A value and what ends it; a string is written as it comes."""
+        """A value and what ends it; a string is written as it comes, and so is what cannot be one: in its strings there
+        may be what looks like its end."""
+        if "string" not in types and (yield from reading.peek()) in ("{", "["):
+            yield from read_value(reading, reading.arguments)
+            yield from reading.space()
+            yield from reading.require(self.value_end)
+            return
         if types == {"string"}:
             reading.arguments('"')
             yield from reading.until(*ends, write=lambda text: reading.arguments(quoted(text)[1:-1]))
