@@ -3,7 +3,6 @@
 What a template has no place for is put where it has one; docs/templates.md says where. Knows no tokens.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -229,6 +228,9 @@ class _Turns:
     def _id(self, id: str) -> str:
         if not self._capabilities.wants_short_ids or (len(id) == _SHORT_ID_CHARS and id.isalnum()):
             return id
+        # OpenSSL, which few templates need.
+        import hashlib
+
         return hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()[:_SHORT_ID_CHARS]
 
 

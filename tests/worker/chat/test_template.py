@@ -178,7 +178,7 @@ def test_how_deep_json_is_indented_is_bounded() -> None:
 def test_a_bomb_that_no_count_of_steps_stops_ends_its_process(text: str, end: str) -> None:
     code = (
         "import sys; from shimmy.worker.chat import bounds, template; from shimmy.core.request import Chat\n"
-        f"bounds.CPU_SECONDS = {0.2 if end == 'SIGVTALRM' else 20}; bounds.MEMORY_BYTES = 64 << 20\n"
+        f"bounds.CPU_SECONDS = {0.2 if end == 'SIGVTALRM' else 20}; bounds.allowance = lambda: 64 << 20\n"
         "template.ChatTemplate(sys.argv[1], bos_token='', eos_token='').render(Chat([]))"
     )
     done = subprocess.run([sys.executable, "-c", code, text], stderr=subprocess.DEVNULL, timeout=60)
