@@ -73,8 +73,8 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "temperature",
 )
 
-# What clients may tell a chat template: variables that templates of real models read (tests/worker/chat/templates.py
-# counts them), and none that stands for what a request has in other fields, or that a template calls.
+# What clients may tell a chat template: variables that templates of real models read, and none that stands for what a
+# request has in other fields, or that a template calls.
 TEMPLATE_VARIABLES = frozenset(
     """
     enable_thinking thinking thinking_mode thinking_option thinking_effort thinking_budget reasoning reasoning_effort

@@ -69,7 +69,7 @@ def variables(chat: Chat, capabilities: Capabilities, instructions: Instructions
     if _has_parallel_calls(messages) and capabilities.shows_calls and not capabilities.shows_parallel_calls:
         messages = list(_one_by_one(messages))
     return {
-        "messages": _Turns(messages, capabilities).all(),
+        "messages": _Turns(messages, capabilities, _fields(chat.messages)).all(),
         "tools": [_tool(at, tool) for at, tool in enumerate(tools)] if tools else None,
         "documents": None,
         "add_generation_prompt": chat.add_generation_prompt,
@@ -151,8 +151,10 @@ def _object(text: str, field: str) -> dict[str, Any]:
 class _Turns:
     """The messages as the template wants them."""
 
-    def __init__(self, messages: Sequence[Message], capabilities: Capabilities) -> None:
+    def __init__(self, messages: Sequence[Message], capabilities: Capabilities, fields: dict[int, str]) -> None:
+        """`fields` are what clients call the arguments of each call, by its identity."""
         self._messages = messages
+        self._fields = fields
         self._capabilities = capabilities
         self._names = {call.id: call.name for message in messages for call in message.tool_calls}
 
@@ -164,18 +166,18 @@ class _Turns:
             elif message.role == "tool":
                 turns.append(self._result(message))
             else:
-                turns += self._said(at, message)
+                turns += self._said(message)
         return turns
 
-    def _said(self, at: int, message: Message) -> list[dict[str, Any]]:
+    def _said(self, message: Message) -> list[dict[str, Any]]:
         """One turn, or two where a turn with calls says nothing else."""
         capabilities, calls = self._capabilities, message.tool_calls
         if not calls:
             return [self._turn(message, message.content)]
         if not capabilities.shows_calls:
-            spelled = [_spelled(call, _field(at, number)) for number, call in enumerate(calls)]
+            spelled = [_spelled(call, self._fields[id(call)]) for call in calls]
             return [self._turn(message, "\n".join([message.content, *spelled] if message.content else spelled))]
-        shown = {"tool_calls": [self._call(call, _field(at, number)) for number, call in enumerate(calls)]}
+        shown = {"tool_calls": [self._call(call) for call in calls]}
         if capabilities.wants_null_content:
             said = [self._turn(message, message.content)] if message.content else []
             return [*said, {"role": message.role, "content": None, **shown}]
@@ -198,8 +200,9 @@ class _Turns:
             turn[capabilities.reasoning_key] = message.reasoning
         return turn
 
-    def _call(self, call: ToolCall, field: str) -> dict[str, Any]:
-        arguments = call.arguments if self._capabilities.wants_argument_text else _object(call.arguments, field)
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        as_text = self._capabilities.wants_argument_text
+        arguments = call.arguments if as_text else _object(call.arguments, self._fields[id(call)])
         function = {"name": call.name, "arguments": arguments}
         return {"id": self._id(call.id), "type": "function", "function": function}
 
@@ -237,8 +240,13 @@ def _text(content: Any) -> str:
     return "".join(part["text"] for part in content) if isinstance(content, list) else str(content)
 
 
-def _field(at: int, number: int) -> str:
-    return f"messages[{at}].tool_calls[{number}].function.arguments"
+def _fields(messages: list[Message]) -> dict[int, str]:
+    """As the client sent them; where a message stands may change before it is rendered."""
+    return {
+        id(call): f"messages[{at}].tool_calls[{number}].function.arguments"
+        for at, message in enumerate(messages)
+        for number, call in enumerate(message.tool_calls)
+    }
 
 
 def _spelled(call: ToolCall, field: str) -> str:

@@ -127,6 +127,14 @@ def test_arguments_that_are_no_object_are_named(arguments: str) -> None:
     assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
 
 
+def test_arguments_are_named_by_where_the_client_put_them() -> None:
+    calling = Message("assistant", "", tool_calls=[CALL, ToolCall("1", "weather", "{")])
+    for text in (BARE, ALTERNATING):
+        with pytest.raises(RequestError) as caught:
+            template(text).render(Chat([USER, calling], [TOOL]), lambda tools: "Call them.")
+        assert caught.value.param == "messages[1].tool_calls[1].function.arguments"
+
+
 @pytest.mark.model
 def test_calls_side_by_side_come_one_by_one_where_a_model_knows_no_other() -> None:
     chat = Chat([USER, Message("assistant", "", tool_calls=[CALL, OTHER]), RESULT, OTHER_RESULT], [TOOL])
