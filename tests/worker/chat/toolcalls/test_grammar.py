@@ -21,7 +21,7 @@ DIALECTS = every_dialect()
 EACH = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 CHOICES = [ToolChoice("required"), ToolChoice("required", "plan"), ToolChoice("required", parallel=False)]
 # What ends texts and calls, so that a random walk comes to an end.
-ENDS = (
+ENDS: tuple[str, ...] = (
     '"',
     "}",
     "]",
