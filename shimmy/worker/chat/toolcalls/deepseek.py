@@ -1,7 +1,6 @@
 """DeepSeek: R1 and V3, V3.1, and the tags of V3.2 and V4."""
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from shimmy.core.request import Tool
@@ -20,8 +19,7 @@ _NOT_SPACE = re.compile(r"[^\s{`]*")
 _SPELLINGS = ("<｜tool▁calls｜>", "<｜tool calls begin｜>", "<｜tool_calls_begin｜>", "<｜tool\\_calls\\_begin｜>")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeepSeek(NamedCalls):
+class DeepSeek(NamedCalls, frozen=True, kw_only=True):
     """R1 and V3 write the type of the tool before the name, and the arguments in a fence. V3.1 does neither. Each is
     read, whatever is expected."""
 
@@ -68,8 +66,7 @@ DEEPSEEK_R1 = DeepSeek(
 DEEPSEEK_V31 = DeepSeek(name="deepseek-v3.1", also_begins=(_CALL,), fenced=False, **_FORM)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Typed(Tagged):
+class Typed(Tagged, frozen=True, kw_only=True):
     """Each argument says whether it is a string."""
 
     def read_value(self, reading: Reading, types: frozenset[str]) -> Steps[None]:

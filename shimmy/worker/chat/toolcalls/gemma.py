@@ -1,7 +1,6 @@
 """Gemma 4 and FunctionGemma: `call:name{key:value}` with strings between marks of their own."""
 
 import re
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import types_of
@@ -14,8 +13,7 @@ from shimmy.worker.chat.toolcalls.tagged import plain_value
 _SCALAR = re.compile(r"[-+.\w]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gemma(Dialect):
+class Gemma(Dialect, frozen=True, kw_only=True):
     """A call is between `begins[0]` and `close`, a string between two `quote`. Strings and names as JSON writes them
     are read as well."""
 

@@ -1,7 +1,6 @@
 """Calls as Python writes them: `[f(a=1), g(b="x")]`."""
 
 import re
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import argument_schemas
@@ -14,8 +13,7 @@ from shimmy.worker.chat.toolcalls.reading import Malformed, NotACall, Reading, S
 _NAME = re.compile(r"[\w.\-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PythonCalls(Dialect):
+class PythonCalls(Dialect, frozen=True, kw_only=True):
     """A list of calls, between `begins[0]` and `close` where the format has such marks. Without them a list counts only
     at the beginning of a line, and if it begins with a call of a tool."""
 

@@ -1,7 +1,6 @@
 """Calls whose arguments stand in tags, each by itself: text for strings, JSON for all else."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from shimmy.core.errors import Unsupported
@@ -16,8 +15,7 @@ from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 _NOT_IN_TEXT = {"pattern", "format"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tagged(Dialect):
+class Tagged(Dialect, frozen=True, kw_only=True):
     """`section` and `section_end` are around all calls, where the format has them; a call is its name between `call`
     and `name_end`, arguments, and `call_end`; an argument its name between `key` and `key_end`, its text between
     `value` and `value_end`. `gap` is what the template writes between all these, `padding` what is around a value."""
