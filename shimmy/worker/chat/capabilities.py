@@ -84,8 +84,9 @@ class Capabilities:
 
     @cached_property
     def shows_parallel_calls(self) -> bool:
-        calls = [self._call(NAME, self._id(1)), self._call(OTHER_NAME, self._id(2))]
-        messages = [self._user, self._turn(calls), self._result(self._id(1), NAME), self._result(self._id(2), OTHER_NAME)]
+        one, other = self._id(1), self._id(2)
+        turn = self._turn([self._call(NAME, one), self._call(OTHER_NAME, other)])
+        messages = [self._user, turn, self._result(one, NAME), self._result(other, OTHER_NAME)]
         return self.shows_calls and self._says(messages, OTHER_NAME)
 
     @cached_property
@@ -101,9 +102,19 @@ class Capabilities:
         """What a message calls the thoughts of an earlier turn; None where the template has no name for them."""
         named = [key for key in REASONING_KEYS if f".{key}" in self._text or f"'{key}'" in self._text]
         named += [key for key in REASONING_KEYS if key not in named and f'"{key}"' in self._text]
-        if len(named) < 2:
-            return named[0] if named else None
-        return next((key for key in named if self._tells(key)), named[0])
+        if self.thinks_in_parts or not named:
+            return None
+        return next((key for key in named if self._tells(key)), named[0]) if len(named) > 1 else named[0]
+
+    @cached_property
+    def thinks_in_parts(self) -> bool:
+        """Thoughts are a part of the content, of the type "thinking"."""
+        if '"thinking"' not in self._text and "'thinking'" not in self._text:
+            return False
+        parts = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": "Zyq-text"}]
+        turns = [self._user, {"role": "assistant", "content": parts}, self._user]
+        text = self._try(turns) or ""
+        return THOUGHT in text and "Zyq-text" in text and f"'{THOUGHT}'" not in text and f'"{THOUGHT}"' not in text
 
     @cached_property
     def wants_thought_or_text(self) -> bool:

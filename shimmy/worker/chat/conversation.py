@@ -5,12 +5,13 @@ What a template has no place for is put where it has one; docs/templates.md says
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.errors import RequestError, ShimmyError, Unsupported
 from shimmy.core.request import Chat, Message, Reasoning, Tool, ToolCall
 from shimmy.worker.chat.capabilities import Capabilities
 
@@ -18,6 +19,8 @@ Instructions = Callable[[Sequence[Tool]], str | None]
 # Where the text of the last message ends, for a moment.
 _END = "\ue0f7shimmy-goes-on-here\ue0f8"
 _SHORT_ID_CHARS = 9
+# What is looked at where it cannot be told where the turn begins.
+_OPENING_CHARS = 1024
 
 
 def rendered(
@@ -37,6 +40,24 @@ def rendered(
     return before
 
 
+def opening(
+    chat: Chat,
+    prompt: str,
+    capabilities: Capabilities,
+    render: Callable[[dict[str, Any]], str],
+    instructions: Instructions | None,
+) -> str:
+    """What of a prompt belongs to the answer's turn already: the mark that the assistant speaks, perhaps the beginning
+    of a thought, and what is gone on with."""
+    messages = chat.messages[:-1] if chat.continue_final else chat.messages
+    before = msgspec.structs.replace(chat, messages=messages, continue_final=False, add_generation_prompt=False)
+    try:
+        text = rendered(before, capabilities, render, instructions)
+    except ShimmyError:
+        return prompt[-_OPENING_CHARS:]
+    return prompt[len(os.path.commonprefix([text, prompt])) :]
+
+
 def variables(chat: Chat, capabilities: Capabilities, instructions: Instructions | None) -> dict[str, Any]:
     """What the template is rendered with, beside what is the same for every chat."""
     messages = list(chat.messages)
@@ -45,6 +66,8 @@ def variables(chat: Chat, capabilities: Capabilities, instructions: Instructions
         messages = _told(messages, tools, instructions)
     if messages and messages[0].role == "system" and not capabilities.has_system_role:
         messages = _without_system(messages)
+    if _has_parallel_calls(messages) and capabilities.shows_calls and not capabilities.shows_parallel_calls:
+        messages = list(_one_by_one(messages))
     return {
         "messages": _Turns(messages, capabilities).all(),
         "tools": [_tool(at, tool) for at, tool in enumerate(tools)] if tools else None,
@@ -73,6 +96,27 @@ def _without_system(messages: list[Message]) -> list[Message]:
         first = msgspec.structs.replace(rest[0], content=f"{system}\n{rest[0].content}" if system else rest[0].content)
         return [first, *rest[1:]]
     return [Message("user", system), *rest]
+
+
+def _has_parallel_calls(messages: list[Message]) -> bool:
+    return any(len(message.tool_calls) > 1 for message in messages)
+
+
+def _one_by_one(messages: list[Message]) -> Iterator[Message]:
+    """Several calls of one message as one after the other, each with its result."""
+    results = {message.tool_call_id: message for message in messages if message.role == "tool"}
+    moved = set()
+    for message in messages:
+        if len(message.tool_calls) < 2:
+            if id(message) not in moved:
+                yield message
+            continue
+        for number, call in enumerate(message.tool_calls):
+            said = {} if number == 0 else {"content": "", "reasoning": None}
+            yield msgspec.structs.replace(message, tool_calls=[call], **said)
+            if (result := results.get(call.id)) is not None:
+                moved.add(id(result))
+                yield result
 
 
 def _reasoning(reasoning: Reasoning) -> dict[str, Any]:
@@ -113,35 +157,46 @@ class _Turns:
         self._names = {call.id: call.name for message in messages for call in message.tool_calls}
 
     def all(self) -> list[dict[str, Any]]:
-        return [self._turn(at, message) for at, message in enumerate(self._messages)]
+        turns: list[dict[str, Any]] = []
+        for at, message in enumerate(self._messages):
+            if message.role == "tool" and not self._capabilities.shows_results:
+                self._add_told_result(at, message, turns)
+            elif message.role == "tool":
+                turns.append(self._result(message))
+            else:
+                turns += self._said(at, message)
+        return turns
 
-    def _turn(self, at: int, message: Message) -> dict[str, Any]:
-        if message.role == "tool":
-            return self._result(message)
-        turn = self._said(message.role, message.content)
+    def _said(self, at: int, message: Message) -> list[dict[str, Any]]:
+        """One turn, or two where a turn with calls says nothing else."""
+        capabilities, calls = self._capabilities, message.tool_calls
+        if not calls:
+            return [self._turn(message, message.content)]
+        if not capabilities.shows_calls:
+            spelled = [_spelled(call, _field(at, number)) for number, call in enumerate(calls)]
+            return [self._turn(message, "\n".join([message.content, *spelled] if message.content else spelled))]
+        shown = {"tool_calls": [self._call(call, _field(at, number)) for number, call in enumerate(calls)]}
+        if capabilities.wants_null_content:
+            said = [self._turn(message, message.content)] if message.content else []
+            return [*said, {"role": message.role, "content": None, **shown}]
+        turn = self._turn(message, message.content) | shown
+        if message.content and message.reasoning and capabilities.wants_thought_or_text:
+            assert capabilities.reasoning_key is not None
+            turn |= {capabilities.reasoning_key: f"{message.reasoning}\n\n{message.content}", "content": ""}
+        return [turn]
+
+    def _turn(self, message: Message, text: str) -> dict[str, Any]:
+        capabilities = self._capabilities
+        turn = {"role": message.role, "content": _content(text, capabilities.wants_parts)}
         if message.name is not None:
             turn["name"] = message.name
-        if message.reasoning and (key := self._capabilities.reasoning_key) is not None:
-            turn[key] = message.reasoning
-        if message.tool_calls:
-            self._add_calls(at, message, turn)
+        if not message.reasoning:
+            return turn
+        if capabilities.thinks_in_parts:
+            turn["content"] = [{"type": "thinking", "thinking": message.reasoning}, *_content(text, True)]
+        elif capabilities.reasoning_key is not None:
+            turn[capabilities.reasoning_key] = message.reasoning
         return turn
-
-    def _said(self, role: str, text: str) -> dict[str, Any]:
-        return {"role": role, "content": [{"type": "text", "text": text}] if self._capabilities.wants_parts else text}
-
-    def _add_calls(self, at: int, message: Message, turn: dict[str, Any]) -> None:
-        capabilities = self._capabilities
-        if not capabilities.shows_calls:
-            text = "\n".join(_spelled(call, _field(at, number)) for number, call in enumerate(message.tool_calls))
-            turn |= self._said(message.role, f"{message.content}\n{text}" if message.content else text)
-            return
-        turn["tool_calls"] = [self._call(call, _field(at, n)) for n, call in enumerate(message.tool_calls)]
-        if not message.content and capabilities.wants_null_content:
-            turn["content"] = None
-        key = capabilities.reasoning_key
-        if key in turn and message.content and capabilities.wants_thought_or_text:
-            turn |= {key: f"{message.reasoning}\n\n{message.content}", "content": ""}
 
     def _call(self, call: ToolCall, field: str) -> dict[str, Any]:
         arguments = call.arguments if self._capabilities.wants_argument_text else _object(call.arguments, field)
@@ -149,22 +204,37 @@ class _Turns:
         return {"id": self._id(call.id), "type": "function", "function": function}
 
     def _result(self, message: Message) -> dict[str, Any]:
-        name = message.name or self._names.get(message.tool_call_id or "")
-        if not self._capabilities.shows_results:
-            result = {"name": name, "content": message.content} if name else {"content": message.content}
-            text = f"<tool_response>\n{json.dumps(result, ensure_ascii=False)}\n</tool_response>"
-            return self._said("user", text)
-        turn = self._said("tool", message.content)
+        turn = {"role": "tool", "content": _content(message.content, self._capabilities.wants_parts)}
         if message.tool_call_id is not None:
             turn["tool_call_id"] = self._id(message.tool_call_id)
-        if name is not None:
+        if (name := self._name_of(message)) is not None:
             turn["name"] = name
         return turn
+
+    def _add_told_result(self, at: int, message: Message, turns: list[dict[str, Any]]) -> None:
+        """As something that the user says, all results of one turn together."""
+        name = self._name_of(message)
+        result = {"name": name, "content": message.content} if name else {"content": message.content}
+        text = f"<tool_response>\n{json.dumps(result, ensure_ascii=False)}\n</tool_response>"
+        if at and self._messages[at - 1].role == "tool":
+            text = f"{_text(turns.pop()['content'])}\n{text}"
+        turns.append({"role": "user", "content": _content(text, self._capabilities.wants_parts)})
+
+    def _name_of(self, message: Message) -> str | None:
+        return message.name or self._names.get(message.tool_call_id or "")
 
     def _id(self, id: str) -> str:
         if not self._capabilities.wants_short_ids or (len(id) == _SHORT_ID_CHARS and id.isalnum()):
             return id
         return hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()[:_SHORT_ID_CHARS]
+
+
+def _content(text: str, in_parts: bool) -> Any:
+    return [{"type": "text", "text": text}] if in_parts else text
+
+
+def _text(content: Any) -> str:
+    return "".join(part["text"] for part in content) if isinstance(content, list) else str(content)
 
 
 def _field(at: int, number: int) -> str:
@@ -184,13 +254,16 @@ def _mark_end(last: Message | None, turns: list[dict[str, Any]], capabilities: C
         raise _cannot_continue("the last message has calls")
     turn = turns[-1]
     if not last.content and last.reasoning:
+        if capabilities.thinks_in_parts:
+            turn["content"] = [{"type": "thinking", "thinking": last.reasoning + _END}]
+            return
         if capabilities.reasoning_key is None:
             raise _cannot_continue("the model's chat template has no place for reasoning")
         turn[capabilities.reasoning_key] = last.reasoning + _END
-    elif capabilities.wants_parts:
-        turn["content"] = [{"type": "text", "text": last.content + _END}]
+    elif isinstance(turn["content"], list):
+        turn["content"][-1]["text"] += _END
     else:
-        turn["content"] = last.content + _END
+        turn["content"] += _END
 
 
 def _cannot_continue(why: str) -> RequestError:

@@ -7,7 +7,7 @@ lstrip_blocks, loop controls, `raise_exception`, `strftime_now`, a `tojson` that
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import minijinja
 
 from shimmy.core.errors import ModelInvalid, RequestError
-from shimmy.core.request import Chat, Tool
+from shimmy.core.request import Chat
 
 if TYPE_CHECKING:
     from shimmy.worker.chat.capabilities import Capabilities
+    from shimmy.worker.chat.conversation import Instructions
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_RENDERED_CHARS = 32 << 20
 # A step is roughly one operation; the longest real template needs some thousands per message.
-FUEL_PER_RENDER = 50_000_000
+FUEL_PER_RENDER = 20_000_000
 FUEL_PER_PROBE = 1_000_000
 MAX_INDENT = 16
 MAX_DATE_FORMAT_CHARS = 256
@@ -40,6 +41,8 @@ _REWRITES = (
     # Hugging Face's mark around what a model is trained to say; it changes no text.
     (re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}"), r"{%\1 if true \2%}"),
     (re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}"), r"{%\1 endif \2%}"),
+    # Over nothing minijinja panics.
+    (re.compile(r"\[::-1\](?=\s*(?:-?[%}]\}|\)|\|))"), "|reverse"),
     # A list that grows, or gives away its first item, as a statement of its own.
     (
         re.compile(r"\{%([-+]?)\s*set\s+_\s*=\s*([\w.]+)\.append\(([\w.]+)\)\s*([-+]?)%\}"),
@@ -82,7 +85,7 @@ class ChatTemplate:
         )
         self._compile(self.text)
 
-    def render(self, chat: Chat, instructions: "Callable[[Sequence[Tool]], str | None] | None" = None) -> str:
+    def render(self, chat: Chat, instructions: "Instructions | None" = None) -> str:
         """The prompt: up to where the assistant speaks, or, with `continue_final`, up to where it stopped speaking.
 
         `instructions` says of tools what a model must know whose template does not. Raises `RequestError` when the
@@ -94,6 +97,13 @@ class ChatTemplate:
             raise ModelInvalid(self._error)
         return rendered(chat, self.capabilities, self._render, instructions)
 
+    def opening(self, chat: Chat, prompt: str, instructions: "Instructions | None" = None) -> str:
+        """What of a `prompt` that was rendered of `chat` belongs to the answer's turn already, such as a thought that
+        is open where the model goes on. Renders once more."""
+        from shimmy.worker.chat.conversation import opening
+
+        return opening(chat, prompt, self.capabilities, self._render, instructions)
+
     @cached_property
     def capabilities(self) -> "Capabilities":
         """What it can be given. Each of them is found out when it is first needed, by rendering with it."""
@@ -102,9 +112,12 @@ class ChatTemplate:
         return Capabilities(self.text, self._attempt)
 
     def _render(self, variables: dict[str, Any]) -> str:
+        from shimmy.worker.chat.bounds import bounded
+
         self._refusal = None
         try:
-            text = self._environment.render_template("chat", **variables)
+            with bounded():
+                text = self._environment.render_template("chat", **variables)
         except BaseException as error:
             _raise_unless_its_own(error)
             raise self._explain(error) from error
