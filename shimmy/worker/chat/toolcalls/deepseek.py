@@ -15,6 +15,7 @@ _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 _SEPARATOR = "<｜tool▁sep｜>"
 _FENCE = "```json"
 _NOT_SPACE = re.compile(r"[^\s{`]*")
+_IS_STRING, _IS_OTHER = ' string="true">', ' string="false">'
 # The distilled models spell the first mark in other ways, too.
 _SPELLINGS = ("<｜tool▁calls｜>", "<｜tool calls begin｜>", "<｜tool_calls_begin｜>", "<｜tool\\_calls\\_begin｜>")
 
@@ -78,9 +79,14 @@ class Typed(Tagged, frozen=True, kw_only=True):
         yield from super().read_value(reading, types)
 
     def written(self, lark: Lark, tool: Tool, schema: dict[str, Any]) -> str:
-        is_string = "string" in types_of(schema)
-        attribute = lark.literal(f' string="{"true" if is_string else "false"}">')
-        return f"{attribute} {plain_value(lark, tool, schema, self.padding, self.value_end)}"
+        types = types_of(schema)
+        written = []
+        if "string" in types:
+            text = plain_value(lark, tool, schema, self.padding, self.value_end)
+            written.append(f"{lark.literal(_IS_STRING)} {text}")
+        if types != {"string"}:
+            written.append(f"{lark.literal(_IS_OTHER)} {lark.schema(schema)} {lark.literal(self.value_end)}")
+        return f"({' | '.join(written)})"
 
 
 def _dsml(name: str, section: str) -> Typed:

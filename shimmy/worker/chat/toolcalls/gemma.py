@@ -6,7 +6,7 @@ from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import types_of
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import MAX_DEPTH, MAX_SCALAR_CHARS, as_json, quoted
-from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.lark import FREE_NAME, MAX_FREE, Lark, arguments_of, free_arguments
 from shimmy.worker.chat.toolcalls.reading import Malformed, Reading, Steps
 from shimmy.worker.chat.toolcalls.tagged import plain_value
 
@@ -106,7 +106,11 @@ class Gemma(Dialect, frozen=True, kw_only=True):
                 value = lark.schema(each.schema)
             (first if each.is_required else rest).append(lark.rule(f"{lark.literal(each.name + ':')} {value}"))
         opening = lark.literal(f"{self.begins[0]}call:{tool.name}{{")
-        return lark.rule(f"{opening} {lark.arranged(first, rest, ',')} {lark.literal('}' + self.close)}")
+        inside = lark.arranged(first, rest, ",")
+        if (free := free_arguments(tool)) is not None:
+            named = lark.rule(f"{FREE_NAME} {lark.literal(':')} {lark.schema(free)}")
+            inside = f"({lark.several(named, ',', MAX_FREE)})?"
+        return lark.rule(f"{opening} {inside} {lark.literal('}' + self.close)}")
 
 
 GEMMA = Gemma(

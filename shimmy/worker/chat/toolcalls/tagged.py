@@ -8,7 +8,7 @@ from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import argument_types, converted, types_of
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import quoted
-from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.lark import FREE_NAME, MAX_FREE, Lark, arguments_of, free_arguments
 from shimmy.worker.chat.toolcalls.python_values import read_value
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 
@@ -108,6 +108,9 @@ class Tagged(Dialect, frozen=True, kw_only=True):
             argument = f"{lark.literal(self.key + each.name + self.key_end)} {self.written(lark, tool, each.schema)}"
             rule = lark.rule(f"{argument} {lark.literal(self.gap)}")
             parts.append(rule if each.is_required else f"{rule}?")
+        if (free := free_arguments(tool)) is not None:
+            named = f"{lark.literal(self.key)} {FREE_NAME} {lark.literal(self.key_end)}"
+            parts.append(f"({named} {self.written(lark, tool, free)} {lark.literal(self.gap)}){{0,{MAX_FREE}}}")
         return lark.rule(f"{' '.join(parts)} {lark.literal(self.call_end)}")
 
     def written(self, lark: Lark, tool: Tool, schema: dict[str, Any]) -> str:

@@ -163,6 +163,20 @@ def test_schemas_with_references_and_without_properties(dialect: Dialect) -> Non
 
 
 @EACH
+def test_where_the_schema_names_no_arguments_there_may_be_any(dialect: Dialect) -> None:
+    free = Tool("free", parameters='{"type":"object","additionalProperties":{"type":"integer"}}')
+    native = matcher(dialect.grammar([free], ToolChoice("required")))
+    texts = [text for seed in range(30) if (text := walk(native.deep_copy(), PLAIN, seed)) is not None]
+    calls = [call for text in texts for call in answer(read(dialect, [text], [free])).calls]
+    assert any(json.loads(call.arguments) for call in calls)
+    assert all(type(value) is int for call in calls for value in json.loads(call.arguments).values())
+    anything = matcher(dialect.grammar([Tool("any")], ToolChoice("required")))
+    for text in (walk(anything.deep_copy(), PLAIN, seed) for seed in range(3)):
+        if text is not None:
+            assert not answer(read(dialect, [text], [Tool("any")])).doubts
+
+
+@EACH
 def test_what_cannot_be_enforced_is_refused_by_name(dialect: Dialect) -> None:
     bad = Tool("f", parameters='{"type":"object","properties":{"a":{"not":{"type":"string"}}}}')
     with pytest.raises(Unsupported, match=r"'f'.*'not'"):
