@@ -1,7 +1,5 @@
 """Apertus: a list of objects that have the name of a tool, and with it its arguments."""
 
-from dataclasses import dataclass
-
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.call_objects import read_string
 from shimmy.worker.chat.toolcalls.dialect import Dialect
@@ -13,8 +11,7 @@ from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 _BEGIN, _END = "<|tools_prefix|>", "<|tools_suffix|>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Apertus(Dialect):
+class Apertus(Dialect, frozen=True, kw_only=True):
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
         yield from reading.space()
         yield from reading.require("[")

@@ -1,7 +1,7 @@
 """What types a tool's schema has for its arguments, for formats that write them as plain text."""
 
 import json
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from shimmy.core.request import Tool
@@ -11,7 +11,7 @@ _STARTS = {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boo
 _ALL = frozenset(("string", "object", "array", "boolean", "null", "number", "integer"))
 
 
-@cache
+@lru_cache(maxsize=64)
 def argument_schemas(tool: Tool) -> dict[str, Any]:
     """The schema of each argument that is named; none where the schema cannot be read."""
     try:

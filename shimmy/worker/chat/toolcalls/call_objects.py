@@ -1,7 +1,6 @@
 """Calls that are JSON objects with a name and arguments, alone or in a list, between marks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.dialect import Dialect
@@ -14,8 +13,7 @@ _ARGUMENTS = ("arguments", "parameters")
 _IDS = ("id", "tool_call_id")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallObjects(Dialect):
+class CallObjects(Dialect, frozen=True, kw_only=True):
     """`begins[0]` and `close` are around a call, or around a list of them if `in_list`. What is read is wider: one or
     several objects or lists of them, the mark at the end missing."""
 

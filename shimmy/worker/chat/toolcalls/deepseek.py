@@ -1,7 +1,6 @@
 """DeepSeek: R1 and V3, V3.1, and the tags of V3.2 and V4."""
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from shimmy.core.request import Tool
@@ -16,12 +15,12 @@ _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 _SEPARATOR = "<｜tool▁sep｜>"
 _FENCE = "```json"
 _NOT_SPACE = re.compile(r"[^\s{`]*")
+_IS_STRING, _IS_OTHER = ' string="true">', ' string="false">'
 # The distilled models spell the first mark in other ways, too.
 _SPELLINGS = ("<｜tool▁calls｜>", "<｜tool calls begin｜>", "<｜tool_calls_begin｜>", "<｜tool\\_calls\\_begin｜>")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeepSeek(NamedCalls):
+class DeepSeek(NamedCalls, frozen=True, kw_only=True):
     """R1 and V3 write the type of the tool before the name, and the arguments in a fence. V3.1 does neither. Each is
     read, whatever is expected."""
 
@@ -68,8 +67,7 @@ DEEPSEEK_R1 = DeepSeek(
 DEEPSEEK_V31 = DeepSeek(name="deepseek-v3.1", also_begins=(_CALL,), fenced=False, **_FORM)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Typed(Tagged):
+class Typed(Tagged, frozen=True, kw_only=True):
     """Each argument says whether it is a string."""
 
     def read_value(self, reading: Reading, types: frozenset[str]) -> Steps[None]:
@@ -81,9 +79,14 @@ class Typed(Tagged):
         yield from super().read_value(reading, types)
 
     def written(self, lark: Lark, tool: Tool, schema: dict[str, Any]) -> str:
-        is_string = "string" in types_of(schema)
-        attribute = lark.literal(f' string="{"true" if is_string else "false"}">')
-        return f"{attribute} {plain_value(lark, tool, schema, self.padding, self.value_end)}"
+        types = types_of(schema)
+        written = []
+        if "string" in types:
+            text = plain_value(lark, tool, schema, self.padding, self.value_end)
+            written.append(f"{lark.literal(_IS_STRING)} {text}")
+        if types != {"string"}:
+            written.append(f"{lark.literal(_IS_OTHER)} {lark.schema(schema)} {lark.literal(self.value_end)}")
+        return f"({' | '.join(written)})"
 
 
 def _dsml(name: str, section: str) -> Typed:

@@ -1,8 +1,8 @@
 """What is known of how one family of models writes calls. Knows no tokens but the ids that a grammar must name."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from shimmy.core.request import Tool, ToolChoice
 from shimmy.worker.chat.parts import Parser
@@ -13,8 +13,7 @@ from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 MAX_CALLS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dialect(ABC):
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """One per family. `marks` are all strings by which a call and its parts are told apart; models often have control
     tokens for them, whose text the parser must get like any other's. `begins` are those of them that begin calls, in
     the grammar too; where a dialect has none, calls have no sign but their shape. What is in `also_begins` begins calls
@@ -62,10 +61,10 @@ class Dialect(ABC):
         while (mark := (yield from reading.find((*self.begins, *self.also_begins)))) is not None:
             yield from reading.attempt(self.read_call(reading, mark))
 
-    @abstractmethod
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
         """Reads what follows a mark that begins calls: a call, or several."""
+        raise NotImplementedError
 
-    @abstractmethod
     def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:
         """The Lark expression of an answer of one to `most` calls of `tools`."""
+        raise NotImplementedError

@@ -1,7 +1,5 @@
 """Functionary: v3.1 writes `<function=name>`, v3.2 `>>>name`, after a prompt that ends with `>>>`."""
 
-from dataclasses import dataclass
-
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import quoted
@@ -12,8 +10,7 @@ from shimmy.worker.chat.toolcalls.reading import NotACall, Reading, Steps
 _PYTHON = "<|python_tag|>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FunctionTag(NamedCalls):
+class FunctionTag(NamedCalls, frozen=True, kw_only=True):
     """Code after the tag for it is a call of `python`."""
 
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
@@ -50,8 +47,7 @@ FUNCTIONARY_31 = FunctionTag(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipients(Dialect):
+class Recipients(Dialect, frozen=True, kw_only=True):
     """Each part of an answer begins with the name of whom it is for; `all` is the user."""
 
     def read(self, reading: Reading) -> Steps[None]:

@@ -1,21 +1,19 @@
 """Gemma 4 and FunctionGemma: `call:name{key:value}` with strings between marks of their own."""
 
 import re
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import types_of
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import MAX_DEPTH, MAX_SCALAR_CHARS, as_json, quoted
-from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.lark import FREE_NAME, MAX_FREE, Lark, arguments_of, free_arguments
 from shimmy.worker.chat.toolcalls.reading import Malformed, Reading, Steps
 from shimmy.worker.chat.toolcalls.tagged import plain_value
 
 _SCALAR = re.compile(r"[-+.\w]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gemma(Dialect):
+class Gemma(Dialect, frozen=True, kw_only=True):
     """A call is between `begins[0]` and `close`, a string between two `quote`. Strings and names as JSON writes them
     are read as well."""
 
@@ -108,7 +106,11 @@ class Gemma(Dialect):
                 value = lark.schema(each.schema)
             (first if each.is_required else rest).append(lark.rule(f"{lark.literal(each.name + ':')} {value}"))
         opening = lark.literal(f"{self.begins[0]}call:{tool.name}{{")
-        return lark.rule(f"{opening} {lark.arranged(first, rest, ',')} {lark.literal('}' + self.close)}")
+        inside = lark.arranged(first, rest, ",")
+        if (free := free_arguments(tool)) is not None:
+            named = lark.rule(f"{FREE_NAME} {lark.literal(':')} {lark.schema(free)}")
+            inside = f"({lark.several(named, ',', MAX_FREE)})?"
+        return lark.rule(f"{opening} {inside} {lark.literal('}' + self.close)}")
 
 
 GEMMA = Gemma(

@@ -1,13 +1,12 @@
 """`<arg_key>` and `<arg_value>` within `<tool_call>`: GLM 4.5 and later, Laguna, Ling 3, Spark 2.5, Hunyuan 3."""
 
-from dataclasses import dataclass, replace
+from msgspec.structs import replace
 
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 from shimmy.worker.chat.toolcalls.tagged import Tagged
 
 
-@dataclass(frozen=True, kw_only=True)
-class Keyed(Tagged):
+class Keyed(Tagged, frozen=True, kw_only=True):
     """The name ends with its line, or where the first argument begins, or the call ends."""
 
     def read_name(self, reading: Reading) -> Steps[str]:

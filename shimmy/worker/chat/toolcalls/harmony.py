@@ -1,7 +1,6 @@
 """gpt-oss: an answer is messages, each with a header that says in which channel it is and to whom it goes."""
 
 import re
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.dialect import Dialect
@@ -16,8 +15,7 @@ _IN = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
 _PEOPLE = ("user", "assistant")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Harmony(Dialect):
+class Harmony(Dialect, frozen=True, kw_only=True):
     """What is in the channel `analysis` is thought, what goes to a function is a call, and all else content. The prompt
     ends within the first header."""
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.call_objects import CallObjects
@@ -12,8 +11,7 @@ _FORM = {"begins": ("<tool_call>",), "other_marks": ("</tool_call>",), "close": 
 HERMES = CallObjects(name="hermes", **_FORM)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Described(CallObjects):
+class Described(CallObjects, frozen=True, kw_only=True):
     """For templates without tools. Of all forms this is the one that most models have seen, whatever their own is. An
     earlier call stands in the messages as the model is told to write it, an answer to it in a `user` message."""
 

@@ -76,7 +76,7 @@ class JsonScanner:
         char, awaits = text[at], self._awaits
         if awaits == "colon":
             if char != ":":
-                raise _Wrong("a colon is missing")
+                raise _Wrong("a colon is missing", at)
             self._awaits = "value"
         elif awaits == "next":
             if char == ",":
@@ -84,17 +84,17 @@ class JsonScanner:
             elif char == self._closers[-1]:
                 self._close()
             else:
-                raise _Wrong("a comma or the end is missing")
+                raise _Wrong("a comma or the end is missing", at)
         elif awaits.endswith("or end") and char == self._closers[-1]:
             self._close()
         elif char == '"':
             self._is_key = awaits.startswith("key")
             self._awaits = "string"
         elif awaits.startswith("key"):
-            raise _Wrong("a name in quotes is missing")
+            raise _Wrong("a name in quotes is missing", at)
         elif char in "{[":
             if len(self._closers) == MAX_DEPTH:
-                raise _Wrong(f"nested more than {MAX_DEPTH} deep")
+                raise _Wrong(f"nested more than {MAX_DEPTH} deep", at)
             self._closers.append("}" if char == "{" else "]")
             self._awaits = "key or end" if char == "{" else "item or end"
         else:

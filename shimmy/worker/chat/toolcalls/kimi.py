@@ -1,14 +1,11 @@
 """Kimi K2: a call is named with its number, which is its id."""
 
-from dataclasses import dataclass
-
 from shimmy.worker.chat.toolcalls.lark import Lark
 from shimmy.worker.chat.toolcalls.named_calls import NamedCalls
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kimi(NamedCalls):
+class Kimi(NamedCalls, frozen=True, kw_only=True):
     def read_head(self, reading: Reading) -> Steps[tuple[str, str | None]]:
         call_id = yield from reading.name("<|tool_call_argument_begin|>")
         name, _, number = call_id.removeprefix("functions.").rpartition(":")

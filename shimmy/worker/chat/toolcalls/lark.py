@@ -11,6 +11,9 @@ from shimmy.worker.constraints.schema import enforceable
 
 # At each place at most so much, so that no model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+# What an argument may be called that no schema names, as a terminal, and how many of them there may be.
+FREE_NAME = "/[A-Za-z_][A-Za-z0-9_]{0,63}/"
+MAX_FREE = 32
 _ANY = r"[\s\S]"
 
 
@@ -138,6 +141,16 @@ def arguments_of(tool: Tool) -> list[Argument]:
         for name, each in schema.get("properties", {}).items()
         if each is not False
     ]
+
+
+def free_arguments(tool: Tool) -> dict[str, Any] | None:
+    """What the value of an argument must be where the schema names none, and leaves it to the model."""
+    schema = parameters(tool)
+    rest = schema.get("additionalProperties", True)
+    if schema.get("properties") or rest is False:
+        return None
+    shared = {keyword: value for keyword, value in schema.items() if keyword in ("$defs", "definitions")}
+    return {**(rest if isinstance(rest, dict) else {}), **shared}
 
 
 def _quoted(text: str) -> str:

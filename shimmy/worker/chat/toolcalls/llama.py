@@ -1,7 +1,5 @@
 """Llama 3: a JSON object and nothing before it, or after the tag for code."""
 
-from dataclasses import dataclass
-
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.call_objects import read_object, read_objects
 from shimmy.worker.chat.toolcalls.dialect import Dialect
@@ -11,8 +9,7 @@ from shimmy.worker.chat.toolcalls.python_calls import read_call
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Llama(Dialect):
+class Llama(Dialect, frozen=True, kw_only=True):
     """An object counts only at the beginning of a line, and if it has the name of a tool."""
 
     def read(self, reading: Reading) -> Steps[None]:

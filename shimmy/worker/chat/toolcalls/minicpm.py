@@ -1,13 +1,10 @@
 """MiniCPM 5: tags as in XML, with text that has signs of XML in CDATA."""
 
-from dataclasses import dataclass
-
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 from shimmy.worker.chat.toolcalls.tagged import Tagged
 
 
-@dataclass(frozen=True, kw_only=True)
-class MiniCpm(Tagged):
+class MiniCpm(Tagged, frozen=True, kw_only=True):
     def read_value(self, reading: Reading, types: frozenset[str]) -> Steps[None]:
         if (yield from reading.next_is("<![CDATA[")):
             yield from self.read_text(reading, frozenset(["string"]), "]]></param>")

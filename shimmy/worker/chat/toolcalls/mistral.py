@@ -1,7 +1,6 @@
 """Mistral: a list of calls after `[TOOL_CALLS]`, or, in newer models, name and arguments of one."""
 
 import re
-from dataclasses import dataclass
 
 from shimmy.worker.chat.toolcalls.call_objects import CallObjects, read_objects
 from shimmy.worker.chat.toolcalls.lark import Lark
@@ -12,8 +11,7 @@ _CALLS, _ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NAME = re.compile(r"[^\s\[\]{}]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mistral(NamedCalls):
+class Mistral(NamedCalls, frozen=True, kw_only=True):
     """Either is read, whichever is expected; the mark between name and arguments may be missing."""
 
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
@@ -39,8 +37,7 @@ class Mistral(NamedCalls):
 MISTRAL = Mistral(name="mistral", begins=(_CALLS,), other_marks=(_ID, _ARGUMENTS), call=_CALLS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MistralList(CallObjects):
+class MistralList(CallObjects, frozen=True, kw_only=True):
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
         yield from MISTRAL.read_call(reading, mark)
 

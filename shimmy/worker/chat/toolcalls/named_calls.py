@@ -1,16 +1,12 @@
 """Calls that are a name and then a JSON object with the arguments."""
 
-from abc import abstractmethod
-from dataclasses import dataclass
-
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.lark import Lark
 from shimmy.worker.chat.toolcalls.reading import Malformed, Reading, Steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class NamedCalls(Dialect):
+class NamedCalls(Dialect, frozen=True, kw_only=True):
     """`section` and `section_end` are around all calls, where the format has them, `call` and `call_end` around each.
     `tail` is between the arguments and the end of a call."""
 
@@ -23,17 +19,17 @@ class NamedCalls(Dialect):
     # The end may be a token that ends the answer, and then it is never seen.
     last_may_end: bool = False
 
-    @abstractmethod
     def read_head(self, reading: Reading) -> Steps[tuple[str, str | None]]:
         """Reads from the name up to the arguments: the name, and the call's id if there is one."""
+        raise NotImplementedError
 
     def read_end(self, reading: Reading) -> Steps[None]:
         if self.call_end:
             yield from reading.close(self.call_end)
 
-    @abstractmethod
     def head(self, lark: Lark, name: str) -> str:
         """The Lark expression for what is read there."""
+        raise NotImplementedError
 
     def read_call(self, reading: Reading, mark: str) -> Steps[None]:
         if mark == self.section:

@@ -1,21 +1,19 @@
 """Calls as Python writes them: `[f(a=1), g(b="x")]`."""
 
 import re
-from dataclasses import dataclass
 
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import argument_schemas
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import quoted
-from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.lark import FREE_NAME, MAX_FREE, Lark, arguments_of, free_arguments
 from shimmy.worker.chat.toolcalls.python_values import read_value
 from shimmy.worker.chat.toolcalls.reading import Malformed, NotACall, Reading, Steps
 
 _NAME = re.compile(r"[\w.\-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PythonCalls(Dialect):
+class PythonCalls(Dialect, frozen=True, kw_only=True):
     """A list of calls, between `begins[0]` and `close` where the format has such marks. Without them a list counts only
     at the beginning of a line, and if it begins with a call of a tool."""
 
@@ -49,6 +47,9 @@ class PythonCalls(Dialect):
             value = lark.rule(f"{lark.literal(each.name + '=')} {lark.schema(each.schema)}")
             (first if each.is_required else rest).append(value)
         inside = lark.arranged(first, rest, ", ")
+        if (free := free_arguments(tool)) is not None:
+            named = lark.rule(f"{FREE_NAME} {lark.literal('=')} {lark.schema(free)}")
+            inside = f"({lark.several(named, ', ', MAX_FREE)})?"
         return lark.rule(f"{lark.literal(tool.name + '(')} {inside} {lark.literal(')')}")
 
 

@@ -36,6 +36,8 @@ _SIGNS: tuple[tuple[tuple[str, ...], Dialect], ...] = (
     (("<start_function_call>",), FUNCTION_GEMMA),
     (("<seed:tool_call>",), SEED),
     (("<minimax:tool_call>",), MINIMAX_M2),
+    # MiniMax M3 writes each part of an argument as a tag, which is not read here.
+    (("]<]minimax[>[",), DESCRIBED),
     (("<arg_key>", "</arg_key>\n<arg_value>"), GLM),
     (("<arg_key>", "</arg_key>\\n<arg_value>"), GLM),
     (("<arg_key>", "'\\n<arg_value>'"), GLM),
@@ -81,4 +83,4 @@ def recognise(template: str | None) -> Dialect:
 
 def every_dialect() -> list[Dialect]:
     """Each one once."""
-    return list({dialect.name: dialect for _, dialect in _SIGNS}.values()) + [hunyuan(":opensource"), DESCRIBED]
+    return list({dialect.name: dialect for _, dialect in _SIGNS}.values()) + [hunyuan(":opensource")]

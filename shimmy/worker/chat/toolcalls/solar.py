@@ -1,7 +1,5 @@
 """Solar Open: an id, a name and arguments, each with a mark before it."""
 
-from dataclasses import dataclass
-
 from shimmy.worker.chat.toolcalls.lark import Lark
 from shimmy.worker.chat.toolcalls.named_calls import NamedCalls
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
@@ -9,8 +7,7 @@ from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 _NAME, _ARGUMENTS = "<|tool_call:name|>", "<|tool_call:args|>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Solar(NamedCalls):
+class Solar(NamedCalls, frozen=True, kw_only=True):
     def read_head(self, reading: Reading) -> Steps[tuple[str, str | None]]:
         call_id = yield from reading.name(_NAME)
         name = yield from reading.name(_ARGUMENTS)

@@ -1,7 +1,6 @@
 """Calls whose arguments stand in tags, each by itself: text for strings, JSON for all else."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from shimmy.core.errors import Unsupported
@@ -9,15 +8,14 @@ from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import argument_types, converted, types_of
 from shimmy.worker.chat.toolcalls.dialect import Dialect
 from shimmy.worker.chat.toolcalls.json_scanner import quoted
-from shimmy.worker.chat.toolcalls.lark import Lark, arguments_of
+from shimmy.worker.chat.toolcalls.lark import FREE_NAME, MAX_FREE, Lark, arguments_of, free_arguments
 from shimmy.worker.chat.toolcalls.python_values import read_value
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 
 _NOT_IN_TEXT = {"pattern", "format"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tagged(Dialect):
+class Tagged(Dialect, frozen=True, kw_only=True):
     """`section` and `section_end` are around all calls, where the format has them; a call is its name between `call`
     and `name_end`, arguments, and `call_end`; an argument its name between `key` and `key_end`, its text between
     `value` and `value_end`. `gap` is what the template writes between all these, `padding` what is around a value."""
@@ -110,6 +108,9 @@ class Tagged(Dialect):
             argument = f"{lark.literal(self.key + each.name + self.key_end)} {self.written(lark, tool, each.schema)}"
             rule = lark.rule(f"{argument} {lark.literal(self.gap)}")
             parts.append(rule if each.is_required else f"{rule}?")
+        if (free := free_arguments(tool)) is not None:
+            named = f"{lark.literal(self.key)} {FREE_NAME} {lark.literal(self.key_end)}"
+            parts.append(f"({named} {self.written(lark, tool, free)} {lark.literal(self.gap)}){{0,{MAX_FREE}}}")
         return lark.rule(f"{' '.join(parts)} {lark.literal(self.call_end)}")
 
     def written(self, lark: Lark, tool: Tool, schema: dict[str, Any]) -> str:

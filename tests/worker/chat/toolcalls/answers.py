@@ -48,7 +48,7 @@ def merged(parts: Iterable[Part]) -> list[Part]:
     for part in parts:
         last = found[-1] if found else None
         if isinstance(part, Content | Thought | CallArguments) and type(part) is type(last):
-            found[-1] = part._replace(text=last.text + part.text)  # type: ignore[union-attr]
+            found[-1] = part._replace(text=last.text + part.text)
         else:
             found.append(part)
     return found

@@ -21,7 +21,7 @@ DIALECTS = every_dialect()
 EACH = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 CHOICES = [ToolChoice("required"), ToolChoice("required", "plan"), ToolChoice("required", parallel=False)]
 # What ends texts and calls, so that a random walk comes to an end.
-ENDS = (
+ENDS: tuple[str, ...] = (
     '"',
     "}",
     "]",
@@ -160,6 +160,20 @@ def test_schemas_with_references_and_without_properties(dialect: Dialect) -> Non
     schema = {"type": "object", "properties": {"node": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}
     tools = [Tool("walk", parameters=json.dumps(schema)), Tool("free"), Tool("any", parameters="true")]
     assert matcher(dialect.grammar(tools, ToolChoice("required")))
+
+
+@EACH
+def test_where_the_schema_names_no_arguments_there_may_be_any(dialect: Dialect) -> None:
+    free = Tool("free", parameters='{"type":"object","additionalProperties":{"type":"integer"}}')
+    native = matcher(dialect.grammar([free], ToolChoice("required")))
+    texts = [text for seed in range(30) if (text := walk(native.deep_copy(), PLAIN, seed)) is not None]
+    calls = [call for text in texts for call in answer(read(dialect, [text], [free])).calls]
+    assert any(json.loads(call.arguments) for call in calls)
+    assert all(type(value) is int for call in calls for value in json.loads(call.arguments).values())
+    anything = matcher(dialect.grammar([Tool("any")], ToolChoice("required")))
+    for text in (walk(anything.deep_copy(), PLAIN, seed) for seed in range(3)):
+        if text is not None:
+            assert not answer(read(dialect, [text], [Tool("any")])).doubts
 
 
 @EACH

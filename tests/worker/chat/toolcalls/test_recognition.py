@@ -28,7 +28,7 @@ DIALECTS = {
     "MiMo-VL": "hermes",
     "MiniMax-M1": "minimax-m1",
     "MiniMax-M2": "minimax-m2",
-    "MiniMax-M3": "hermes",
+    "MiniMax-M3": "described",
     "Mistral-Small-3.2-24B-Instruct-2506": "mistral",
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen-coder",
     "NVIDIA-Nemotron-Nano-v2": "nemotron-nano",
