@@ -4,13 +4,12 @@ What a template has no place for is put where it has one; docs/templates.md says
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from shimmy.core.errors import RequestError, ShimmyError, Unsupported
+from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Chat, Message, Reasoning, Tool, ToolCall
 from shimmy.worker.chat.capabilities import Capabilities
 
@@ -18,8 +17,6 @@ Instructions = Callable[[Sequence[Tool]], str | None]
 # Where the text of the last message ends, for a moment.
 _END = "\ue0f7shimmy-goes-on-here\ue0f8"
 _SHORT_ID_CHARS = 9
-# What is looked at where it cannot be told where the turn begins.
-_OPENING_CHARS = 1024
 
 
 def rendered(
@@ -37,24 +34,6 @@ def rendered(
     if not mark:
         raise _cannot_continue("the model's chat template changes the last message")
     return before
-
-
-def opening(
-    chat: Chat,
-    prompt: str,
-    capabilities: Capabilities,
-    render: Callable[[dict[str, Any]], str],
-    instructions: Instructions | None,
-) -> str:
-    """What of a prompt belongs to the answer's turn already: the mark that the assistant speaks, perhaps the beginning
-    of a thought, and what is gone on with."""
-    messages = chat.messages[:-1] if chat.continue_final else chat.messages
-    before = msgspec.structs.replace(chat, messages=messages, continue_final=False, add_generation_prompt=False)
-    try:
-        text = rendered(before, capabilities, render, instructions)
-    except ShimmyError:
-        return prompt[-_OPENING_CHARS:]
-    return prompt[len(os.path.commonprefix([text, prompt])) :]
 
 
 def variables(chat: Chat, capabilities: Capabilities, instructions: Instructions | None) -> dict[str, Any]:

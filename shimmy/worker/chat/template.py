@@ -97,13 +97,6 @@ class ChatTemplate:
             raise ModelInvalid(self._error)
         return rendered(chat, self.capabilities, self._render, instructions)
 
-    def opening(self, chat: Chat, prompt: str, instructions: "Instructions | None" = None) -> str:
-        """What of a `prompt` that was rendered of `chat` belongs to the answer's turn already, such as a thought that
-        is open where the model goes on. Renders once more."""
-        from shimmy.worker.chat.conversation import opening
-
-        return opening(chat, prompt, self.capabilities, self._render, instructions)
-
     @cached_property
     def capabilities(self) -> "Capabilities":
         """What it can be given. Each of them is found out when it is first needed, by rendering with it."""

@@ -235,14 +235,6 @@ def test_what_cannot_be_gone_on_with_is_refused(text: str, messages: list[Messag
     assert caught.value.param == "continue_final_message"
 
 
-def test_where_the_answers_turn_begins() -> None:
-    bare = template(BARE + "{% if add_generation_prompt %}<think>\n{% endif %}")
-    chat = Chat([USER])
-    assert bare.opening(chat, bare.render(chat)) == "<assistant><think>\n"
-    chat = Chat([USER, Message("assistant", "Well")], continue_final=True, add_generation_prompt=False)
-    assert bare.opening(chat, bare.render(chat)) == "<assistant>Well"
-
-
 def test_nothing_is_asked_of_a_template_before_it_must_be() -> None:
     plain = template(PLAIN)
     assert "capabilities" not in vars(plain)
