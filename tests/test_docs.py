@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 from shimmy.core.errors import ShimmyError
-from shimmy.core.request import MAX_CONSTRAINT_BYTES, Sampling
+from shimmy.core.request import MAX_CONSTRAINT_BYTES, MAX_TEMPLATE_VARIABLES_BYTES, TEMPLATE_VARIABLES, Sampling
 from shimmy.core.settings import Settings
+from shimmy.protocols.openai.template import MAX_DEPTH
+from shimmy.worker.chat import template
 from shimmy.worker.constraints import schema
 from shimmy.worker.constraints.compile import MAX_GRAMMAR_BYTES
 
@@ -49,6 +51,14 @@ def test_sampling() -> None:
         for name, shown in zip(re.findall(r"\w+", names), default.split(", "), strict=False):
             if re.fullmatch(r"-?[\d.]+", shown):
                 assert float(shown) == getattr(Sampling(), name)
+
+
+def test_templates() -> None:
+    text = (ROOT / "docs" / "templates.md").read_text()
+    listed = text.split("Variables, chosen")[1].split("\n\n")[0].split(":", 1)[1]
+    assert set(re.findall(r"`(\w+)`", listed)) == TEMPLATE_VARIABLES
+    assert f"at most {MAX_TEMPLATE_VARIABLES_BYTES >> 10} KiB of JSON, nested at most {MAX_DEPTH} times" in text
+    assert f"take {template.FUEL_PER_RENDER // 10**6} million\nsteps" in text
 
 
 def test_structured_output() -> None:

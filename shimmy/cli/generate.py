@@ -60,11 +60,11 @@ def _piped() -> str:
 
 
 def _prompt(prompt: str, system: str | None, raw: bool) -> "Prompt":
-    from shimmy.core.request import Chat, Message, Text
+    from shimmy.core.request import Chat, Message, Reasoning, Text
 
     if not raw:
         before = [Message("system", system)] if system is not None else []
-        return Chat([*before, Message("user", prompt)])
+        return Chat([*before, Message("user", prompt)], reasoning=Reasoning(is_raw=True))
     if system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out.")
     return Text(prompt)

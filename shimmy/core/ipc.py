@@ -11,7 +11,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Generation, Secret, SpeculativeType
+from shimmy.core.request import Chat, Generation, Prompt, Secret, SpeculativeType, TokenId
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
@@ -105,7 +105,45 @@ class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
     allow_requantize: bool = False
 
 
-ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices | Quantize
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
+    """The tokens of a prompt; of a `Text`, with what the model begins texts with only if `add_special`, and with
+    special tokens where they are spelled only if `parse_special`. With `spelled` they come as text too."""
+
+    prompt: Prompt
+    add_special: bool = True
+    parse_special: bool = True
+    spelled: bool = False
+
+
+class CountTokens(msgspec.Struct, frozen=True, tag="count_tokens"):
+    """How many tokens a prompt has."""
+
+    prompt: Prompt
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """The text of tokens, special ones as they are spelled."""
+
+    tokens: list[TokenId]
+
+
+class Render(msgspec.Struct, frozen=True, tag="render"):
+    """What the model's template makes of a chat."""
+
+    chat: Chat
+
+
+Question = Tokenize | CountTokens | Detokenize | Render
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Ask a worker with a model something that needs no context: it answers while others decode."""
+
+    id: int
+    question: Question
+
+
+ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices | Quantize | Ask
 
 # Worker to server
 
@@ -199,7 +237,37 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
     target_bytes: int
 
 
-FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized
+class Tokenized(msgspec.Struct, frozen=True, tag="tokenized", omit_defaults=True):
+    """`pieces` has the bytes of each token, if they were asked for."""
+
+    tokens: list[int]
+    pieces: list[bytes] = []
+
+
+class Counted(msgspec.Struct, frozen=True, tag="counted"):
+    num_tokens: int
+
+
+class Written(msgspec.Struct, frozen=True, tag="written"):
+    """Answer to `Detokenize` and `Render`."""
+
+    text: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    fault: Fault
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
+    """To the `Ask` with this id. A long one comes in several frames, so that those of steps come between them: as long
+    as there is `more`."""
+
+    id: int
+    answer: Tokenized | Counted | Written | Refused
+    more: bool = False
+
+
+FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -10,6 +10,7 @@ from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed
 from shimmy.core.request import Sampling
 from shimmy.hardware.cpu import num_usable_cores
+from shimmy.worker.chat.plan import Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.drafting.drafts import Drafter, Drafting
 from shimmy.worker.drafting.lookup import LookupDrafter
@@ -78,10 +79,10 @@ class Engine:
             layers=self._model.layers,
         )
 
-    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
-        """Serves until `messages` ends. The calling thread becomes the step thread."""
+    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events | ipc.Answer], None]) -> None:
+        """Serves until `messages` ends. The calling thread becomes the step thread; two threads call `send`."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        Intake(messages, self.prompter(), commands).start()
+        Intake(messages, self.prompter(), commands, send).start()
         self.loop(commands, send).run()
         if self._disk is not None:
             self._disk.close(ipc.STORE_SECONDS)
@@ -89,8 +90,9 @@ class Engine:
     def prompter(self) -> Prompter:
         length = self._context.context_length
         unlock = self._disk.unlock if self._disk is not None else private_namespace
+        planner = Planner(self._model.chat_template, self._model)
         recipe, has_draft_model = self._recipes.of, self._draft is not None
-        return Prompter(self._model, self._template, length, unlock, recipe, has_draft_model=has_draft_model)
+        return Prompter(self._model, self._template, length, unlock, recipe, planner, has_draft_model=has_draft_model)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""

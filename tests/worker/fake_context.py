@@ -200,6 +200,13 @@ class FakeSampler:
         self.sampled.append(next_token(self._context.tokens(slot)[: position + 1], self._vocabulary_size))
         return self.sampled[-1]
 
+    def force(self, context: int, row: int, token: int) -> None:
+        assert not self.freed
+        self.sampled.append(token)
+
+    def begin_answer(self) -> None:
+        pass
+
     @property
     def is_complete(self) -> bool:
         return False

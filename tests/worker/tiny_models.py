@@ -70,6 +70,11 @@ def full(path: Path) -> None:
     _gemma3(path, 2, 0)
 
 
+def infilling(path: Path) -> None:
+    """As `full`, with the tokens 10 to 14 for the parts of a text that has a gap."""
+    _gemma3(path, 2, 0, marks=("pre", "suf", "mid", "rep", "sep"))
+
+
 def opinionated(path: Path) -> None:
     """As `full`, with wishes of its own about sampling, one of which makes no sense, and a token that must not come."""
     _gemma3(path, 2, 0, temp=0.0, top_k=7, top_p=7.0, sequence="top_k;nonsense;temperature")
@@ -80,8 +85,12 @@ def window(path: Path) -> None:
     _gemma3(path, 6, WINDOW_TOKENS)
 
 
-def _gemma3(path: Path, num_layers: int, window_tokens: int, **sampling: float | int | str) -> None:
+def _gemma3(
+    path: Path, num_layers: int, window_tokens: int, *, marks: tuple[str, ...] = (), **sampling: float | int | str
+) -> None:
     model = _Writer(path, "gemma3", num_layers)
+    for token, part in enumerate(marks, 10):
+        model.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", token)
     for key, value in sampling.items():
         add = {float: model.add_float32, int: model.add_int32, str: model.add_string}[type(value)]
         add(f"general.sampling.{key}", value)  # type: ignore[operator]

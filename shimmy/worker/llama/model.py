@@ -6,9 +6,9 @@ Every argument that would make llama.cpp abort() is checked here first: token id
 import ctypes as c
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,8 @@ MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
 _METADATA_BYTES = 512
+_SLICE = 1 << 13
+MAX_SPELLING_BYTES = 64 << 10
 
 
 class Offload(msgspec.Struct, frozen=True):
@@ -36,9 +38,19 @@ class Offload(msgspec.Struct, frozen=True):
 ON_THE_CPU = Offload()
 
 
+class InfillTokens(NamedTuple):
+    """What marks the parts of a text that has a gap; `repository` and `file` begin other texts that belong to it."""
+
+    prefix: int | None
+    suffix: int | None
+    middle: int | None
+    repository: int | None = None
+    file: int | None = None
+
+
 class Model:
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens` and `end_tokens` are
-    safe from any thread; the rest is the step thread's.
+    """One model in memory. `tokenize`, `control_token`, `check_tokens`, `metadata`, `pieces`, `spellings`,
+    `infill_tokens`, `suppressed_tokens` and `end_tokens` are safe from any thread; the rest is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
@@ -171,22 +183,53 @@ class Model:
             for token in range(self.vocabulary_size)
         ]
 
+    def spellings(self, tokens: Iterable[int]) -> list[bytes]:
+        """Tokens as `spelling` has them."""
+        convert, vocab, size = self._library.llama_token_to_piece, self._vocab, MAX_SPELLING_BYTES
+        buffer = c.create_string_buffer(size)
+        view = memoryview(buffer)
+        known: dict[int, bytes] = {}
+        for token in tokens:
+            if token not in known:
+                self._require_token(token)
+                known[token] = bytes(view[: max(0, convert(vocab, token, buffer, size, 0, True))])
+        return [known[token] for token in tokens]
+
+    @cached_property
+    def infill_tokens(self) -> InfillTokens:
+        """Those that the file names, or llama.cpp knows by their spelling."""
+        library, vocab = self._library, self._vocab
+        functions = (getattr(library, f"llama_vocab_fim_{part}") for part in ("pre", "suf", "mid", "rep", "sep"))
+        return InfillTokens(*(self._checked(function(vocab)) for function in functions))
+
+    def control_token(self, text: str) -> int | None:
+        """The token that is written like this where it is named, but adds nothing to a text, and does not end it."""
+        tokens = self.tokenize(text, add_special=False)
+        if len(tokens) != 1 or self._library.llama_vocab_is_eog(self._vocab, tokens[0]):
+            return None
+        buffer = c.create_string_buffer(1)
+        adds = self._library.llama_token_to_piece(self._vocab, tokens[0], buffer, len(buffer), 0, False)
+        return None if adds else tokens[0]
+
     def check_tokens(self, tokens: list[int]) -> None:
         """Raises `RequestError` for an id outside the vocabulary."""
         for token in tokens:
             self._require_token(token)
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids of `text`; special tokens spelled in it become single tokens. Slow for megabytes of one letter."""
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`; with `parse_special`, special tokens spelled in it become single tokens. Slow for
+        megabytes of one letter."""
         data = _utf8(text)
         if len(data) > MAX_TEXT_BYTES:
             raise TooLarge(f"the prompt has {len(data)} bytes; at most {MAX_TEXT_BYTES} are tokenized", param="prompt")
-        capacity = len(data) // 2 + 16
+        capacity = len(data) + 16
         while True:
             tokens = (c.c_int32 * capacity)()
-            count = self._library.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, True)
+            count = self._library.llama_tokenize(
+                self._vocab, data, len(data), tokens, capacity, add_special, parse_special
+            )
             if count >= 0:
-                return tokens[:count]
+                return _as_list(tokens, count)
             if count == -(2**31):
                 raise TooLarge("the prompt has too many tokens to count", param="prompt")
             capacity = -count
@@ -201,6 +244,14 @@ class Model:
             self._buffer = c.create_string_buffer(-size)
             return self._convert(token, special=special)
         return self._buffer.raw[:size]
+
+
+def _as_list(tokens: "c.Array[c.c_int32]", count: int) -> list[int]:
+    """In slices: other threads have to wait while one is made."""
+    listed: list[int] = []
+    for at in range(0, count, _SLICE):
+        listed += tokens[at : min(count, at + _SLICE)]
+    return listed
 
 
 def _utf8(text: str) -> bytes:
