@@ -34,28 +34,6 @@ def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
     return path(dirs(function))
 
 
-def offload(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--gpu-layers and --device, as `num_gpu_layers` and `devices`."""
-    layers = click.option(
-        "--gpu-layers",
-        "num_gpu_layers",
-        type=gpu_layers,
-        metavar="NUMBER|all",
-        envvar="SHIMMY_GPU_LAYERS",
-        help="Layers of a model that go to a GPU.",
-    )
-    device = click.option(
-        "--device",
-        "devices",
-        type=text,
-        multiple=True,
-        metavar="NAME",
-        envvar="SHIMMY_DEVICE",
-        help="A GPU for them, as gpu-info calls it; may be repeated.",
-    )
-    return layers(device(function))
-
-
 def kv_cache(function: Callable[..., Any]) -> Callable[..., Any]:
     """--kv-cache and --kv-cache-key-file, as `kv_cache_bytes` and `kv_cache_key`."""
     size = click.option(
@@ -166,15 +144,6 @@ def seconds(value: str) -> float:
     if not 0 <= number <= _MAX_SECONDS:
         raise click.BadParameter(f"{value!r} is no number of seconds from 0 to {_MAX_SECONDS:g}.")
     return number
-
-
-def gpu_layers(value: str) -> int:
-    """-1 stands for all, as in llama.cpp."""
-    if value == "all":
-        return -1
-    if not re.fullmatch(r"\d{1,4}", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is neither a number of layers nor all.")
-    return int(value)
 
 
 def checked(type_name: str) -> Callable[[str], Any]:

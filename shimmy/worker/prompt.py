@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Text
+from shimmy.worker.adapters import Adapters, AdapterSet
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
 
@@ -41,10 +42,12 @@ class Prompter:
         recipe: Callable[[Generation], Any] = lambda generation: None,
         *,
         has_draft_model: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
         generation what its samplers will be made of."""
         self._has_draft_model = has_draft_model
+        self._adapters = adapters or Adapters()
         self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
@@ -73,14 +76,16 @@ class Prompter:
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
         if generation.speculative.type == "draft" and not self._has_draft_model:
             raise RequestError("there is no draft model", param="speculative.type")
+        adapters = self._adapters.resolve(generation.lora)
         return Request(
             generation,
             tokens,
             generation.stop + self._template.stops if is_chat else generation.stop,
             arrived_at,
-            namespace=self._namespace(generation),
+            namespace=self._namespace(generation, adapters),
             recipe=self._recipe(generation),
             prediction=self._prediction(generation),
+            adapters=adapters,
         )
 
     def _tokens(self, generation: Generation) -> list[int]:
@@ -93,9 +98,9 @@ class Prompter:
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
 
-    def _namespace(self, generation: Generation) -> str:
-        key = generation.encryption_key
-        return generation.tenant if key is None else self._unlock(generation.tenant, key.value)
+    def _namespace(self, generation: Generation, adapters: AdapterSet) -> str:
+        key, name = generation.encryption_key, self._adapters.namespace(generation.tenant, adapters)
+        return name if key is None else self._unlock(name, key.value)
 
     def _prediction(self, generation: Generation) -> list[int]:
         """In tokens; what is beyond the context would never be looked up."""
