@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     ("gpu-layers", "SHIMMY_GPU_LAYERS", "NUMBER|all", "Layers of a model that go to a GPU."),
     ("gpu-backend", "SHIMMY_GPU_BACKEND", "NAME", "Use the GPUs of this backend only, or cpu."),
-    ("split-mode", "SHIMMY_SPLIT_MODE", "none|layer|row", "How layers are shared out among GPUs."),
+    ("split-mode", "SHIMMY_SPLIT_MODE", "none|layer", "Use one GPU, or share layers out."),
     ("tensor-split", "SHIMMY_TENSOR_SPLIT", "PART,...", "How much each GPU gets."),
     ("main-gpu", "SHIMMY_MAIN_GPU", "NUMBER", "The only GPU to use, counted from 0."),
     ("n-cpu-moe", "SHIMMY_N_CPU_MOE", "NUMBER", "Keep the experts of the first layers on the CPU."),

@@ -15,7 +15,7 @@ from shimmy.core.ipc import Adapter
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 FlashAttention = Literal["auto", "on", "off"]
-SplitMode = Literal["none", "layer", "row"]
+SplitMode = Literal["none", "layer"]
 GpuBackend = Literal["auto", "cpu", "cuda", "hip", "metal", "sycl", "vulkan", "opencl"]
 RopeScaling = Literal["none", "linear", "yarn"]
 GpuLayers = Annotated[int, Meta(ge=0, le=9999)] | Literal["all"]
@@ -124,10 +124,10 @@ def check(engine: EngineSettings) -> None:
 def _check_placement(engine: EngineSettings) -> None:
     if engine.gpu_backend == "cpu" and (engine.gpu_layers or engine.device):
         raise ValueError("gpu-backend cpu puts no layers on a GPU, but gpu-layers or device asks for some")
-    if engine.main_gpu is not None and engine.split_mode not in (None, "none"):
-        raise ValueError(f"main-gpu is for split-mode none, not {engine.split_mode}")
-    if engine.main_gpu is not None and engine.tensor_split:
-        raise ValueError("main-gpu takes one GPU, tensor-split several")
+    if engine.main_gpu is not None and engine.split_mode == "layer":
+        raise ValueError("main-gpu is for split-mode none, not layer")
+    if engine.tensor_split and (engine.main_gpu is not None or engine.split_mode == "none"):
+        raise ValueError("tensor-split is for several GPUs, main-gpu and split-mode none for one")
     if engine.tensor_split and not any(engine.tensor_split):
         raise ValueError("tensor-split: one part at least must be more than 0")
     several = {"main-gpu": engine.main_gpu, "split-mode": engine.split_mode, "tensor-split": engine.tensor_split}

@@ -58,7 +58,7 @@ def offload(settings: EngineSettings, on_open: Callable[[str], None]) -> Offload
     devices = tuple(dict.fromkeys(gpus[name.lower()] for name in settings.device))
     # Those of the processor are used where there are no others.
     discrete = [handle for handle in gpus.values() if _kind(handle) == _GPU_KINDS[0]]
-    return Offload(settings.num_gpu_layers, devices, len(devices or discrete or gpus))
+    return Offload(settings.num_gpu_layers, devices, devices or tuple(discrete or gpus.values()))
 
 
 def _gpus(on_open: Callable[[str], None], only: str | None) -> tuple[dict[str, int], list[str]]:

@@ -28,11 +28,11 @@ _METADATA_BYTES = 512
 
 class Offload(msgspec.Struct, frozen=True):
     """The layers that do not stay on the CPU: how many (-1 is all), and ggml's handles of the devices that they go to;
-    without any, to those that llama.cpp prefers. There are `num_gpus` of them."""
+    without any, to those that llama.cpp prefers. `gpus` are the ones that it comes down to."""
 
     num_layers: int = 0
     devices: tuple[int, ...] = ()
-    num_gpus: int = 0
+    gpus: tuple[int, ...] = ()
 
 
 ON_THE_CPU = Offload()
@@ -233,7 +233,7 @@ def _load(
     if settings is not None:
         from shimmy.worker.llama.tuning import tune_model
 
-        kept = tune_model(parameters, settings, offload.num_gpus)
+        kept = tune_model(parameters, settings, offload.gpus)
     callback = _throttled(on_progress)
     parameters.progress_callback = c.cast(callback, c.c_void_p)
     if len(paths) == 1:

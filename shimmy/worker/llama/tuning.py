@@ -4,7 +4,7 @@ Imported only where something of it is set. Names and numbers are those of llama
 """
 
 import ctypes as c
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ModelFailed
@@ -24,7 +24,7 @@ _CACHE_TYPES = {
 }
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2}
-_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+_SPLIT_MODES = {"none": 0, "layer": 1}
 # enum llama_load_mode
 _NO_MODE, _MMAP, _MLOCK, _MMAP_AND_MLOCK, _DIRECT_IO = range(5)
 # As llama.cpp has it for --cpu-moe (common/common.h, LLM_FFN_EXPS_REGEX).
@@ -47,24 +47,26 @@ class _Override(c.Structure):
     _fields_ = [("pattern", c.c_char_p), ("buffer_type", c.c_void_p)]
 
 
-def tune_model(parameters: abi.llama_model_params, settings: EngineSettings, num_devices: int) -> list[object]:
-    """Sets what is asked for; returns what has to live until the model is loaded. Raises `ModelFailed`."""
+def tune_model(parameters: abi.llama_model_params, settings: EngineSettings, gpus: Sequence[int]) -> list[object]:
+    """Sets what is asked for, of a model with layers on `gpus`; returns what has to live until it is loaded. Raises
+    `ModelFailed`."""
     parameters.load_mode = _load_mode(settings, parameters.load_mode)
     if settings.split_mode is not None:
         parameters.split_mode = _SPLIT_MODES[settings.split_mode]
     if settings.main_gpu is not None:
-        if settings.main_gpu >= num_devices:
-            raise ModelFailed(f"main-gpu is {settings.main_gpu}, counted from 0, but there are {num_devices} GPUs")
+        if settings.main_gpu >= len(gpus):
+            raise ModelFailed(f"main-gpu is {settings.main_gpu}, counted from 0, but the number of GPUs is {len(gpus)}")
         parameters.split_mode, parameters.main_gpu = _SPLIT_MODES["none"], settings.main_gpu
     kept: list[object] = []
     if settings.tensor_split:
-        if len(settings.tensor_split) > num_devices:
-            raise ModelFailed(f"tensor-split has {len(settings.tensor_split)} parts, but there are {num_devices} GPUs")
+        if len(settings.tensor_split) > len(gpus):
+            parts_given = len(settings.tensor_split)
+            raise ModelFailed(f"tensor-split has {parts_given} parts, but the number of GPUs is {len(gpus)}")
         # llama.cpp copies so many, however many devices there are.
         parts = (c.c_float * llama().llama_max_devices())(*settings.tensor_split)
         parameters.tensor_split = c.addressof(parts)
         kept.append(parts)
-    if rules := list(_overrides(settings)):
+    if rules := list(_overrides(settings, gpus)):
         table = (_Override * (len(rules) + 1))(*rules)
         parameters.tensor_buft_overrides = c.addressof(table)
         kept.append(table)
@@ -79,9 +81,9 @@ def _load_mode(settings: EngineSettings, default: int) -> int:
     return default if settings.mmap is None else _MMAP if settings.mmap else _NO_MODE
 
 
-def _overrides(settings: EngineSettings) -> Iterator[_Override]:
-    """The first rule that matches a tensor's name holds."""
-    types = _buffer_types()
+def _overrides(settings: EngineSettings, gpus: Sequence[int]) -> Iterator[_Override]:
+    """The first rule that matches a tensor's name holds. Where nothing is computed nothing can be kept."""
+    types = _buffer_types(gpus) if settings.override_tensor else {}
     for rule in settings.override_tensor:
         pattern, _, name = rule.rpartition("=")
         if name not in types:
@@ -96,13 +98,10 @@ def _overrides(settings: EngineSettings) -> Iterator[_Override]:
         yield _Override(rf"blk\.({layers}){_EXPERTS}".encode(), cpu)
 
 
-def _buffer_types() -> dict[str, int]:
+def _buffer_types(gpus: Sequence[int]) -> dict[str, int]:
     library = ggml()
-    types = {}
-    for index in range(library.ggml_backend_dev_count()):
-        address = library.ggml_backend_dev_buffer_type(library.ggml_backend_dev_get(index))
-        types[library.ggml_backend_buft_name(address).decode()] = address
-    return types
+    addresses = [library.ggml_backend_cpu_buffer_type(), *map(library.ggml_backend_dev_buffer_type, gpus)]
+    return {library.ggml_backend_buft_name(address).decode(): address for address in addresses}
 
 
 def tune_context(parameters: abi.llama_context_params, settings: EngineSettings) -> None:
