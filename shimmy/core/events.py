@@ -1,7 +1,7 @@
 """What comes back while a request runs: the only currency between worker, server and protocols.
 
-For each request: one `Accepted`, then per choice any number of `TextDelta` and exactly one `Finished`; or, at any
-point, one `Failed`, which ends the whole request.
+For each request: one `Accepted`, then per choice any number of deltas and exactly one `Finished`; or, at any point, one
+`Failed`, which ends the whole request.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -67,8 +67,30 @@ class TextDelta(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     tokens: list[TokenLogprob] = []
 
 
+class ReasoningDelta(msgspec.Struct, frozen=True, tag="reasoning", omit_defaults=True):
+    """Some more of what choice `index` thinks before it answers; in all else like a `TextDelta`."""
+
+    id: str
+    index: int
+    text: str
+    tokens: list[TokenLogprob] = []
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call", omit_defaults=True):
+    """Some more of call number `call` of choice `index`. The first delta of a call has its `call_id` and `name`, and
+    all `arguments` of its deltas make the JSON text of an object."""
+
+    id: str
+    index: int
+    call: int
+    arguments: str = ""
+    call_id: str | None = None
+    name: str | None = None
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """Choice `index` is complete; nothing follows for it. `stop` is the stop string that ended it, if one did."""
+    """Choice `index` is complete; nothing follows for it. `stop` is the stop string that ended it, if one did, and
+    `warning` what is doubtful about the answer, such as a call that could not be read and was left in the text."""
 
     id: str
     index: int
@@ -76,6 +98,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     usage: Usage
     timings: Timings
     stop: str | None = None
+    warning: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -85,4 +108,4 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     fault: Fault
 
 
-Event = Accepted | TextDelta | Finished | Failed
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed

@@ -49,6 +49,7 @@ AdapterScale = Annotated[float, Meta(ge=-100, le=100)]
 AdapterNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 AdapterName = Annotated[str, Meta(max_length=1024)]
 
+ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
 MAX_STOP_STRINGS = 16
@@ -93,18 +94,64 @@ class Secret(msgspec.Struct, frozen=True):
         return "Secret(...)"
 
 
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that an assistant made in an earlier turn; `arguments` is the JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One turn of a chat; text parts are already joined by the protocol."""
+    """One turn of a chat; text parts are already joined by the protocol. An assistant's turn may have `reasoning` and
+    `tool_calls`; a tool's answer says in `tool_call_id` to which call it belongs."""
 
     role: str
     content: str
     name: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
 
 
-class Chat(msgspec.Struct, frozen=True, tag="chat"):
-    """Messages for the model's own chat template, rendered in the worker."""
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call; `parameters` is the JSON text of the schema of its arguments, an object's.
+    With `strict` they are enforced."""
+
+    name: str
+    description: str | None = None
+    parameters: str = '{"type":"object"}'
+    strict: bool = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether calls may come or must; with `name` it is that tool that must be called. Without `parallel` there is at
+    most one call in an answer."""
+
+    mode: ToolMode = "auto"
+    name: str | None = None
+    parallel: bool = True
+
+
+class Reasoning(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the model may think before it answers; None leaves it to the model. `enabled` and `effort` go to its
+    template, `budget_tokens` ends the thinking when that many tokens of it have come."""
+
+    enabled: bool | None = None
+    effort: str | None = None
+    budget_tokens: int | None = None
+
+
+class Chat(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
+    """Messages for the model's own chat template, rendered in the worker. `template_kwargs` are variables for it, of
+    those names that are allowed. With `continue_final` the last message, an assistant's, is gone on with."""
 
     messages: list[Message]
+    tools: list[Tool] = []
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning: Reasoning = Reasoning()
+    template_kwargs: dict[str, Any] = {}
+    continue_final: bool = False
 
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
