@@ -13,7 +13,7 @@ from shimmy.cli.progress import LoadingBar
 _HELP = """Answer requests until told to stop.
 
 Each flag with a value can also be given as SHIMMY_ and its name (SHIMMY_BIND, SHIMMY_API_KEY ...); the folders as
-SHIMMY_MODEL_PATHS.
+SHIMMY_MODEL_PATHS, an adapter as SHIMMY_LORA_GGUF.
 """
 
 _tokens = click.IntRange(32, 2**31 - 1)
