@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from shimmy.cli.engine_options import ENGINE_FLAGS
+from shimmy.cli.options import ENGINE_FLAGS
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ShimmyError
 from shimmy.core.request import MAX_CONSTRAINT_BYTES, Sampling

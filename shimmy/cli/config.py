@@ -1,41 +1,28 @@
 """--config: a settings file in TOML. What stands at its top level has the names of the flags of `serve`, or of settings
 without one; the table `[engine]` is for engine_options.py. A flag and its variable win over the file, and an unknown
-name is an error.
+name is an error. Imported only where there is such a file.
 """
 
-from collections.abc import Callable
+import tomllib
 from typing import Any
 
 import click
+import msgspec
 
-# Where the table is kept meanwhile, in the context of the command that runs, and the settings without a flag.
-TABLE = "shimmy.engine"
-FLAGLESS = "shimmy.flagless"
+from shimmy.cli.options import ENGINE_FLAGS, ENGINE_TABLE, FLAGLESS
+from shimmy.core.settings import Settings
+
 _FLAGLESS = ("max_body_bytes", "body_seconds", "ping_seconds", "stall_seconds", "max_queued_requests")
 _MAX_BYTES = 1 << 20
 
 
-def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--config, which leaves no parameter: its values become defaults of other flags, and `TABLE`."""
-    return click.option(
-        "--config",
-        metavar="FILE",
-        envvar="SHIMMY_CONFIG",
-        is_eager=True,
-        expose_value=False,
-        callback=_apply,
-        help="Settings in a file (TOML).",
-    )(function)
-
-
-def _apply(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
-    if path is None:
-        return
+def apply(ctx: click.Context, path: str) -> None:
+    """What is at the top level becomes the defaults of flags. Raises `click.BadParameter`."""
     values = _read(path)
     table = values.pop("engine", {})
     if not isinstance(table, dict):
         raise click.BadParameter(f"{path!r}: engine is no table.")
-    ctx.meta[TABLE] = table
+    ctx.meta[ENGINE_TABLE] = table
     names = {field.replace("_", "-"): field for field in _FLAGLESS}
     ctx.meta[FLAGLESS] = {
         names[name]: _as_number(path, name, names[name], values.pop(name)) for name in list(values) if name in names
@@ -55,8 +42,6 @@ def _apply(ctx: click.Context, param: click.Parameter, path: str | None) -> None
 
 
 def _read(path: str) -> dict[str, Any]:
-    import tomllib
-
     try:
         with open(path, "rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -72,7 +57,6 @@ def _read(path: str) -> dict[str, Any]:
 
 def _flags() -> dict[str, Any]:
     """What may stand at the top level, and the option of each."""
-    from shimmy.cli.engine_options import ENGINE_FLAGS
     from shimmy.cli.serve import command
 
     options = {option[2:]: each for each in command.params if isinstance(each, click.Option) for option in each.opts}
@@ -80,10 +64,6 @@ def _flags() -> dict[str, Any]:
 
 
 def _as_number(path: str, name: str, field: str, value: Any) -> Any:
-    import msgspec
-
-    from shimmy.core.settings import Settings
-
     try:
         number = msgspec.convert(value, Settings.__annotations__[field])
     except msgspec.ValidationError as error:

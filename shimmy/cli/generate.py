@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.engine_options import engine_options
-from shimmy.cli.options import checked, kv_cache, model_sources, text
+from shimmy.cli.options import checked, engine_options, kv_cache, model_sources, text
 
 if TYPE_CHECKING:
     from shimmy.core.events import Finished

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.engine_options import engine_options
-from shimmy.cli.options import model_sources
+from shimmy.cli.options import engine_options, model_sources
 from shimmy.cli.output import count
 
 if TYPE_CHECKING:

@@ -5,9 +5,7 @@ from typing import Any
 
 import click
 
-from shimmy.cli.config import FLAGLESS
-from shimmy.cli.engine_options import engine_options
-from shimmy.cli.options import api_key, bind, kv_cache, megabytes, model_sources, seconds
+from shimmy.cli.options import FLAGLESS, api_key, bind, engine_options, kv_cache, megabytes, model_sources, seconds
 from shimmy.cli.progress import LoadingBar
 
 _HELP = """Answer requests until told to stop.
