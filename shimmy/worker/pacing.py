@@ -102,7 +102,9 @@ class Pacer:
         """Tokens of prompts for a step of their own, for whose end so many sequences wait that decode."""
         if not self._token_seconds:
             return UNKNOWN_CHUNK_TOKENS
-        return max(SMALL_CHUNK_TOKENS, int(allowed_seconds(self._plain_seconds(num_waiting)) / self.token_seconds))
+        token_seconds = self.token_seconds
+        small = min(SMALL_CHUNK_TOKENS, SMALL_CHUNK_SECONDS / token_seconds)
+        return max(1, int(max(allowed_seconds(self._plain_seconds(num_waiting)) / token_seconds, small)))
 
     def _observe_plain(self, row_seconds: float) -> None:
         if self._is_probing:

@@ -87,7 +87,7 @@ def _wait_for(endpoint: str) -> None:
 def _load(endpoint: str, model: str, settings: str) -> None:
     import msgspec
 
-    from shimmy.core.engine_settings import EngineSettings
+    from shimmy.core.engine_settings import EngineSettings, parse_adapter
     from shimmy.core.errors import ShimmyError
     from shimmy.core.ipc import EngineOptions
     from shimmy.core.request import Sampling, Tokens
@@ -102,8 +102,9 @@ def _load(endpoint: str, model: str, settings: str) -> None:
     register = c.PyDLL(str(library.find(library.linked_file("ggml")))).ggml_backend_register
     register.restype, register.argtypes = None, [c.c_void_p]
     register(registry)
-    given = msgspec.msgpack.encode(msgspec.json.decode(settings, type=EngineSettings))
-    options = EngineOptions(context_length=256, num_sequences=1, num_threads=1, settings=given)
+    table = msgspec.json.decode(settings, type=EngineSettings)
+    adapters, given = tuple(map(parse_adapter, table.lora)), msgspec.msgpack.encode(table)
+    options = EngineOptions(context_length=256, num_sequences=1, num_threads=1, settings=given, adapters=adapters)
     log: list[str] = []
     try:
         with backend.listening(log.append):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fakes.remote_gpu import load, remote_gpus
 from tests.worker import tiny_models
+from tests.worker.lora_files import adapter
 
 pytestmark = pytest.mark.model
 NUM_LAYERS = 4
@@ -118,3 +119,15 @@ def test_the_cache_can_stay(endpoint: str, model: Path, plain: dict[str, Any]) -
         return {line.split()[1].partition("[")[0] for line in told["log"] if " KV buffer size = " in line}
 
     assert (caches(), caches(kv_offload=False)) == ({"RPC0"}, {"CPU"})
+
+
+def test_an_adapter_is_where_its_layers_are(endpoint: str, model: Path, plain: dict[str, Any], tmp_path: Path) -> None:
+    """Those of experts that stay on the CPU, too."""
+    targets = r"blk\.\d+\.(attn_q|ffn_up_exps)\.weight"
+    file = adapter(tmp_path / "lora.gguf", model, targets=targets)
+    wanted = load(endpoint, model, lora=[str(file)])["text"]
+    assert wanted != plain["text"]
+    told = load(endpoint, model, lora=[str(file)], device=["RPC0"], cpu_moe=True)
+    places = {line.split()[1].partition("[")[0] for line in told["log"] if " LoRA buffer size = " in line}
+    assert (told["text"], places) == (wanted, {"CPU_Mapped", "RPC0"})
+    assert load(endpoint, model, lora=[f"{file}=0"], device=["RPC0"])["text"] == plain["text"]
