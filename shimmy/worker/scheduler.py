@@ -243,14 +243,16 @@ class Scheduler:
 
     def _take_turns(self) -> None:
         """Whose adapters the next batch has: of those that are ready the ones that waited longest, once the others have
-        had their time."""
-        ready = {each.request.adapters for each in self._running if not each.request.paused}
+        had their time. Newcomers wait behind those who wait already."""
+        ready = dict.fromkeys(each.request.adapters for each in self._running if not each.request.paused)
+        for each in ready:
+            self._last_turns.setdefault(each, self._num_turns)
         if not ready or (self.adapters in ready and (len(ready) == 1 or self._turn_seconds < TURN_SECONDS)):
             return
         self._num_turns += 1
-        self._last_turns = {each: turn for each, turn in self._last_turns.items() if each in ready}
         self._last_turns[self.adapters] = self._num_turns
-        self.adapters = min(ready, key=lambda each: self._last_turns.get(each, 0))
+        self._last_turns = {each: self._last_turns[each] for each in ready}
+        self.adapters = min(ready, key=self._last_turns.__getitem__)
         self._turn_seconds = 0.0
 
     def _ready(self) -> list[Sequence]:

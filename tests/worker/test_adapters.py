@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.errors import RequestError
+from shimmy.core.events import Finished
 from shimmy.core.ipc import Adapter, Pause, Resume
 from shimmy.core.request import Generation, LoraScale, Tokens
 from shimmy.worker.adapters import Adapters, AdapterSet
@@ -143,6 +144,19 @@ def test_a_turn_is_worth_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [len(list(steps)) for _, steps in itertools.groupby(seen)]
     # Before one of the answers ends.
     assert 2 < min(turns[:2]) and max(turns[:2]) < 10
+
+
+def test_newcomers_do_not_push_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names a scale of its own with every request, as many as there is room for, holds nobody up."""
+    now = itertools.count(1)
+    monkeypatch.setattr("shimmy.worker.loop.time.monotonic", lambda: TURN_SECONDS * next(now))
+    bench, steps = Bench(slots=3), 0
+    submit(bench, "plain", talkative(1), (), max_tokens=20)
+    while not any(isinstance(event, Finished) and event.id == "plain" for event in bench.events):
+        submit(bench, str(steps), [1, 2], ((0, 1.0 + steps / 64),), max_tokens=1)
+        bench.turn()
+        steps += 1
+    assert steps <= 3 * 20 + 3
 
 
 def test_who_pauses_takes_no_turn() -> None:
