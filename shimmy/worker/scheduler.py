@@ -23,7 +23,7 @@ from shimmy.worker.sequence import NOTHING, Request, Sequence
 # What a step takes at most for reading a state that one waits for, while others run.
 FETCH_SECONDS = 0.03
 # How long a set of adapters has its turn, at least a step. With others llama.cpp plans its memory anew, which costs
-# some milliseconds: a third of a step of a small model.
+# some milliseconds, much beside a step of a small model.
 TURN_SECONDS = 0.05
 
 
