@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+import msgspec
+
+from shimmy.cli.options import ENGINE_FLAGS
+from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ShimmyError
 from shimmy.core.request import MAX_CONSTRAINT_BYTES, MAX_TEMPLATE_VARIABLES_BYTES, TEMPLATE_VARIABLES, Sampling
 from shimmy.core.settings import Settings
@@ -41,6 +45,13 @@ def test_settings() -> None:
     listed = [(name, default) for name, default, _ in rows("settings.md", "setting")]
     settings = Settings()
     assert listed == [(name, repr(getattr(settings, name))) for name in Settings.__struct_fields__]
+
+
+def test_the_engine_table() -> None:
+    table = rows("settings.md", "name")
+    assert [name for name, *_ in table] == [field.encode_name for field in msgspec.structs.fields(EngineSettings)]
+    flags = {flag[2:] for _, flag, *_ in table if flag.startswith("--")}
+    assert flags == set(ENGINE_FLAGS)
 
 
 def test_sampling() -> None:

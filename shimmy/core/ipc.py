@@ -30,14 +30,22 @@ class DiskCache(msgspec.Struct, frozen=True):
     key: Secret | None = None
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter as requests name it, its file, and how strong it is unless a request says otherwise."""
+
+    name: str
+    path: str
+    scale: float = 1.0
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker sets up its context; None leaves the choice to the worker.
 
     `context_length` in tokens (default: the model's own, within the memory there is), `num_sequences` that decode side
     by side, `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `disk_cache` for
-    those that outlive the worker, `num_gpu_layers` (-1 is all; default: all if there are `devices`, else none) that go
-    to the GPUs named by `devices`, or to those that llama.cpp prefers. `draft_paths` is a draft model's file, or its
-    shards in order; `speculative` is how tokens are guessed for requests that do not say.
+    those that outlive the worker. `draft_paths` is a draft model's file, or its shards in order; `speculative` is how
+    tokens are guessed for requests that do not say. `adapters` are for the model itself. `settings` is an
+    `EngineSettings` in msgpack: empty where nothing of it is set, so that most workers need not know what it is.
     """
 
     context_length: int | None = None
@@ -45,10 +53,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
     prefix_ram_bytes: int = 256 << 20
     disk_cache: DiskCache | None = None
-    num_gpu_layers: int | None = None
-    devices: tuple[str, ...] = ()
     draft_paths: tuple[str, ...] = ()
     speculative: SpeculativeType = "none"
+    adapters: tuple[Adapter, ...] = ()
+    settings: bytes = b""
 
 
 # Server to worker
@@ -162,7 +170,8 @@ class Opening(msgspec.Struct, frozen=True, tag="opening"):
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"; `layers` is how
-    many of the model's layers each device has, the output layer included."""
+    many of the model's layers each device has, the output layer included, and `buffers` how many bytes of its weights
+    each kind of memory; `adapters` has the scales that hold for requests that do not say, in order."""
 
     context_length: int
     training_context_length: int
@@ -175,6 +184,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     cpu_variant: str
     load_seconds: float
     layers: dict[str, int] = {}
+    buffers: dict[str, int] = {}
+    adapters: dict[str, float] = {}
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

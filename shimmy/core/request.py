@@ -50,6 +50,10 @@ BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]
 TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
 
+AdapterScale = Annotated[float, Meta(ge=-100, le=100)]
+AdapterNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+AdapterName = Annotated[str, Meta(max_length=1024)]
+
 ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
@@ -287,6 +291,17 @@ class Speculative(msgspec.Struct, frozen=True, omit_defaults=True):
     n_max: DraftTokens | None = None
 
 
+class LoraScale(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An adapter by its number or by its name, exactly one of them, and how strong it is to be."""
+
+    id: AdapterNumber | None = None
+    name: AdapterName | None = None
+    scale: AdapterScale = 1.0
+
+
+Adapters = Annotated[list[LoraScale], Meta(max_length=64)]
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
@@ -297,7 +312,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
     its end, `queue_seconds` until it begins to run: without them it may take as long as it takes. What is computed for
     a request with an `encryption_key` (32 bytes) is only found again by requests with the same one. The answer will
-    perhaps resemble `prediction`.
+    perhaps resemble `prediction`. Of the model's LoRA adapters it has those in `lora`, and without that those that the
+    server has for it.
     """
 
     id: str
@@ -318,3 +334,4 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     encryption_key: Secret | None = None
     speculative: Speculative = Speculative()
     prediction: str = ""
+    lora: Adapters | None = None

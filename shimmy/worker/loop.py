@@ -25,6 +25,7 @@ from shimmy.core.events import (
 )
 from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Infill, Sampling, Text
+from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.chat.parts import CallArguments, Content, Thought
 from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
 from shimmy.worker.reply import Reply, Said
@@ -41,6 +42,7 @@ class Context(Memory, Protocol):
 
     @property
     def handle(self) -> int: ...
+    def set_adapters(self, adapters: AdapterSet) -> None: ...
     def decode(self) -> None: ...
     def set_num_threads(self, count: int) -> None: ...
 
@@ -160,6 +162,7 @@ class Loop:
         only_decoding = self._scheduler.only_decodes
         # A prompt keeps every core busy between two barriers for long enough to be worth all of them.
         self._set_num_threads(governor.num_threads if only_decoding else governor.max_threads)
+        self._context.set_adapters(self._scheduler.adapters)
         started_at, cpu_before = time.monotonic(), time.process_time()
         self._context.decode()
         if only_decoding:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shimmy.core import ipc
 from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.core.request import Chat, Generation, Infill, Prompt, Text
+from shimmy.worker.adapters import Adapters, AdapterSet
 from shimmy.worker.chat.plan import Plan, Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
@@ -50,11 +51,13 @@ class Prompter:
         planner: Planner | None = None,
         *,
         has_draft_model: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
         generation what its samplers will be made of. Without a `planner` an answer is nothing but text."""
         self._planner = planner
         self._has_draft_model = has_draft_model
+        self._adapters = adapters or Adapters()
         self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
@@ -86,16 +89,18 @@ class Prompter:
             raise RequestError("there is no draft model", param="speculative.type")
         plan = self._planner.of(generation, rendered) if self._planner and rendered is not None else None
         stops = self._template.stops if is_chat else []
+        adapters = self._adapters.resolve(generation.lora)
         return Request(
             generation,
             tokens,
             # Those of the request are for the content alone, where there is more than that.
             stops if plan is not None else generation.stop + stops,
             arrived_at,
-            namespace=self._namespace(generation),
+            namespace=self._namespace(generation, adapters),
             recipe=self._recipe(generation, plan),
             prediction=self._prediction(generation),
             plan=plan,
+            adapters=adapters,
         )
 
     def tokens(self, prompt: Prompt) -> list[int]:
@@ -127,9 +132,9 @@ class Prompter:
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
 
-    def _namespace(self, generation: Generation) -> str:
-        key = generation.encryption_key
-        return generation.tenant if key is None else self._unlock(generation.tenant, key.value)
+    def _namespace(self, generation: Generation, adapters: AdapterSet) -> str:
+        key, name = generation.encryption_key, self._adapters.namespace(generation.tenant, adapters)
+        return name if key is None else self._unlock(name, key.value)
 
     def _prediction(self, generation: Generation) -> list[int]:
         """In tokens; what is beyond the context would never be looked up."""

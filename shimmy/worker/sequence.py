@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from shimmy.core.events import Timings, TokenLogprob, Usage
 from shimmy.core.request import Generation
+from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.chat.plan import Plan
 from shimmy.worker.prefix_states import Fetch
 from shimmy.worker.prefix_tree import Node
@@ -48,14 +49,16 @@ class Request:
         recipe: Any = None,
         prediction: Tokens[int] = (),
         plan: Plan | None = None,
+        adapters: AdapterSet = (),
     ) -> None:
-        """Without a `namespace` it is the tenant's."""
+        """Without a `namespace` it is the tenant's, which is for the model without `adapters`."""
         self.generation = generation
         self.recipe = recipe
         self.plan = plan
         self.id = generation.id
         self.prompt = array.array("i", prompt)
         self.prediction = prediction
+        self.adapters = adapters
         self.arrived_at = arrived_at
         self.tenant = generation.tenant
         self.namespace = self.tenant if namespace is None else namespace

@@ -114,6 +114,31 @@ def _gemma3(
     model.write()
 
 
+def experts(path: Path) -> None:
+    """Four layers, each with four experts of which two have a say (Qwen 3 MoE)."""
+    num_experts = 4
+    model = _Writer(path, "qwen3moe", 4)
+    model.add_feed_forward_length(_FF)
+    model.add_expert_feed_forward_length(_FF)
+    model.add_head_count(_HEADS)
+    model.add_head_count_kv(_KV_HEADS)
+    model.add_key_length(_HEAD)
+    model.add_value_length(_HEAD)
+    model.add_expert_count(num_experts)
+    model.add_expert_used_count(2)
+    model.norm("output_norm")
+    for layer in range(4):
+        block = f"blk.{layer}"
+        model.norm(f"{block}.attn_norm")
+        model.attention(block)
+        model.norm(f"{block}.ffn_norm")
+        model.random(f"{block}.ffn_gate_inp", _EMBD, num_experts)
+        model.random(f"{block}.ffn_gate_exps", _EMBD, _FF, num_experts)
+        model.random(f"{block}.ffn_up_exps", _EMBD, _FF, num_experts)
+        model.random(f"{block}.ffn_down_exps", _FF, _EMBD, num_experts)
+    model.write()
+
+
 def recurrent(path: Path) -> None:
     """Two Mamba layers whose state fades slowly."""
     num_states, rank, kernel = 8, 4, 4

@@ -11,6 +11,7 @@ from msgspec import Meta, field
 from shimmy.core.request import (
     MAX_STOP_STRINGS,
     MAX_TOOLS,
+    Adapters,
     BadWords,
     Bias,
     Breakers,
@@ -91,7 +92,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
     `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. `encryption_key`, in
-    base64, is Spindll's. The names with a dot are llama-server's.
+    base64, is Spindll's. `lora` and the names with a dot are llama-server's.
     """
 
     model: ModelName
@@ -134,6 +135,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
     encryption_key: EncryptionKey | None = None
+    lora: Adapters | None = None
     speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
     speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
     response_format: ResponseFormat | None = None

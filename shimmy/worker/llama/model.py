@@ -17,6 +17,7 @@ from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
 
 if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
     from shimmy.worker.prefix_states import Reuse
 
 MAX_TEXT_BYTES = 4 << 20
@@ -29,10 +30,11 @@ MAX_SPELLING_BYTES = 64 << 10
 
 class Offload(msgspec.Struct, frozen=True):
     """The layers that do not stay on the CPU: how many (-1 is all), and ggml's handles of the devices that they go to;
-    without any, to those that llama.cpp prefers."""
+    without any, to those that llama.cpp prefers. `gpus` are the ones that it comes down to."""
 
     num_layers: int = 0
     devices: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
 
 
 ON_THE_CPU = Offload()
@@ -52,14 +54,22 @@ class Model:
     """One model in memory. `tokenize`, `control_token`, `check_tokens`, `metadata`, `pieces`, `spellings`,
     `infill_tokens`, `suppressed_tokens` and `end_tokens` are safe from any thread; the rest is the step thread's.
 
-    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
+    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}, `buffers` how many bytes
+    of the weights each kind of memory.
     """
 
-    def __init__(self, paths: list[str], on_progress: Callable[[float], None], offload: Offload = ON_THE_CPU) -> None:
-        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason."""
+    def __init__(
+        self,
+        paths: list[str],
+        on_progress: Callable[[float], None],
+        offload: Offload = ON_THE_CPU,
+        settings: "EngineSettings | None" = None,
+    ) -> None:
+        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason, `ModelFailed` where
+        the settings ask for what there is not."""
         self._library = llama()
-        self._handle = _load(paths, on_progress, offload)
-        self.layers = backend.placed_layers()
+        self._handle = _load(paths, on_progress, offload, settings)
+        self.layers, self.buffers = backend.placed()
         self._vocab = self._library.llama_model_get_vocab(self._handle)
         self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes | None] = {}
@@ -261,13 +271,20 @@ def _utf8(text: str) -> bytes:
         raise RequestError(f"the prompt is not valid Unicode: {error.reason}", param="prompt") from error
 
 
-def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offload) -> int:
+def _load(
+    paths: list[str], on_progress: Callable[[float], None], offload: Offload, settings: "EngineSettings | None"
+) -> int:
     library = llama()
     parameters = library.llama_model_default_params()
     parameters.n_gpu_layers = offload.num_layers
     devices = (c.c_void_p * (len(offload.devices) + 1))(*offload.devices)
     if offload.devices:
         parameters.devices = c.addressof(devices)
+    kept = None
+    if settings is not None:
+        from shimmy.worker.llama.tuning import tune_model
+
+        kept = tune_model(parameters, settings, offload.gpus)
     callback = _throttled(on_progress)
     parameters.progress_callback = c.cast(callback, c.c_void_p)
     if len(paths) == 1:
@@ -277,6 +294,7 @@ def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offlo
         handle = library.llama_model_load_from_splits(names, len(paths), parameters)
     if not handle:
         raise ModelInvalid(backend.last_error("llama.cpp could not load the file"))
+    del kept
     return int(handle)
 
 
