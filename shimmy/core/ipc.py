@@ -11,7 +11,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Generation, Secret, SpeculativeType
+from shimmy.core.request import Embedding, Generation, Secret, SpeculativeType
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
@@ -65,6 +65,10 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     generation: Generation
 
 
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    embedding: Embedding
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Stop a request; no event of it is sent after the next step. Unknown ids are ignored."""
 
@@ -105,7 +109,7 @@ class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
     allow_requantize: bool = False
 
 
-ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices | Quantize
+ToWorker = Load | Generate | Embed | Abort | Pause | Resume | ListDevices | Quantize
 
 # Worker to server
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed
-from shimmy.core.request import Sampling
+from shimmy.core.request import Pooling, Sampling
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.drafting.drafts import Drafter, Drafting
 from shimmy.worker.drafting.lookup import LookupDrafter
+from shimmy.worker.embedding import Embedder
+from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
@@ -30,6 +32,7 @@ from shimmy.worker.threads import ThreadGovernor
 if TYPE_CHECKING:
     from shimmy.worker.disk.identity import Stamp
     from shimmy.worker.disk.tier import DiskTier
+    from shimmy.worker.llama.pooled import PooledContext
 
 # More tokens of context only when asked for: where it cannot grow it has all of its memory from the start, and where it
 # can, a long one takes a few MB and ms before there is anything in it (`python -m bench.contexts`).
@@ -81,7 +84,7 @@ class Engine:
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
         """Serves until `messages` ends. The calling thread becomes the step thread."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        Intake(messages, self.prompter(), commands).start()
+        Intake(messages, self.prompter(), self.inputs(), commands).start()
         self.loop(commands, send).run()
         if self._disk is not None:
             self._disk.close(ipc.STORE_SECONDS)
@@ -91,6 +94,9 @@ class Engine:
         unlock = self._disk.unlock if self._disk is not None else private_namespace
         recipe, has_draft_model = self._recipes.of, self._draft is not None
         return Prompter(self._model, self._template, length, unlock, recipe, has_draft_model=has_draft_model)
+
+    def inputs(self) -> InputReader:
+        return InputReader(self._model, self._context.context_length)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
@@ -107,7 +113,15 @@ class Engine:
             send,
             self._model.piece,
             self._make_sampler,
+            Embedder(self._make_pooled_context),
         )
+
+    def _make_pooled_context(self, pooling: Pooling) -> "PooledContext":
+        """A context of its own, as the one that generates must not make vectors of every token that it computes."""
+        from shimmy.worker.llama.pooled import PooledContext
+
+        length = self._context.context_length
+        return PooledContext(self._model, pooling, max_tokens=length, num_threads=self._num_threads)
 
     def _make_context(self, model: Model) -> Context:
         """What nobody asked for is made shorter where it is more than the system would ever give to a process."""

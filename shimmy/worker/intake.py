@@ -5,26 +5,44 @@ It never touches the llama context and never sends: the two threads meet at one 
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
+from typing import Protocol, TypeVar
 
 from shimmy.core import ipc
 from shimmy.core.errors import ShimmyError
 from shimmy.core.events import Failed
-from shimmy.core.request import Generation
+from shimmy.core.request import Embedding, Generation
+from shimmy.worker.embedding import Job
+from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.loop import Closed, Command
-from shimmy.worker.prompt import Prompter
 from shimmy.worker.sequence import Request
 
 log = logging.getLogger("shimmy.worker")
+
+Asked = TypeVar("Asked", Generation, Embedding)
+Prepared = TypeVar("Prepared", Request, Job)
+
+
+class Prompter(Protocol):
+    """What makes requests of generations (worker/prompt.py is the one of models that generate)."""
+
+    def prepare(self, generation: Generation, /) -> Request: ...
 
 
 class Intake:
     """Turns messages into commands until the server closes the pipe, which becomes `Closed`."""
 
-    def __init__(self, messages: Iterable[ipc.ToWorker], prompter: Prompter, commands: "SimpleQueue[Command]") -> None:
+    def __init__(
+        self,
+        messages: Iterable[ipc.ToWorker],
+        prompter: Prompter,
+        inputs: InputReader,
+        commands: "SimpleQueue[Command]",
+    ) -> None:
         self._messages = messages
         self._prompter = prompter
+        self._inputs = inputs
         self._commands = commands
 
     def start(self) -> None:
@@ -42,17 +60,19 @@ class Intake:
     def _handle(self, message: ipc.ToWorker) -> None:
         match message:
             case ipc.Generate(generation):
-                self._commands.put(self._prepare(generation))
+                self._commands.put(self._prepare(self._prompter.prepare, generation))
+            case ipc.Embed(embedding):
+                self._commands.put(self._prepare(self._inputs.prepare, embedding))
             case ipc.Abort() | ipc.Pause() | ipc.Resume():
                 self._commands.put(message)
             case _:
                 log.error("unexpected message %s", type(message).__name__)
 
-    def _prepare(self, generation: Generation) -> Request | Failed:
+    def _prepare(self, prepare: Callable[[Asked], Prepared], request: Asked) -> Prepared | Failed:
         try:
-            return self._prompter.prepare(generation)
+            return prepare(request)
         except ShimmyError as error:
-            return Failed(generation.id, error.fault())
+            return Failed(request.id, error.fault())
         except Exception:
-            log.exception("request %s could not be prepared", generation.id)
-            return Failed(generation.id, ShimmyError("the request could not be prepared").fault())
+            log.exception("request %s could not be prepared", request.id)
+            return Failed(request.id, ShimmyError("the request could not be prepared").fault())

@@ -98,6 +98,11 @@ class Pacer:
         tokens = int(self._share * max(tokens, small))
         return max(1, tokens if self._most_tokens is None else min(tokens, self._most_tokens))
 
+    def spare_seconds(self, num_decoding: int) -> float:
+        """How much longer a step without prompts may take."""
+        plain = self._plain_seconds(num_decoding)
+        return allowed_seconds(plain) - plain
+
     def _observe_plain(self, row_seconds: float) -> None:
         if self._is_probing:
             self._is_probing = False
