@@ -11,8 +11,8 @@ from shimmy.core.request import Pooling
 Capability = Literal["completion", "embedding", "rerank"]
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-# llama.cpp, src/llama-model.cpp: create_memory makes none for these, and a model without cannot go on with a text. Those
-# that answer by diffusion are among them.
+# llama.cpp, src/llama-model.cpp: create_memory makes none for these, and a model without cannot go on with a text.
+# Those that answer by diffusion are among them.
 ENCODERS = frozenset(
     "bert eurobert gemma-embedding jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe "
     "dream llada llada-moe rnd1 wavtokenizer-dec".split()
@@ -37,7 +37,7 @@ def is_encoder(get: Callable[[str], Any]) -> bool:
 
 
 def capabilities(get: Callable[[str], Any]) -> tuple[Capability, ...]:
-    """What the model was made for: one whose file says how to make vectors of it is for these, as Ollama sees it too."""
+    """What the model was made for: where its file says how vectors are made, that is it, as in Ollama."""
     pooling = stated_pooling(get)
     if pooling == "rank":
         return ("rerank",)

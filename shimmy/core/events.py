@@ -109,8 +109,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
-    """What came of input `index`: one vector, or one for each of its tokens, or its score, as 32-bit floats one after the
-    other, little-endian."""
+    """What came of input `index`: one vector, or one for each of its tokens, or its score, as 32-bit floats one after
+    the other, little-endian."""
 
     id: str
     index: int

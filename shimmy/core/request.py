@@ -280,19 +280,24 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     speculative: Speculative = Speculative()
     prediction: str = ""
 
+    @property
+    def num_results(self) -> int:
+        """How many ends its answer has."""
+        return self.num_choices
+
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Texts, or token ids, of which one model makes vectors: one of each, or with `pooling` "none" one of each token.
     With a `query` it makes a score of each, which says how well that text answers the query.
 
     `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled by
-    their `norm`. `field` is what the client calls the inputs. The rest is as in a `Generation`.
+    their `norm`. `field` is what the client calls an input, with "*" for its number. The rest is as in a `Generation`.
     """
 
     id: str
     model: str
     inputs: list[str | list[TokenId]]
-    field: str = "input"
+    field: str = "input[*]"
     query: str | None = None
     pooling: Pooling | None = None
     dimensions: Dimensions | None = None
@@ -301,3 +306,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     timeout_seconds: Patience | None = None
     queue_seconds: Patience | None = None
+
+    @property
+    def num_results(self) -> int:
+        return len(self.inputs)

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound, ShimmyError, WorkerLost
-from shimmy.core.events import Accepted, Event
-from shimmy.core.request import Generation
+from shimmy.core.events import Accepted, Embedded, Event
+from shimmy.core.request import Embedding, Generation
 from shimmy.pool.admission import Admission
 from shimmy.pool.placement import ModelStatus, Placement
 from shimmy.pool.stream import Stream
@@ -65,6 +65,24 @@ class Inference:
                         return
                 except WorkerLost:
                     if not sent.may_retry():
+                        raise
+
+    async def embed(self, request: Embedding) -> AsyncGenerator[list[Embedded], None]:
+        """What came of the inputs, in any order, as it comes. Failures are raised, and closing the generator aborts the
+        request, as with `generate`. A worker that is lost is made up for once: what it did may come a second time.
+        """
+        from shimmy.pool.deadline import Deadline
+
+        with self._admission.admit(request.tenant):
+            deadline = Deadline(request, self._queue_seconds)
+            for is_last in (False, True):
+                try:
+                    async with self._stream(request.model, deadline) as stream:
+                        async for batch in stream:
+                            yield [event for event in batch if isinstance(event, Embedded)]
+                        return
+                except WorkerLost:
+                    if is_last:
                         raise
 
     async def preload(self, name: str) -> None:

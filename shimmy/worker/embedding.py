@@ -1,7 +1,7 @@
 """Makes vectors of texts, many in one batch, for all requests that want some. Runs on the step thread.
 
-A batch holds a token budget of what is next, whoever's it is; a text that does not fit goes on in the next one, or, where
-an encoder has to see it whole, begins it. Knows tokens and vectors, neither text nor frames.
+A batch holds a token budget of what is next, whoever's it is; a text that does not fit goes on in the next one, or,
+where an encoder has to see it whole, begins it. Knows tokens and vectors, neither text nor frames.
 """
 
 import array
@@ -276,7 +276,7 @@ def mean(vectors: list[bytes], weights: list[int]) -> bytes:
 
 
 def scaled(vector: bytes, dimensions: int | None, norm: int) -> bytes:
-    """The first `dimensions` numbers, divided by their norm (core/request.py, `Norm`). A vector of zeros stays as it is."""
+    """The first `dimensions` numbers, divided by their norm (core/request.py, `Norm`); a vector of zeros as it is."""
     values = memoryview(vector).cast("f")[:dimensions]
     length = _length(values, norm)
     if length == 1.0 or not length or not math.isfinite(length):

@@ -1,4 +1,5 @@
-"""Turns what is to be embedded into tokens that fit, or says exactly which input does not. Runs on the intake thread."""
+"""Turns what vectors are made of into tokens that fit, or says exactly which input does not. Runs on the intake
+thread."""
 
 import array
 import time
@@ -26,17 +27,23 @@ class Model(Protocol):
     def check_tokens(self, tokens: list[int]) -> None: ...
 
 
+def default_pooling(model: Model) -> Pooling:
+    """What the file says. Where it says nothing, or that nothing was made of the tokens' vectors, an encoder's are the
+    mean of those, as most were trained; other models have seen the whole text only with the last one."""
+    stated = model.stated_pooling
+    return stated if stated not in (None, "none") else "mean" if model.is_encoder else "last"
+
+
 class InputReader:
-    """One per loaded model. Without a pooling in its file an encoder's vectors are the mean of those of all tokens, as
-    most were trained; others have seen the whole text only with the last one."""
+    """One per loaded model."""
 
     def __init__(self, model: Model, max_tokens: int) -> None:
         """`max_tokens` of one input."""
         self._model = model
         self._max_tokens = max_tokens
         self._width = model.vector_width
-        self._stated = model.stated_pooling
-        self._default: Pooling = self._stated or ("mean" if model.is_encoder else "last")
+        self._ranks = model.stated_pooling == "rank"
+        self._default = default_pooling(model)
 
     def prepare(self, request: Embedding) -> Job:
         """Raises `RequestError` naming the input or the field, `ContextOverflow` with both counts."""
@@ -49,12 +56,12 @@ class InputReader:
         query = None if request.query is None else self._text_tokens(request.query, "query")
         inputs = []
         for number, each in enumerate(request.inputs):
-            field = f"{request.field}[{number}]"
+            field = request.field.replace("*", str(number))
             inputs.append(array.array("i", self._fitting(self._tokens(each, request, query, field), field)))
         return Job(request, inputs, pooling, arrived_at)
 
     def _pooling(self, request: Embedding) -> Pooling:
-        ranks = self._stated == "rank"
+        ranks = self._ranks
         if request.query is not None:
             if not ranks:
                 raise Unsupported(

@@ -9,7 +9,7 @@ from shimmy.core.events import Event, Failed
 from shimmy.core.request import Generation, Pooling
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.embedding import Embedder, Job
-from shimmy.worker.embedding_inputs import InputReader
+from shimmy.worker.embedding_inputs import InputReader, default_pooling
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.model import Model
 from shimmy.worker.llama.pooled import BATCH_TOKENS, PooledContext
@@ -29,7 +29,7 @@ class EncoderEngine:
         self._num_threads = options.num_threads or num_usable_cores()
         wanted, trained = options.context_length or DEFAULT_INPUT_TOKENS, model.training_context_length
         self._max_tokens = min(wanted, trained) if trained > 0 else wanted
-        pooling = model.stated_pooling or "mean"
+        pooling = default_pooling(model)
         self._contexts = {pooling: self._make_context(pooling)}
 
     def facts(self, load_seconds: float) -> ipc.Loaded:
@@ -113,6 +113,6 @@ class _NoText:
 
     def prepare(self, generation: Generation, /) -> Request:
         raise Unsupported(
-            f"the model {generation.model!r} generates no text: it is an encoder ({self._architecture}), made for vectors",
+            f"the model {generation.model!r} generates no text: it is an encoder ({self._architecture}) that makes vectors",
             param="model",
         )

@@ -39,8 +39,8 @@ ON_THE_CPU = Offload()
 
 
 class Model:
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens`, `end_tokens`, `joints`
-    and `rank_template` are safe from any thread; the rest is the step thread's.
+    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens`, `end_tokens`, `joints`,
+    `rank_template` are safe from any thread; the rest is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
@@ -227,7 +227,9 @@ class Model:
         capacity = len(data) // 2 + 16
         while True:
             tokens = (c.c_int32 * capacity)()
-            count = self._library.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, parse_special)
+            count = self._library.llama_tokenize(
+                self._vocab, data, len(data), tokens, capacity, add_special, parse_special
+            )
             if count >= 0:
                 return tokens[:count]
             if count == -(2**31):

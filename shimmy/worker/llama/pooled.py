@@ -69,8 +69,8 @@ class PooledContext:
         native = self.batch.native
         native.n_tokens = self.batch.size
         if self.batch.size > self._most_rows:
-            # llama.cpp makes room for the logits of all rows then, which an encoder has none of, and clears it: 8 GB for
-            # 8,192 tokens of a vocabulary of 250,000.
+            # llama.cpp makes room for the logits of all rows then, which an encoder has none of, and clears it: 8 GB
+            # for 8,192 tokens of a vocabulary of 250,000.
             with zeroing.on_demand():
                 code = self._library.llama_decode(self._handle, native)
             self._most_rows = self.batch.size
