@@ -127,8 +127,9 @@ class Opening(msgspec.Struct, frozen=True, tag="opening"):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"; `layers` is how
-    many of the model's layers each device has, the output layer included."""
+    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml", or empty for
+    a model that generates no text; `layers` is how many of the model's layers each device has, the output layer
+    included."""
 
     context_length: int
     training_context_length: int

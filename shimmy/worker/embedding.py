@@ -55,7 +55,7 @@ class Job:
         self.arrived_at = arrived_at
         limit = request.queue_seconds
         self.start_by = math.inf if limit is None else arrived_at + limit
-        self.has_begun = False
+        self.num_begun = 0
         self.num_unfinished = len(inputs)
 
 
@@ -152,11 +152,12 @@ class _Lane:
             return self._unfinished
         if not self.jobs or not self._free:
             return None
-        job, index = self.jobs.take()
-        if index + 1 < len(job.inputs):
-            self.jobs.add(job, index + 1)
-        job.has_begun = True
-        return _Part(job, index, self._free.pop())
+        job, turn = self.jobs.take()
+        part = _Part(job, job.num_begun, self._free.pop())
+        job.num_begun += 1
+        if job.num_begun < len(job.inputs):
+            self.jobs.add(job, turn)
+        return part
 
     def _read(self, part: _Part) -> bytes:
         if self._pooling == "none":
@@ -242,7 +243,7 @@ class Embedder:
         return self._lanes[pooling]
 
     def _next_lane(self) -> _Lane | None:
-        for _ in self._order:
+        for _ in range(len(self._order)):
             lane = self._order.popleft()
             self._order.append(lane)
             if lane.has_work:
@@ -256,7 +257,7 @@ class Embedder:
 
     def _expire(self) -> list[Failed]:
         now = self._clock()
-        late = [job for job in self._jobs.values() if job.start_by <= now and not job.has_begun]
+        late = [job for job in self._jobs.values() if job.start_by <= now and not job.num_begun]
         for job in late:
             self.abort(job.id)
         return [Failed(job.id, _too_late(job).fault()) for job in late]

@@ -112,7 +112,5 @@ class _NoText:
         self._architecture = model.metadata("general.architecture")
 
     def prepare(self, generation: Generation, /) -> Request:
-        raise Unsupported(
-            f"the model {generation.model!r} generates no text: it is an encoder ({self._architecture}) that makes vectors",
-            param="model",
-        )
+        kind = f"an encoder ({self._architecture}) that makes vectors"
+        raise Unsupported(f"the model {generation.model!r} generates no text: it is {kind}", param="model")

@@ -17,34 +17,42 @@ Item = TypeVar("Item", bound=Queued)
 
 
 class FairQueue(Generic[Item]):
-    """Tenants take turns; of one tenant's requests that with the lowest priority is next, and equals take turns."""
+    """Tenants take turns; of one tenant's requests that with the lowest priority is next, and equals take turns.
+
+    Turns are numbered. Who comes begins with the number after that of the last turn, and so neither waits until the
+    others have ended nor holds them up until it has had as many turns.
+    """
 
     def __init__(self) -> None:
         self._tenants: deque[str] = deque()
-        # Of each tenant: (priority, turns taken, arrival, request).
+        # Of each tenant: (priority, number of the turn, arrival, request); and the number that was last taken.
         self._waiting: dict[str, list[tuple[int, int, int, Item]]] = {}
+        self._turns: dict[str, int] = {}
         self._arrivals = count()
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
 
-    def add(self, item: Item, num_turns: int = 0) -> None:
-        """`num_turns` is how many it has had."""
+    def add(self, item: Item, turn: int | None = None) -> None:
+        """For another turn after `turn`, or the first one."""
         if item.tenant not in self._waiting:
             self._waiting[item.tenant] = []
+            self._turns[item.tenant] = -1 if turn is None else turn
             self._tenants.append(item.tenant)
-        heappush(self._waiting[item.tenant], (item.priority, num_turns, next(self._arrivals), item))
+        number = (self._turns[item.tenant] if turn is None else turn) + 1
+        heappush(self._waiting[item.tenant], (item.priority, number, next(self._arrivals), item))
 
     def take(self) -> tuple[Item, int]:
-        """Who is next, and how many turns it had before. It is out of the queue then. Raises IndexError when empty."""
+        """Who is next, and the number of its turn. It is out of the queue then. Raises IndexError when empty."""
         tenant = self._tenants.popleft()
         waiting = self._waiting[tenant]
-        _, num_turns, _, item = heappop(waiting)
+        _, turn, _, item = heappop(waiting)
         if waiting:
+            self._turns[tenant] = turn
             self._tenants.append(tenant)
         else:
-            del self._waiting[tenant]
-        return item, num_turns
+            self._drop(tenant)
+        return item, turn
 
     def remove(self, item: Item) -> None:
         """Nothing happens for one that is not there."""
@@ -52,9 +60,12 @@ class FairQueue(Generic[Item]):
         kept = [entry for entry in waiting if entry[3] is not item]
         if len(kept) == len(waiting):
             return
-        if not kept:
-            del self._waiting[item.tenant]
-            self._tenants.remove(item.tenant)
-        else:
+        if kept:
             heapify(kept)
             self._waiting[item.tenant] = kept
+        else:
+            self._tenants.remove(item.tenant)
+            self._drop(item.tenant)
+
+    def _drop(self, tenant: str) -> None:
+        del self._waiting[tenant], self._turns[tenant]

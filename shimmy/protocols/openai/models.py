@@ -11,8 +11,8 @@ from shimmy.server.inference import Inference
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `capabilities` is what it was made for: "completion", "embedding" or "rerank". `context_length` is what
-    a request may use, `layers` how many layers each device has; both are known once the model is loaded. Sizes in
+    """One model. `capabilities` is what it was made for: "completion", "embedding" or "rerank". `context_length` is
+    what a request may use, `layers` how many layers each device has; both are known once the model is loaded. Sizes in
     bytes."""
 
     id: str

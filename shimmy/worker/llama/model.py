@@ -39,8 +39,8 @@ ON_THE_CPU = Offload()
 
 
 class Model:
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens`, `end_tokens`, `joints`,
-    `rank_template` are safe from any thread; the rest is the step thread's.
+    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens`, `end_tokens`,
+    `joints` and `rank_template` are safe from any thread; the rest is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
     """
