@@ -27,7 +27,7 @@ def stated_pooling(get: Callable[[str], Any]) -> Pooling | None:
     value = get(f"{get('general.architecture')}.pooling_type")
     try:
         code = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return POOLINGS[code] if 0 <= code < len(POOLINGS) else None
 
