@@ -214,7 +214,7 @@ class Worker:
             if order == "!crash":
                 die(arguments[0])
             if order == "!fail":
-                return send(ipc.Events([Failed(embedding.id, Fault(*arguments))]))
+                return send(ipc.Events([Failed(embedding.id, Fault(arguments[0], arguments[1]))]))
             if order != "!stall":
                 events.insert(0, self.embedded(embedding, index, content))
         if events:

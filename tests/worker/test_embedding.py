@@ -48,7 +48,7 @@ class Bench:
     def vectors(self, id: str) -> list[list[float]]:
         found = {e.index: e.vectors for e in self.events if isinstance(e, Embedded) and e.id == id}
         assert sorted(found) == list(range(len(found)))
-        return [memoryview(found[index]).cast("f").tolist() for index in range(len(found))]
+        return [list(memoryview(found[index]).cast("f")) for index in range(len(found))]
 
 
 def ids(events: list[Event]) -> list[str]:

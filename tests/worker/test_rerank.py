@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from tests.worker.test_vectors import vectors
 pytestmark = pytest.mark.model
 CLS, SEP, FIRST_WORD = 2, 3, 5
 HEADS, LAYERS = 4, 2
-Tensors = dict[str, np.ndarray]
+Array = np.ndarray[Any, Any]
+Tensors = dict[str, Array]
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +40,15 @@ def expected_score(tensors: Tensors, query: tuple[int, ...], document: tuple[int
     words = [[FIRST_WORD + word for word in part] for part in (query, document)]
     tokens = [CLS, *words[0], SEP, *words[1], SEP]
 
-    def linear(name: str, x: np.ndarray) -> np.ndarray:
-        return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+    def linear(name: str, x: Array) -> Array:
+        return np.asarray(x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"])
 
-    def norm(name: str, x: np.ndarray) -> np.ndarray:
+    def norm(name: str, x: Array) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
-        return scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+        return np.asarray(scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"])
 
-    def gelu(x: np.ndarray) -> np.ndarray:
+    def gelu(x: Array) -> Array:
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
     x = tensors["token_embd.weight"][tokens] + tensors["position_embd.weight"][: len(tokens)]

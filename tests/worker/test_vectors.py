@@ -37,7 +37,7 @@ def vectors(
             assert isinstance(event, Embedded), event
             found[event.index] = event.vectors
     assert sorted(found) == list(range(len(inputs)))
-    return [memoryview(found[index]).cast("f").tolist() for index in range(len(inputs))]
+    return [list(memoryview(found[index]).cast("f")) for index in range(len(inputs))]
 
 
 def cosine(a: list[float], b: list[float]) -> float:

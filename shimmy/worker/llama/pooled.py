@@ -16,7 +16,7 @@ from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.model import Model
 
 # More in one batch are not computed any faster, and an encoder compares every token of it with every other
-# (`python -m bench.embeddings --batches`).
+# (`python -m bench.embeddings`).
 BATCH_TOKENS = 512
 # Texts in one batch. With a recurrent memory each has a state of its own.
 _NUM_SEQUENCES = 128
