@@ -130,7 +130,9 @@ async def _run(scenario: Scenario, endpoint: Endpoint, server: Server, number: i
 def _pair(scenario: Scenario, first: Run, second: Run) -> Pair:
     if first.tokens != second.tokens:
         sys.exit(f"bench: the servers count {first.tokens} and {second.tokens} tokens")
-    return Pair(scenario, first, second, second.seconds / first.seconds, second.cpu_seconds / first.cpu_seconds)
+    # Processor time is counted in hundredths of a second.
+    cpu_ratio = max(second.cpu_seconds, 0.01) / max(first.cpu_seconds, 0.01)
+    return Pair(scenario, first, second, second.seconds / first.seconds, cpu_ratio)
 
 
 def table(names: list[str], pairs: list[Pair]) -> str:

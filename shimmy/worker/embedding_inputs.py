@@ -10,6 +10,10 @@ from shimmy.core.request import Embedding, Pooling
 from shimmy.worker.embedding import Job
 
 
+# In the vectors of the tokens of one request: 32 MB, which fit into a frame, and several times as much in JSON.
+MAX_NUMBERS = 8 << 20
+
+
 class Model(Protocol):
     """What is asked of a model (worker/llama/model.py is the real one)."""
 
@@ -58,7 +62,15 @@ class InputReader:
         for number, each in enumerate(request.inputs):
             field = request.field.replace("*", str(number))
             inputs.append(array.array("i", self._fitting(self._tokens(each, request, query, field), field)))
+        if pooling == "none":
+            self._check_rows(request, sum(map(len, inputs)))
         return Job(request, inputs, pooling, arrived_at)
+
+    def _check_rows(self, request: Embedding, num_tokens: int) -> None:
+        if num_tokens * self._width > MAX_NUMBERS:
+            field = request.field.removesuffix("[*]")
+            most = MAX_NUMBERS // self._width
+            raise TooLarge(f"{field}: {num_tokens} tokens; at most {most} get a vector each at once", param=field)
 
     def _pooling(self, request: Embedding) -> Pooling:
         ranks = self._ranks

@@ -49,7 +49,7 @@ def expected_score(tensors: Tensors, query: tuple[int, ...], document: tuple[int
         return np.asarray(scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"])
 
     def gelu(x: Array) -> Array:
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
 
     x = tensors["token_embd.weight"][tokens] + tensors["position_embd.weight"][: len(tokens)]
     x = norm("token_embd_norm", x + tensors["token_types.weight"][0])

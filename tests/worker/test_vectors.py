@@ -8,11 +8,12 @@ from queue import SimpleQueue
 
 import pytest
 
-from shimmy.core.errors import ContextOverflow, RequestError, Unsupported
+from shimmy.core.errors import ContextOverflow, RequestError, TooLarge, Unsupported
 from shimmy.core.events import Embedded, Event, Failed, Finished, TextDelta
 from shimmy.core.ipc import Abort, EngineOptions, Events
 from shimmy.core.request import Embedding, Generation, Pooling, Sampling, Text, TokenId
 from shimmy.worker.embedding import Embedder
+from shimmy.worker.embedding_inputs import MAX_NUMBERS
 from shimmy.worker.encoder import EncoderEngine, EncoderLoop
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama.pooled import PooledContext
@@ -123,6 +124,16 @@ def test_poolings_are_made_of_the_vectors_of_tokens(encoder: EncoderEngine, pool
         means = [sum(column) / len(tokens) for column in zip(*tokens, strict=True)]
         expected = {"mean": means, "cls": tokens[0], "last": tokens[-1]}[pooling]
         assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_vectors_of_all_tokens_have_to_fit_into_a_frame(encoder: EncoderEngine) -> None:
+    most = MAX_NUMBERS // minilm.WIDTH
+    inputs: list[Input] = [[2000] * 512] * (most // 512)
+    request = Embedding(id="a", model="m", inputs=list(inputs), pooling="none")
+    encoder.inputs().prepare(request)
+    with pytest.raises(TooLarge) as caught:
+        encoder.inputs().prepare(Embedding(id="a", model="m", inputs=[*inputs, [2000] * 512], pooling="none"))
+    assert caught.value.param == "input"
 
 
 def test_only_a_model_that_ranks_does(encoder: EncoderEngine) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shimmy.core.capabilities import is_encoder, stated_pooling
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
 from shimmy.core.request import Pooling
 from shimmy.worker.llama import abi, backend
@@ -78,11 +77,16 @@ class Model:
     @property
     def is_encoder(self) -> bool:
         """Whether it has no memory of a text that it could go on with: it makes vectors only."""
+        # Not before the file is read, which is what a worker does first; so below.
+        from shimmy.core.capabilities import is_encoder
+
         return is_encoder(self.metadata)
 
     @property
     def stated_pooling(self) -> Pooling | None:
         """How vectors are made of those of tokens, if the file says so."""
+        from shimmy.core.capabilities import stated_pooling
+
         return stated_pooling(self.metadata)
 
     @property
@@ -110,7 +114,6 @@ class Model:
     @property
     def reuse(self) -> "Reuse":
         """What of a sequence's memory can be used again for another one."""
-        # Not before the file is read, which is what a worker does first.
         from shimmy.worker.prefix_states import Reuse
 
         recurrent = self._library.llama_model_is_recurrent(self._handle)
