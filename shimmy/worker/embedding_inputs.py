@@ -9,7 +9,6 @@ from shimmy.core.errors import ContextOverflow, RequestError, TooLarge, Unsuppor
 from shimmy.core.request import Embedding, Pooling
 from shimmy.worker.embedding import Job
 
-
 # In the vectors of the tokens of one request: 32 MB, which fit into a frame, and several times as much in JSON.
 MAX_NUMBERS = 8 << 20
 
