@@ -66,7 +66,7 @@ class Pair(msgspec.Struct, frozen=True):
 def main() -> None:
     options = arguments()
     model = str(options.model_file or minilm.path())
-    commands = {name: EMBEDDING[name](model) for name in options.server}
+    commands = {name: EMBEDDING[name](model, options.threads) for name in options.server}
     pairs = asyncio.run(measure(commands, options.rounds))
     print(table(list(commands), pairs), file=sys.stderr)
     document = {"model": Path(model).name, "servers": report.public(commands), "pairs": pairs}
@@ -78,6 +78,7 @@ def arguments() -> argparse.Namespace:
     names = list(EMBEDDING)
     parser.add_argument("--server", nargs=2, choices=names, default=names, help="default: %(default)s")
     parser.add_argument("--model-file", type=Path, metavar="FILE")
+    parser.add_argument("--threads", type=int, help="of each server (default: one for each core)")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--output", type=Path, metavar="FILE")
     return parser.parse_args()

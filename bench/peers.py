@@ -44,9 +44,9 @@ def _same_flags() -> list[str]:
     return ["-m", MODEL_FILE, *map(str, sizes), "--kv-unified"]
 
 
-def _embedding_flags() -> list[str]:
+def _embedding_flags(num_threads: int) -> list[str]:
     """As many texts as llama-server may be asked at once here, and batches that hold them."""
-    sizes = ["-t", _num_threads(), "-np", _NUM_SEQUENCES, "-c", _CONTEXT_TOKENS, "-b", 2048, "-ub", 2048]
+    sizes = ["-t", num_threads, "-np", _NUM_SEQUENCES, "-c", _CONTEXT_TOKENS, "-b", 2048, "-ub", 2048]
     return ["--embeddings", "--pooling", "mean", *map(str, sizes), "--kv-unified"]
 
 
@@ -65,10 +65,10 @@ SERVING: dict[str, Callable[[], str]] = {
 }
 # With what keeps prompts over a restart, where a server has that.
 LASTING = SERVING | {"shimmy": lambda: _shimmy(*_own_flags(), "--kv-cache", "2G")}
-# Making vectors with some model.
-EMBEDDING: dict[str, Callable[[str], str]] = {
-    "shimmy": lambda model: _shimmy("--threads", str(_num_threads()), "--model-path", model),
-    "llama-server": lambda model: _llama_server("-m", model, *_embedding_flags()),
+# Making vectors with the model in a file, on so many threads, or on one for each core.
+EMBEDDING: dict[str, Callable[[str, int | None], str]] = {
+    "shimmy": lambda model, threads: _shimmy("--threads", str(threads or _num_threads()), "--model-path", model),
+    "llama-server": lambda model, threads: _llama_server("-m", model, *_embedding_flags(threads or _num_threads())),
 }
 # Without a model, where a server can start without one.
 IDLE: dict[str, Callable[[], str]] = {"shimmy": _shimmy, "llama-server": _llama_server, "fastapi": _fastapi}
