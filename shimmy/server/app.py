@@ -103,6 +103,8 @@ class App:
         scope["app"] = self  # or Starlette answers 404 and 405 itself, in plain text, and does not raise them
         connection = Connection(send)
         reply = Reply(send, connection, access, self._settings.stall_seconds)
+        # What a route has to say beside its answer, whatever form that has.
+        scope["state"]["headers"] = reply.headers
         self._replies.add(reply)
         self._idle.clear()
         try:

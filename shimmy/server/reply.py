@@ -18,7 +18,7 @@ Header = tuple[bytes, bytes]
 
 
 class Reply:
-    """An ASGI `send` that adds the request id, notes the status, and cuts a client that takes nothing for
+    """An ASGI `send` that adds the request id and `headers`, notes the status, and cuts a client that takes nothing for
     `stall_seconds`."""
 
     def __init__(self, send: Send, connection: Connection, access: Access, stall_seconds: float) -> None:
@@ -26,12 +26,14 @@ class Reply:
         self._connection = connection
         self._access = access
         self._stall_seconds = stall_seconds
+        self.headers: list[Header] = []
 
     async def __call__(self, message: Message) -> None:
         """Raises `ClientGone` for a client that had to be cut."""
         if message["type"] == "http.response.start":
             self._access.status = message["status"]
-            message = {**message, "headers": [*message["headers"], (b"x-request-id", self._access.id.encode())]}
+            own = (b"x-request-id", self._access.id.encode())
+            message = {**message, "headers": [*message["headers"], own, *self.headers]}
         # A timer for each token costs more than encoding it.
         if self._connection.takes(len(message.get("body", b""))):
             return await self._send(message)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shimmy.protocols.openai.infill import Infills
     from shimmy.protocols.openai.models import Models
     from shimmy.protocols.openai.rerank import Rerank
+    from shimmy.protocols.openai.responses.endpoint import Responses
     from shimmy.protocols.openai.tokens import TokenEndpoints
     from shimmy.server.streaming import EventStream, LongAnswer
 
@@ -36,6 +37,7 @@ def prepare() -> None:
     import shimmy.protocols.openai.infill
     import shimmy.protocols.openai.models
     import shimmy.protocols.openai.rerank
+    import shimmy.protocols.openai.responses.endpoint
     import shimmy.protocols.openai.tokens  # noqa: F401
 
 
@@ -84,6 +86,12 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         return Rerank(inference)
 
     @cache
+    def responses() -> "Responses":
+        from shimmy.protocols.openai.responses.endpoint import Responses
+
+        return Responses(inference, settings)
+
+    @cache
     def models() -> "Models":
         from shimmy.protocols.openai.models import Models
 
@@ -116,6 +124,15 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
     async def create_ranking(request: Request) -> Response:
         return await rerank().create(request)
 
+    async def create_response(request: Request) -> "Response | EventStream":
+        return await responses().create(request)
+
+    async def count_input_tokens(request: Request) -> Response:
+        return await responses().count_input_tokens(request)
+
+    async def refuse_response(request: Request) -> Response:
+        return await responses().refuse(request)
+
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
@@ -132,6 +149,11 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         Route("/v1/embeddings", create_embeddings, methods=["POST"]),
         *(Route(path, create_native_embeddings, methods=["POST"]) for path in ("/embeddings", "/embedding")),
         *(Route(path, create_ranking, methods=["POST"]) for path in _RERANK),
+        Route("/v1/responses", create_response, methods=["POST"]),
+        Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
+        Route("/v1/responses/{id}", refuse_response, methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/input_items", refuse_response),
+        Route("/v1/responses/{id}/cancel", refuse_response, methods=["POST"]),
         Route("/v1/models", list_models),
         Route("/v1/models/{id:path}", get_model),
     ]

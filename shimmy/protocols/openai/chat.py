@@ -2,19 +2,19 @@
 
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Finished, FinishReason, ToolCallDelta
 from shimmy.core.request import Chat, Generation
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai import reasoning
 from shimmy.protocols.openai.answer import Call, Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import decode
+from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -31,12 +31,12 @@ from shimmy.protocols.openai.tools import is_legacy, tool_choice, tools
 from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.streaming import EventStream
 
-_decoder = msgspec.json.Decoder(ChatRequest)
+_decoder = Decoder(ChatRequest)
 
 
 class ChatCompletions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         refuse({"chat_template": body.chat_template})
         if body.modalities != ["text"]:
             refuse({"modalities": body.modalities})

@@ -2,18 +2,18 @@
 
 from typing import Any, cast
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.events import Finished
 from shimmy.core.request import Generation, Infill, Prompt, Text, Tokens
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import decode
+from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -29,12 +29,12 @@ from shimmy.server.streaming import EventStream
 MAX_CHOICES = 128  # of one request, all its prompts together
 DEFAULT_MAX_TOKENS = 16  # OpenAI API reference, completions, max_tokens
 
-_decoder = msgspec.json.Decoder(CompletionRequest)
+_decoder = Decoder(CompletionRequest)
 
 
 class Completions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         _refuse_unsupported(body)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         check_min_tokens(body, max_tokens)

@@ -1,6 +1,6 @@
 """What an answer must be: the fields that OpenAI, llama-server and vLLM have for it, as one `Constraint`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -9,9 +9,10 @@ from shimmy.core.request import MAX_CONSTRAINT_BYTES, Constraint, ConstraintKind
 from shimmy.protocols.openai.wire import ABSENT, CommonFields, ResponseFormat, StructuredOutputs
 
 
-def constraint(body: CommonFields) -> Constraint | None:
-    """Raises `RequestError` for two at once, and for one that is too long to be looked at."""
-    found = list(_constraints(body))
+def constraint(body: CommonFields, more: Iterable[Constraint] = ()) -> Constraint | None:
+    """`more` are those of other fields. Raises `RequestError` for two at once, and for one that is too long to be looked
+    at."""
+    found = [*more, *_constraints(body)]
     if not found:
         return None
     first, *others = found
@@ -27,8 +28,8 @@ def _constraints(body: CommonFields) -> Iterator[Constraint]:
         yield from _of_format(body.response_format)
     if body.structured_outputs is not None:
         yield from _of_structured_outputs(body.structured_outputs)
-    yield from _schema("json_schema", body.json_schema)
-    yield from _schema("guided_json", body.guided_json)
+    yield from schema("json_schema", body.json_schema)
+    yield from schema("guided_json", body.guided_json)
     yield from _texts(body.grammar, body.regex, body.choice, "")
     yield from _texts(body.guided_grammar, body.guided_regex, body.guided_choice, "guided_")
 
@@ -40,13 +41,13 @@ def _of_format(format: ResponseFormat) -> Iterator[Constraint]:
         case "json_object" if format.schema == ABSENT:
             yield Constraint("json_object", "", "response_format")
         case "json_object":
-            yield from _schema("response_format.schema", format.schema)
+            yield from schema("response_format.schema", format.schema)
         case "json_schema" if format.json_schema is not None:
-            yield from _schema("response_format.json_schema.schema", format.json_schema.schema, required=True)
+            yield from schema("response_format.json_schema.schema", format.json_schema.schema, required=True)
         case "json_schema":
             # llama-server has it here, too.
             field = "response_format.schema" if format.schema != ABSENT else "response_format.json_schema"
-            yield from _schema(field, format.schema, required=True)
+            yield from schema(field, format.schema, required=True)
         case other:
             message = f"response_format.type: there is no {other[:40]!r}, only text, json_object, json_schema"
             raise Unsupported(message, param="response_format.type")
@@ -56,13 +57,13 @@ def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Constraint]:
     prefix = "structured_outputs."
     if given.structural_tag is not None:
         raise Unsupported(f"{prefix}structural_tag is not supported", param=f"{prefix}structural_tag")
-    yield from _schema(f"{prefix}json", given.json)
+    yield from schema(f"{prefix}json", given.json)
     if given.json_object:
         yield Constraint("json_object", "", f"{prefix}json_object")
     yield from _texts(given.grammar, given.regex, given.choice, prefix)
 
 
-def _schema(field: str, raw: msgspec.Raw, *, required: bool = False) -> Iterator[Constraint]:
+def schema(field: str, raw: msgspec.Raw, *, required: bool = False) -> Iterator[Constraint]:
     """A schema as it stands in the request: the order of its properties is that of the answer. vLLM takes it in a
     string as well."""
     if raw == ABSENT:

@@ -8,7 +8,8 @@ from starlette.requests import Request
 
 from shimmy.core.errors import RequestError
 from shimmy.core.request import MAX_INPUTS, Dimensions, Embedding, Norm, Patience, Pooling, Priority, TokenId
-from shimmy.protocols.openai.errors import decode
+from shimmy.core.unknown_fields import Decoder
+from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
 from shimmy.protocols.openai.vectors import Encode, as_base64, as_floats, as_row, as_rows, collect
 from shimmy.protocols.openai.wire import ModelName
@@ -42,8 +43,8 @@ class NativeRequest(CommonFields, frozen=True, kw_only=True):
     content: Inputs | None = None
 
 
-_decoder = msgspec.json.Decoder(EmbeddingsRequest)
-_native_decoder = msgspec.json.Decoder(NativeRequest)
+_decoder = Decoder(EmbeddingsRequest)
+_native_decoder = Decoder(NativeRequest)
 
 
 class Embeddings:
@@ -51,7 +52,7 @@ class Embeddings:
         self._inference = inference
 
     async def create(self, request: Request) -> LongAnswer:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         if body.pooling == "none":
             raise RequestError("pooling: a vector for each token is what /embeddings gives", param="pooling")
         wanted = _embedding(request, body, body.input, "input", dimensions=body.dimensions)
@@ -62,7 +63,7 @@ class Embeddings:
         return LongAnswer([b'{"object":"list","data":[', *entries, b"]," + tail[1:]])
 
     async def create_native(self, request: Request) -> LongAnswer:
-        body = decode(_native_decoder, await request.body())
+        body = await read(request, _native_decoder)
         field, inputs = ("content", body.content) if body.input is None else ("input", body.input)
         if inputs is None:
             raise RequestError("input: this field is required", param="input")

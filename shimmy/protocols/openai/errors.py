@@ -1,13 +1,17 @@
-"""Errors as OpenAI's clients expect them, and a request's bytes as a Struct or such an error."""
+"""Errors as OpenAI's clients expect them, and a request's body as a Struct or such an error."""
 
 import re
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
+from starlette.requests import Request
 
 from shimmy.core.errors import RequestError, ShimmyError
+from shimmy.core.unknown_fields import Decoder
+from shimmy.server.strictness import note
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # type by status, as the SDKs' exception classes are (openai/_exceptions.py), timeouts as Anthropic has them; other 4xx
 # are the request's fault
@@ -38,7 +42,18 @@ def encode_error_event(error: ShimmyError) -> bytes:
     return b"data: " + encode_error(error) + b"\n\n"
 
 
-def decode(decoder: msgspec.json.Decoder[T], content: bytes) -> T:
+class Decodes(Protocol[T_co]):
+    def decode(self, content: bytes, /) -> T_co: ...
+
+
+async def read(request: Request, decoder: Decoder[T]) -> T:
+    """The request's body; what of it is unknown is noted. Raises `RequestError` like `decode`."""
+    body, unknown = decode(decoder, await request.body())
+    note(request, unknown)
+    return body
+
+
+def decode(decoder: Decodes[T], content: bytes) -> T:
     """Raises `RequestError` for whatever is wrong with the bytes, naming the field if there is one."""
     try:
         return decoder.decode(content)

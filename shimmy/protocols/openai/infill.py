@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from shimmy.core.events import Event, Finished, TextDelta
 from shimmy.core.request import File, Generation, Infill
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.answer import Tally
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint
-from shimmy.protocols.openai.errors import decode, encode_error_event
+from shimmy.protocols.openai.errors import encode_error_event, read
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -47,12 +48,12 @@ class InfillRequest(CommonFields, frozen=True, kw_only=True):
     n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
 
 
-_decoder = msgspec.json.Decoder(InfillRequest)
+_decoder = Decoder(InfillRequest)
 
 
 class Infills(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         refuse({"n": body.n if body.n != 1 else None})
         max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens
         max_tokens = None if max_tokens == -1 else max_tokens

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from shimmy.core.events import Embedded
 from shimmy.core.request import MAX_INPUTS, Embedding, Patience, Priority
-from shimmy.protocols.openai.errors import decode
+from shimmy.core.unknown_fields import Decoder
+from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
 from shimmy.protocols.openai.vectors import collect
 from shimmy.protocols.openai.wire import ModelName
@@ -33,7 +34,7 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Patience | None = None
 
 
-_decoder = msgspec.json.Decoder(RerankRequest)
+_decoder = Decoder(RerankRequest)
 
 
 class Rerank:
@@ -41,7 +42,7 @@ class Rerank:
         self._inference = inference
 
     async def create(self, request: Request) -> Response:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         texts = [each if isinstance(each, str) else each.text for each in body.documents]
         wanted = Embedding(
             id=new_id("rank"),

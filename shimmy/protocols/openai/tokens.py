@@ -10,11 +10,13 @@ from starlette.responses import Response
 from shimmy.core import ipc
 from shimmy.core.errors import RequestError
 from shimmy.core.request import Prompt, Text, TokenId
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.chat import chat_of
-from shimmy.protocols.openai.errors import decode
+from shimmy.protocols.openai.errors import decode, read
 from shimmy.protocols.openai.wire import ChatRequest, ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect
+from shimmy.server.strictness import note
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True):
@@ -42,9 +44,17 @@ class ChatFields(ChatRequest, frozen=True, kw_only=True):
     model: ModelName = ""
 
 
-_tokenize = msgspec.json.Decoder(TokenizeRequest)
-_detokenize = msgspec.json.Decoder(DetokenizeRequest)
-_chat = msgspec.json.Decoder(ChatFields)
+class TokenizeChat(ChatFields, frozen=True, kw_only=True):
+    """With vLLM's fields for its tokens."""
+
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+_tokenize = Decoder(TokenizeRequest)
+_detokenize = Decoder(DetokenizeRequest)
+_chat = Decoder(ChatFields)
+_chat_to_tokenize = Decoder(TokenizeChat)
 
 
 class TokenEndpoints:
@@ -52,11 +62,17 @@ class TokenEndpoints:
         self._inference = inference
 
     async def tokenize(self, request: Request) -> Response:
-        body = decode(_tokenize, await request.body())
+        body, unknown = decode(_tokenize, await request.body())
         given = [name for name in ("content", "prompt", "messages") if getattr(body, name) is not None]
         if len(given) != 1:
             raise RequestError("content: this field is required, or prompt, or messages; one of them", param="content")
-        question = _question(body, await request.body())
+        if body.messages is not None:
+            chat = await read(request, _chat_to_tokenize)
+            question = _of_prompt(body, chat_of(chat))
+        else:
+            note(request, unknown)
+            content = body.content
+            question = _of_text(body, content) if content is not None else _of_prompt(body, Text(body.prompt or ""))
         model = await self._model(body.model)
         answer = await self._asked(request, lambda: self._inference.tokenize(model, question, request.state.tenant))
         if body.content is not None:
@@ -68,13 +84,13 @@ class TokenEndpoints:
 
     async def detokenize(self, request: Request) -> Response:
         """llama-server calls the text `content`, vLLM `prompt`."""
-        body = decode(_detokenize, await request.body())
+        body = await read(request, _detokenize)
         model, tenant = await self._model(body.model), request.state.tenant
         text = await self._asked(request, lambda: self._inference.detokenize(model, body.tokens, tenant))
         return _json({"content": text, "prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
-        body = decode(_chat, await request.body())
+        body = await read(request, _chat)
         chat, model = chat_of(body), await self._model(body.model)
         text = await self._asked(request, lambda: self._inference.render(model, chat, request.state.tenant))
         return _json({"prompt": text})
@@ -89,12 +105,13 @@ class TokenEndpoints:
         return await until_disconnect(request.receive, answer())
 
 
-def _question(body: TokenizeRequest, content: bytes) -> ipc.Tokenize:
-    """By default llama-server adds nothing to a text, and vLLM what the model begins texts with."""
-    if body.content is not None:
-        add, spelled = bool(body.add_special), bool(body.with_pieces)
-        return ipc.Tokenize(Text(body.content), add, body.parse_special is not False, spelled)
-    prompt: Prompt = Text(body.prompt) if body.prompt is not None else chat_of(decode(_chat, content))
+def _of_text(body: TokenizeRequest, text: str) -> ipc.Tokenize:
+    """llama-server adds nothing to a text unless it is told to."""
+    return ipc.Tokenize(Text(text), bool(body.add_special), body.parse_special is not False, bool(body.with_pieces))
+
+
+def _of_prompt(body: TokenizeRequest, prompt: Prompt) -> ipc.Tokenize:
+    """vLLM adds what the model begins texts with."""
     return ipc.Tokenize(prompt, body.add_special_tokens is not False, True, bool(body.return_token_strs))
 
 

@@ -1,6 +1,6 @@
 """The tools of a chat request, whether they may or must be called, and OpenAI's older `functions`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -21,27 +21,36 @@ def tools(body: ChatRequest) -> list[Tool]:
     """Raises `RequestError` naming the field of what is no tool, has a name twice, or is too large."""
     if body.functions and body.tools:
         raise RequestError("functions: there are already tools; choose one", param="functions")
+    return tools_of(_functions(body), "functions" if is_legacy(body) else "tools")
+
+
+def tools_of(functions: Iterable[tuple[str, Function]], all_field: str) -> list[Tool]:
+    """Of functions, each with what the client calls it; `all_field` is what it calls them all."""
     found: list[Tool] = []
     names: set[str] = set()
-    for field, function in _functions(body):
+    for field, function in functions:
         if function.name in names:
             raise RequestError(f"{field}.name: there are two tools {function.name!r}", param=f"{field}.name")
         names.add(function.name)
         found.append(_tool(field, function))
     if sum(len(tool.parameters) + len(tool.description or "") for tool in found) > MAX_TOOLS_BYTES:
-        field = "functions" if is_legacy(body) else "tools"
-        raise RequestError(f"{field}: more than {MAX_TOOLS_BYTES} bytes in all", param=field)
+        raise RequestError(f"{all_field}: more than {MAX_TOOLS_BYTES} bytes in all", param=all_field)
     return found
 
 
 def tool_choice(body: ChatRequest, tools: list[Tool]) -> ToolChoice:
     """Raises `RequestError` naming the field, for a tool that is not there, too."""
     if is_legacy(body):
-        choice = _chosen("function_call", body.function_call, ("none", "auto"))
+        choice = chosen("function_call", body.function_call, ("none", "auto"))
         field, name_field, parallel = "function_call", "function_call.name", False
     else:
-        choice = _chosen("tool_choice", _named(body.tool_choice), _MODES)
+        choice = chosen("tool_choice", _named(body.tool_choice))
         field, name_field, parallel = "tool_choice", "tool_choice.function.name", body.parallel_tool_calls is not False
+    return check_choice(choice, tools, field, name_field, parallel=parallel)
+
+
+def check_choice(choice: ToolChoice, tools: list[Tool], field: str, name_field: str, *, parallel: bool) -> ToolChoice:
+    """Raises `RequestError` for one that these tools leave nothing to."""
     if choice.mode == "required" and not tools:
         raise RequestError(f"{field}: there are no tools to call", param=field)
     if choice.name is not None and choice.name not in {tool.name for tool in tools}:
@@ -123,7 +132,7 @@ def _named(choice: str | NamedTool | None) -> str | FunctionName | None:
     return choice.function
 
 
-def _chosen(field: str, choice: str | FunctionName | None, modes: tuple[ToolMode, ...]) -> ToolChoice:
+def chosen(field: str, choice: str | FunctionName | None, modes: tuple[ToolMode, ...] = _MODES) -> ToolChoice:
     if choice is None:
         return ToolChoice()
     if isinstance(choice, FunctionName):

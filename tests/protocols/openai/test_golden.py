@@ -16,7 +16,7 @@ from tests.server.live import Live, chat_body, run_live
 
 pytestmark = pytest.mark.program
 GOLDEN = Path(__file__).parents[2] / "golden"
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 USAGE = {"stream_options": {"include_usage": True}}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -32,6 +32,15 @@ EXCHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "openai-chat-tools-error": (CHAT, chat_body("hello", tools=[TOOL, TOOL])),
     "openai-chat-reasoning": (CHAT, chat_body("!think 1 Hm. Yes")),
     "openai-chat-reasoning-stream": (CHAT, chat_body("!think 1 Hm. Yes", stream=True, **USAGE)),
+    "openai-responses": (RESPONSES, {"model": "echo", "input": "!think 1 Hm. Yes"}),
+    "openai-responses-stream": (RESPONSES, {"model": "echo", "input": "!say Hello there.", "stream": True}),
+    "openai-responses-stream-error": (RESPONSES, {"model": "echo", "input": "!crash SIGABRT 1", "stream": True}),
+    "openai-responses-tools-stream": (
+        RESPONSES,
+        {"model": "echo", "input": '!call 1 {"a":1}', "stream": True, "tools": [{"type": "function", "name": "f"}]},
+    ),
+    "openai-responses-error": (RESPONSES, {"model": "echo", "input": "hi", "previous_response_id": "resp_1"}),
+    "openai-chat-ignored": (CHAT, chat_body("!say Hello there.", user="me")),
     "openai-completions": (COMPLETIONS, {"model": "echo", "prompt": ["!say one", "!say two"]}),
     "openai-completions-stream": (COMPLETIONS, {"model": "echo", "prompt": "!say one", "stream": True, **USAGE}),
 }
@@ -39,8 +48,8 @@ EXCHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def normalised(answer: str) -> str:
     for pattern, replacement in (
-        (r"(chatcmpl|cmpl|req)([-_])[0-9a-f]{24}", r"\1\2ID"),
-        (r'"created":\d+', '"created":TIME'),
+        (r"(chatcmpl|cmpl|req|resp|msg|rs|fc)([-_])[0-9a-f]{24}", r"\1\2ID"),
+        (r'"(created|created_at|completed_at)":\d+', r'"\1":TIME'),
         (r"date: .*", "date: DATE"),
         (rf"shimmy-{re.escape(__version__)}", "shimmy-VERSION"),
         (r"content-length: \d+", "content-length: LENGTH"),

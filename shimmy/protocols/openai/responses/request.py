@@ -1,0 +1,160 @@
+"""A request for a response as a `Generation`, and what is refused of it."""
+
+from collections.abc import Iterator
+
+from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.request import Chat, Constraint, Generation, Reasoning, Tool, ToolChoice
+from shimmy.protocols.openai.constraint import constraint, schema
+from shimmy.protocols.openai.generation import (
+    check_min_tokens,
+    refuse,
+    sampling,
+    scheduling,
+    speculative,
+    stop_strings,
+)
+from shimmy.protocols.openai.responses.items import messages
+from shimmy.protocols.openai.responses.wire import NamedTool, ResponsesRequest, TextFormat
+from shimmy.protocols.openai.template import template_fields
+from shimmy.protocols.openai.tools import check_choice, chosen, tools_of
+from shimmy.protocols.openai.wire import Function
+
+ENCRYPTED = "reasoning.encrypted_content"
+# The others are about tools that are refused, or images: there is nothing that they could include.
+_INCLUDABLE = {
+    ENCRYPTED,
+    "message.output_text.logprobs",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+}
+_STATEFUL = "nothing is stored: send the whole conversation as input"
+
+
+def generation(body: ResponsesRequest, id: str, tenant: str) -> Generation:
+    """Raises `RequestError` naming the field."""
+    _check(body)
+    max_tokens = body.max_tokens if body.max_output_tokens is None else body.max_output_tokens
+    check_min_tokens(body, max_tokens)
+    return Generation(
+        id=id,
+        model=body.model,
+        prompt=chat_of(body),
+        sampling=sampling(body),
+        max_tokens=max_tokens,
+        stop=stop_strings(body),
+        stop_tokens=body.stop_token_ids or [],
+        logprobs=(body.top_logprobs or 0) if body.tells_tokens else None,
+        speculative=speculative(body),
+        constraint=constraint(body, _of_format(body)),
+        **scheduling(body, tenant),
+    )
+
+
+def chat_of(body: ResponsesRequest) -> Chat:
+    tools, choice = _tools(body)
+    return Chat(
+        messages(body.instructions, body.input),
+        tools=tools,
+        tool_choice=choice,
+        reasoning=_reasoning(body),
+        **template_fields(body.chat_template_kwargs, None, None),
+    )
+
+
+def in_our_words(error: RequestError) -> RequestError:
+    """What the worker says of a chat, in the names that its fields have here."""
+    if error.param is None:
+        return error
+    param = error.param.replace(".function.", ".")
+    param = f"input{param[len('messages') :]}" if param.startswith("messages") else param
+    message = error.message.replace(f"{error.param}:", f"{param}:", 1)
+    return type(error)(message, param=param, **error.details)
+
+
+def _check(body: ResponsesRequest) -> None:
+    for field in ("previous_response_id", "conversation"):
+        if getattr(body, field) is not None:
+            raise Unsupported(f"{field} is not supported, since {_STATEFUL}", param=field)
+    if body.background:
+        raise Unsupported("background is not supported: nothing is stored that could be asked for", param="background")
+    if body.prompt is not None:
+        raise Unsupported("prompt: there are no stored prompts", param="prompt")
+    refuse({"context_management": body.context_management, "n": None if body.n == 1 else body.n})
+    if body.truncation not in (None, "disabled"):
+        message = f"truncation: only 'disabled' is supported, not {body.truncation[:40]!r}"
+        raise Unsupported(message, param="truncation")
+    for at, name in enumerate(body.include or []):
+        if name not in _INCLUDABLE:
+            raise RequestError(f"include[{at}]: there is no {name[:80]!r}", param=f"include[{at}]")
+
+
+def _tools(body: ResponsesRequest) -> tuple[list[Tool], ToolChoice]:
+    tools = tools_of(_functions(body), "tools")
+    given = body.tool_choice
+    if isinstance(given, NamedTool) and given.type == "allowed_tools":
+        allowed = _allowed(given, {tool.name for tool in tools})
+        tools = [tool for tool in tools if tool.name in allowed]
+        choice = ToolChoice(given.mode or "auto")
+    elif isinstance(given, NamedTool):
+        if given.type != "function":
+            what = f"tool_choice.type: {given.type[:40]!r} is no function; there are no other tools"
+            raise Unsupported(what, param="tool_choice.type")
+        if given.name is None:
+            raise RequestError("tool_choice.name: this field is required", param="tool_choice.name")
+        choice = ToolChoice("required", given.name)
+    else:
+        choice = chosen("tool_choice", given)
+    parallel = body.parallel_tool_calls is not False
+    return tools, check_choice(choice, tools, "tool_choice", "tool_choice.name", parallel=parallel)
+
+
+def _allowed(given: NamedTool, known: set[str]) -> set[str]:
+    """Only those are shown to the model: what it does not know it does not call."""
+    names = set()
+    for at, tool in enumerate(given.tools or []):
+        field = f"tool_choice.tools[{at}]"
+        if tool.type != "function" or tool.name not in known:
+            name = (tool.name or tool.type)[:80]
+            raise RequestError(f"{field}: there is no tool {name!r}", param=field)
+        names.add(tool.name)
+    return names
+
+
+def _functions(body: ResponsesRequest) -> Iterator[tuple[str, Function]]:
+    for at, tool in enumerate(body.tools or []):
+        field = f"tools[{at}]"
+        if tool.type != "function":
+            message = f"{field}.type: only functions are supported, not {tool.type[:40]!r}"
+            raise Unsupported(message, param=f"{field}.type")
+        if tool.name is None:
+            raise RequestError(f"{field}.name: this field is required", param=f"{field}.name")
+        yield field, Function(tool.name, tool.description, tool.parameters, tool.strict)
+
+
+def _of_format(body: ResponsesRequest) -> Iterator[Constraint]:
+    match body.text.format if body.text is not None else None:
+        case None | TextFormat("text"):
+            return
+        case TextFormat("json_object"):
+            yield Constraint("json_object", "", "text.format")
+        case TextFormat("json_schema") as format:
+            yield from schema("text.format.schema", format.schema, required=True)
+        case other:
+            message = f"text.format.type: there is no {other.type[:40]!r}, only text, json_object, json_schema"
+            raise Unsupported(message, param="text.format.type")
+
+
+def _reasoning(body: ResponsesRequest) -> Reasoning:
+    given = body.reasoning
+    if given is None:
+        return Reasoning()
+    if given.effort == "none" and given.enabled:
+        raise RequestError("reasoning.enabled: reasoning.effort already says 'none'", param="reasoning.enabled")
+    enabled = False if given.effort == "none" or given.max_tokens == 0 else given.enabled
+    effort = None if given.effort == "none" else given.effort
+    budget = None if given.max_tokens is None or given.max_tokens < 0 else given.max_tokens
+    return Reasoning(enabled, effort, budget)
