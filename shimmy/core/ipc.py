@@ -145,7 +145,13 @@ class Render(msgspec.Struct, frozen=True, tag="render"):
     chat: Chat
 
 
-Question = Tokenize | CountTokens | Detokenize | Render
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """What would be computed for a request, without computing it."""
+
+    generation: Generation
+
+
+Question = Tokenize | CountTokens | Detokenize | Render | Explain
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -265,9 +271,27 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
 
 
 class Written(msgspec.Struct, frozen=True, tag="written"):
-    """Answer to `Detokenize` and `Render`."""
+    """Answer to `Detokenize` and `Render`, and to `Explain`: an `Explanation` in JSON."""
 
     text: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """`prompt` is as the template rendered it, `max_tokens` what there is room for, or less if that was asked for.
+    `stop` has the template's stop strings, too, and `sampling` every field of a `Sampling`, with the model's own values
+    where the request has none. `calls` says why calls are held to a form, by the name of the field."""
+
+    prompt: str
+    prompt_tokens: int
+    context_length: int
+    max_tokens: int
+    template_source: str
+    stop: list[str]
+    stop_token_ids: list[int]
+    constraint: dict[str, str] | None
+    calls: str | None
+    reasoning_budget: int | None
+    sampling: dict[str, Any]
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

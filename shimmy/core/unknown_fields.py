@@ -35,7 +35,7 @@ class Decoder(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         self._lenient = msgspec.json.Decoder(kind)
-        self._strict: msgspec.json.Decoder[T] = msgspec.json.Decoder(_refusing(kind))
+        self._strict: msgspec.json.Decoder[T] = msgspec.json.Decoder(_refusing(cast(Any, kind)))
 
     def decode(self, content: bytes) -> tuple[T, list[str]]:
         """The body, and the unknown fields as paths such as "messages[0].foo", the first `MAX_NAMES` of them. Raises
@@ -48,8 +48,9 @@ class Decoder(Generic[T]):
 
     def _unknown(self, content: bytes) -> list[str]:
         if len(content) > MAX_SEARCHED_BYTES:
+            names: Iterator[str]
             top = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-            names = (name for name in top if name not in _fields(self._kind))
+            names = (name for name in top if name not in _fields(cast(Any, self._kind)))
         else:
             names = _names(msgspec.json.decode(content), self._kind)
         return [name for name, _ in zip(names, range(MAX_NAMES), strict=False)]

@@ -43,6 +43,7 @@ def build_app(
     guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
     probes = Probes(readiness or Readiness(inference))
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
+    routes.append(Route("/openapi.json", Description(routes).get))
     return App(routes, guard, settings)
 
 
@@ -64,6 +65,22 @@ class Probes:
 
     async def readyz(self, request: Request) -> Response:
         return _json(200 if self._readiness.state == "ready" else 503, self._readiness.report())
+
+
+class Description:
+    """Of all routes, made when it is first asked for."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self._routes = routes
+        self._document: bytes | None = None
+
+    async def get(self, request: Request) -> Response:
+        if self._document is None:
+            from shimmy.server.openapi import document
+
+            operations = await asyncio.to_thread(openai.operations)
+            self._document = await asyncio.to_thread(document, self._routes, operations)
+        return Response(self._document, media_type="application/json")
 
 
 class App:

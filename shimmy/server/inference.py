@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from shimmy.core import ipc
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError, ShimmyError, WorkerLost
 from shimmy.core.events import Accepted, Embedded, Event
@@ -101,6 +103,11 @@ class Inference:
     async def render(self, model: str, chat: Chat, tenant: str = "") -> str:
         """What the model's template makes of a chat."""
         return (await self._ask(model, ipc.Render(chat), tenant, ipc.Written)).text
+
+    async def explain(self, request: Generation) -> ipc.Explanation:
+        """What would be computed for a request. Raises what the request itself would fail with."""
+        answer = await self._ask(request.model, ipc.Explain(request), request.tenant, ipc.Written)
+        return msgspec.json.decode(answer.text, type=ipc.Explanation)
 
     async def context_length(self, model: str) -> int | None:
         """That of a loaded model; None when it is not loaded."""

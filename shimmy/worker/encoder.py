@@ -121,6 +121,14 @@ class _NoText:
 
         return list(parts(answer(question, self, self._model)))
 
+    @property
+    def context_length(self) -> int:
+        return 0
+
+    @property
+    def template_source(self) -> str:
+        return ""
+
     def tokens(self, prompt: Prompt) -> list[int]:
         match prompt:
             case Text(text):

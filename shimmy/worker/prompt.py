@@ -103,6 +103,14 @@ class Prompter:
             adapters=adapters,
         )
 
+    @property
+    def context_length(self) -> int:
+        return self._context_length
+
+    @property
+    def template_source(self) -> str:
+        return self._template.source
+
     def tokens(self, prompt: Prompt) -> list[int]:
         """Those of a prompt, whether or not they fit."""
         return self._tokens(prompt, self.rendered(prompt) if isinstance(prompt, Chat) else None)

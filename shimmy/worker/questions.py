@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from shimmy.core import ipc
 from shimmy.core.errors import RequestError
-from shimmy.core.request import Chat, Prompt, Text
+from shimmy.core.request import Chat, Generation, Prompt, Text
 
 PART_TOKENS = 1 << 12
 PART_CHARS = 1 << 13
 
 if TYPE_CHECKING:
     from shimmy.worker.prompt import Vocabulary
+    from shimmy.worker.sequence import Request
 
 
 class Prompter(Protocol):
@@ -19,6 +20,11 @@ class Prompter(Protocol):
 
     def tokens(self, prompt: Prompt, /) -> list[int]: ...
     def rendered(self, chat: Chat, /) -> str: ...
+    def prepare(self, generation: Generation, /) -> "Request": ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def template_source(self) -> str: ...
 
 
 def answer(
@@ -34,6 +40,10 @@ def answer(
             return _written(tokens, vocabulary)
         case ipc.Render(chat):
             return ipc.Written(prompter.rendered(chat))
+        case ipc.Explain(generation):
+            from shimmy.worker.explanation import explained
+
+            return ipc.Written(explained(generation, prompter))
 
 
 def parts(answer: ipc.Tokenized | ipc.Counted | ipc.Written) -> Iterator[ipc.Tokenized | ipc.Counted | ipc.Written]:

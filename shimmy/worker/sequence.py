@@ -67,6 +67,7 @@ class Request:
         limit = generation.queue_seconds
         self.start_by = math.inf if limit is None else arrived_at + limit
         self.paused = False
+        self.stops = stops
         self.sequences = [Sequence(self, index, stops) for index in range(generation.num_choices)]
         self.num_unfinished = len(self.sequences)
 

@@ -121,6 +121,8 @@ def answer_to(question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Writt
             return ipc.Written(rendered(chat))
         case ipc.Detokenize(tokens):
             return ipc.Written("".join(map(chr, tokens)))
+        case ipc.Explain(generation):
+            return ipc.Written(msgspec.json.encode(explanation(generation)).decode())
     text = question.prompt.text if isinstance(question.prompt, Text) else rendered(question.prompt)
     if text.startswith("!fail "):
         _, code, reason = text.split(" ", 2)
@@ -132,6 +134,23 @@ def answer_to(question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Writt
     text = f"^{text}" if question.add_special else text
     text = text if question.parse_special else text.replace("<", "?")
     return ipc.Tokenized([ord(letter) for letter in text], [letter.encode() for letter in text * question.spelled])
+
+
+def explanation(generation: Generation) -> ipc.Explanation:
+    text = rendered(generation.prompt)
+    return ipc.Explanation(
+        prompt=text,
+        prompt_tokens=len(text),
+        context_length=CONTEXT_LENGTH,
+        max_tokens=generation.max_tokens or CONTEXT_LENGTH,
+        template_source="chatml",
+        stop=generation.stop,
+        stop_token_ids=[],
+        constraint=None,
+        calls=None,
+        reasoning_budget=None,
+        sampling={"temperature": generation.sampling.temperature},
+    )
 
 
 def rendered(chat: object) -> str:

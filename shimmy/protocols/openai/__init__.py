@@ -12,9 +12,11 @@ from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
 if TYPE_CHECKING:
+    from shimmy.core.operation import Operation
     from shimmy.protocols.openai.chat import ChatCompletions
     from shimmy.protocols.openai.completions import Completions
     from shimmy.protocols.openai.embeddings import Embeddings
+    from shimmy.protocols.openai.explain import Explain
     from shimmy.protocols.openai.infill import Infills
     from shimmy.protocols.openai.models import Models
     from shimmy.protocols.openai.rerank import Rerank
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from shimmy.protocols.openai.tokens import TokenEndpoints
     from shimmy.server.streaming import EventStream, LongAnswer
 
-__all__ = ["encode_error", "prepare", "routes"]
+__all__ = ["encode_error", "operations", "prepare", "routes"]
 
 
 # All of llama-server's.
@@ -34,11 +36,19 @@ def prepare() -> None:
     import shimmy.protocols.openai.chat
     import shimmy.protocols.openai.completions
     import shimmy.protocols.openai.embeddings
+    import shimmy.protocols.openai.explain
     import shimmy.protocols.openai.infill
     import shimmy.protocols.openai.models
     import shimmy.protocols.openai.rerank
     import shimmy.protocols.openai.responses.endpoint
     import shimmy.protocols.openai.tokens  # noqa: F401
+
+
+def operations() -> "dict[str, Operation]":
+    """What is to be known of the routes here, by their paths."""
+    from shimmy.protocols.openai.described import OPERATIONS
+
+    return OPERATIONS
 
 
 def encode_error(error: ShimmyError) -> bytes:
@@ -92,6 +102,12 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         return Responses(inference, settings)
 
     @cache
+    def explanations() -> "Explain":
+        from shimmy.protocols.openai.explain import Explain
+
+        return Explain(inference)
+
+    @cache
     def models() -> "Models":
         from shimmy.protocols.openai.models import Models
 
@@ -133,6 +149,9 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
     async def refuse_response(request: Request) -> Response:
         return await responses().refuse(request)
 
+    async def explain(request: Request) -> Response:
+        return await explanations().create(request)
+
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
@@ -154,6 +173,7 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         Route("/v1/responses/{id}", refuse_response, methods=["GET", "DELETE"]),
         Route("/v1/responses/{id}/input_items", refuse_response),
         Route("/v1/responses/{id}/cancel", refuse_response, methods=["POST"]),
+        Route("/v1/explain", explain, methods=["POST"]),
         Route("/v1/models", list_models),
         Route("/v1/models/{id:path}", get_model),
     ]

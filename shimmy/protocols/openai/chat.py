@@ -37,29 +37,33 @@ _decoder = Decoder(ChatRequest)
 class ChatCompletions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = await read(request, _decoder)
-        refuse({"chat_template": body.chat_template})
-        if body.modalities != ["text"]:
-            refuse({"modalities": body.modalities})
-        max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        check_min_tokens(body, max_tokens)
-        generation = Generation(
-            id=new_id("chatcmpl"),
-            model=body.model,
-            prompt=chat_of(body),
-            sampling=sampling(body),
-            max_tokens=max_tokens,
-            stop=stop_strings(body),
-            stop_tokens=body.stop_token_ids or [],
-            num_choices=body.n or 1,
-            logprobs=_num_logprobs(body),
-            speculative=speculative(body),
-            prediction=content("prediction.content", body.prediction.content) if body.prediction else "",
-            constraint=constraint(body),
-            **scheduling(body, request.state.tenant),
-        )
+        generation = generation_of(body, request.state.tenant)
         kind = _LEGACY_KIND if is_legacy(body) else _KIND
         hides = reasoning.is_hidden(body)
         return await self.answer(request, body, kind, generation.id, [generation], hides_thoughts=hides)
+
+
+def generation_of(body: ChatRequest, tenant: str) -> Generation:
+    refuse({"chat_template": body.chat_template})
+    if body.modalities != ["text"]:
+        refuse({"modalities": body.modalities})
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    check_min_tokens(body, max_tokens)
+    return Generation(
+        id=new_id("chatcmpl"),
+        model=body.model,
+        prompt=chat_of(body),
+        sampling=sampling(body),
+        max_tokens=max_tokens,
+        stop=stop_strings(body),
+        stop_tokens=body.stop_token_ids or [],
+        num_choices=body.n or 1,
+        logprobs=_num_logprobs(body),
+        speculative=speculative(body),
+        prediction=content("prediction.content", body.prediction.content) if body.prediction else "",
+        constraint=constraint(body),
+        **scheduling(body, tenant),
+    )
 
 
 def chat_of(body: ChatRequest) -> Chat:

@@ -10,8 +10,8 @@ from shimmy.protocols.openai.wire import ABSENT, CommonFields, ResponseFormat, S
 
 
 def constraint(body: CommonFields, more: Iterable[Constraint] = ()) -> Constraint | None:
-    """`more` are those of other fields. Raises `RequestError` for two at once, and for one that is too long to be looked
-    at."""
+    """With `more`, those of other fields. Raises `RequestError` for two at once, and for one that is too long to be
+    looked at."""
     found = [*more, *_constraints(body)]
     if not found:
         return None

@@ -57,6 +57,11 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 ABSENT = msgspec.Raw(b"null")
 
 
+def absent() -> msgspec.Raw:
+    """A factory, since a default has to be JSON to be in a schema."""
+    return ABSENT
+
+
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
@@ -74,13 +79,13 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
     type: str
     json_schema: NamedSchema | None = None
-    schema: msgspec.Raw = ABSENT
+    schema: msgspec.Raw = field(default_factory=absent)
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True):
     """vLLM's."""
 
-    json: msgspec.Raw = ABSENT
+    json: msgspec.Raw = field(default_factory=absent)
     json_object: bool | None = None
     regex: str | None = None
     choice: Choices | None = None
@@ -139,12 +144,12 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
     speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
     response_format: ResponseFormat | None = None
-    json_schema: msgspec.Raw = ABSENT
+    json_schema: msgspec.Raw = field(default_factory=absent)
     grammar: str | None = None
     regex: str | None = None
     choice: Choices | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: msgspec.Raw = ABSENT
+    guided_json: msgspec.Raw = field(default_factory=absent)
     guided_regex: str | None = None
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
@@ -165,7 +170,7 @@ class Prediction(msgspec.Struct, frozen=True):
 class Function(msgspec.Struct, frozen=True):
     name: ToolName
     description: str | None = None
-    parameters: msgspec.Raw = ABSENT
+    parameters: msgspec.Raw = field(default_factory=absent)
     strict: bool | None = None
 
 

@@ -196,6 +196,8 @@ def test_what_the_model_is_asked() -> None:
 
 
 USER = {"role": "user", "content": "hi"}
+IMAGE = {"role": "user", "content": [{"type": "input_image"}]}
+FORGED = {"type": "reasoning", "encrypted_content": "shimmy.!"}
 
 
 @pytest.mark.parametrize(
@@ -215,9 +217,9 @@ USER = {"role": "user", "content": "hi"}
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_request", "text.format.schema"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_parameter", "input[0].type"),
         ({"input": [USER, {"type": "computer_call"}]}, "unsupported_parameter", "input[1].type"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "unsupported_parameter", "input[0].content[0].type"),
+        ({"input": [IMAGE]}, "unsupported_parameter", "input[0].content[0].type"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "invalid_request", "input[0].call_id"),
-        ({"input": [{"type": "reasoning", "encrypted_content": "shimmy.!"}]}, "invalid_request", "input[0].encrypted_content"),
+        ({"input": [FORGED]}, "invalid_request", "input[0].encrypted_content"),
         ({"input": []}, "invalid_request", "input"),
         ({"max_output_tokens": 0}, "invalid_request", "max_output_tokens"),
         ({"truncation": "middle"}, "unsupported_parameter", "truncation"),

@@ -3,10 +3,10 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from shimmy.core.request import MAX_TOOLS, MaxTokens, NumLogprobs, ToolName
-from shimmy.protocols.openai.wire import ABSENT, CommonFields, ReasoningField
+from shimmy.protocols.openai.wire import CommonFields, ReasoningField, absent
 
 Summary = Literal["auto", "concise", "detailed"]
 
@@ -43,7 +43,7 @@ class ToolField(msgspec.Struct, frozen=True):
     type: str
     name: ToolName | None = None
     description: str | None = None
-    parameters: msgspec.Raw = ABSENT
+    parameters: msgspec.Raw = field(default_factory=absent)
     strict: bool | None = None
 
 
@@ -65,7 +65,7 @@ class TextFormat(msgspec.Struct, frozen=True):
     type: str
     name: str | None = None
     description: str | None = None
-    schema: msgspec.Raw = ABSENT
+    schema: msgspec.Raw = field(default_factory=absent)
     strict: bool | None = None
 
 

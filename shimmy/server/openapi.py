@@ -1,0 +1,113 @@
+"""The OpenAPI document, from the routes and from the types that their bodies are read into, so that it cannot differ from
+what is served. Imported when it is first asked for."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.routing import Route
+
+from shimmy import __version__
+from shimmy.core.errors import ShimmyError
+from shimmy.core.operation import Operation
+
+_OWN = {
+    "/health": Operation("Whether this process answers."),
+    "/readyz": Operation("Whether it can serve; 503 while it cannot."),
+    "/openapi.json": Operation("This document."),
+}
+_REFS = "#/components/schemas/{name}"
+_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
+_STRICT = {
+    "name": "strict",
+    "in": "query",
+    "required": False,
+    "description": "Unknown fields are an error that names them, instead of a header. The header x-shimmy-strict says "
+    "the same.",
+    "schema": {"type": "boolean"},
+}
+_IGNORED = {
+    "description": "Fields of the request that are unknown, and were ignored.",
+    "schema": {"type": "string"},
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The field that is wrong."},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def document(routes: Iterable[Route], operations: Mapping[str, Operation]) -> bytes:
+    """OpenAPI 3.1 in JSON. A route of which nothing is said in `operations` is there with its methods alone."""
+    known = {**_OWN, **operations}
+    structs = {kind for each in known.values() for kind in (each.body, each.answer) if kind is not None}
+    ordered = sorted(structs, key=lambda kind: f"{kind.__module__}.{kind.__name__}")
+    schemas, components = msgspec.json.schema_components(ordered, ref_template=_REFS)
+    by_type = dict(zip(ordered, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        path = _PARAMETER.sub(r"{\1}", route.path)
+        for method in sorted((route.methods or {"GET"}) - {"HEAD"}):
+            paths.setdefault(path, {})[method.lower()] = _operation(path, method, known.get(path), by_type)
+    codes = ", ".join(f"{code} ({status})" for status, code in sorted(_codes(ShimmyError)))
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "Shimmy", "version": __version__, "description": "Local models over HTTP."},
+            "paths": paths,
+            "components": {
+                "schemas": {**components, "Error": _ERROR},
+                "responses": {
+                    "Error": {
+                        "description": f"An error; codes and their statuses: {codes}.",
+                        "content": {"application/json": {"schema": {"$ref": _REFS.format(name="Error")}}},
+                    }
+                },
+                "securitySchemes": {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                },
+            },
+            # With no keys set, none is needed.
+            "security": [{}, {"bearer": []}, {"key": []}],
+        }
+    )
+
+
+def _operation(path: str, method: str, known: Operation | None, schemas: dict[Any, Any]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PARAMETER.findall(path)
+    ]
+    answer: dict[str, Any] = {"description": "The answer.", "content": {"application/json": {"schema": {}}}}
+    described: dict[str, Any] = {"operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_")}
+    if known is not None:
+        described["summary"] = known.summary
+        if known.answer is not None:
+            answer["content"]["application/json"]["schema"] = schemas[known.answer]
+        if known.streams:
+            answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        if known.body is not None:
+            parameters.append(_STRICT)
+            answer["headers"] = {"x-shimmy-ignored": _IGNORED}
+            content = {"application/json": {"schema": schemas[known.body]}}
+            described["requestBody"] = {"required": True, "content": content}
+    if parameters:
+        described["parameters"] = parameters
+    return described | {"responses": {"200": answer, "default": {"$ref": "#/components/responses/Error"}}}
+
+
+def _codes(cls: type[ShimmyError]) -> set[tuple[int, str]]:
+    return {(cls.status, cls.code)}.union(*(_codes(sub) for sub in cls.__subclasses__()))

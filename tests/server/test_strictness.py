@@ -1,0 +1,62 @@
+"""Fields of requests that nobody knows, over the wire."""
+
+from typing import Any
+
+import pytest
+
+from tests.server.live import Live, chat_body, run_live
+
+pytestmark = pytest.mark.program
+CHAT = "/v1/chat/completions"
+
+
+async def ask(server: Live, path: str, body: Any, **headers: str) -> Any:
+    async with server.connect() as client:
+        await client.request("POST", path, body, **headers)
+        return await client.answer()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "ignored"),
+    [
+        (CHAT, chat_body("hi"), None),
+        (CHAT, chat_body("hi", user="x", foo={"bar": 1}), "user, foo"),
+        (CHAT, {"model": "echo", "messages": [{"role": "user", "content": "hi", "x y": 1}]}, "messages[0].x y"),
+        (CHAT, chat_body("hi", **{"é\r\nx: y": 1}), "%C3%A9%0D%0Ax: y"),
+        ("/v1/completions", {"model": "echo", "prompt": "a", "foo": 1}, "foo"),
+        ("/v1/responses", {"model": "echo", "input": "a", "text": {"verbosity": "low"}}, "text.verbosity"),
+        ("/v1/embeddings", {"model": "echo", "input": "a", "user": "x"}, "user"),
+        ("/tokenize", {"content": "a", "foo": 1}, "foo"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "tools": [], "return_token_strs": True}, None),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "foo": 1}, "foo"),
+    ],
+)
+def test_they_are_named(path: str, body: Any, ignored: str | None) -> None:
+    async def test(server: Live) -> None:
+        answer = await ask(server, path, body)
+        assert (answer.status, answer.headers.get("x-shimmy-ignored")) == (200, ignored)
+
+    run_live(test)
+
+
+def test_a_stream_names_them_too() -> None:
+    async def test(server: Live) -> None:
+        answer = await ask(server, CHAT, chat_body("hi", stream=True, user="x"))
+        assert (answer.status, answer.headers["x-shimmy-ignored"]) == (200, "user")
+
+    run_live(test)
+
+
+def test_strict_requests_are_refused_for_them() -> None:
+    async def test(server: Live) -> None:
+        body = chat_body("hi", user="x", foo=1)
+        for answer in (await ask(server, f"{CHAT}?strict=1", body), await ask(server, CHAT, body, x_shimmy_strict="1")):
+            assert (answer.status, answer.error["param"]) == (400, "user")
+            assert "user, foo" in answer.error["message"]
+        for answer in (
+            await ask(server, f"{CHAT}?strict=0", body),
+            await ask(server, f"{CHAT}?strict=1", chat_body("hi")),
+        ):
+            assert answer.status == 200
+
+    run_live(test)
