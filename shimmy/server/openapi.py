@@ -1,5 +1,5 @@
-"""The OpenAPI document, from the routes and from the types that their bodies are read into, so that it cannot differ from
-what is served. Imported when it is first asked for."""
+"""The OpenAPI document, from the routes and from the types that their bodies are read into, so that it says what is
+served. Imported when it is first asked for."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,14 +1,13 @@
 """What each route of this protocol takes."""
 
 from shimmy.core.operation import Operation
-from shimmy.protocols.openai.completions import CompletionRequest
 from shimmy.protocols.openai.embeddings import EmbeddingsRequest, NativeRequest
 from shimmy.protocols.openai.infill import InfillRequest
 from shimmy.protocols.openai.models import Entry
 from shimmy.protocols.openai.rerank import RerankRequest
 from shimmy.protocols.openai.responses.wire import ResponsesRequest
 from shimmy.protocols.openai.tokens import ChatFields, DetokenizeRequest, TokenizeRequest
-from shimmy.protocols.openai.wire import ChatRequest
+from shimmy.protocols.openai.wire import ChatRequest, CompletionRequest
 
 _EMBED = Operation("Vectors of texts, as llama-server gives them.", NativeRequest)
 _RANK = Operation("Texts by how well they answer a query.", RerankRequest)
