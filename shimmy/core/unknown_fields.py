@@ -1,7 +1,8 @@
 """Reads JSON into a Struct, and names the fields in it that the Struct does not have.
 
-Where all are known that costs nothing: the same type, but refusing what it does not know, is tried first. Knows no
-protocol; what is done with the names is for others to say.
+Where all are known that costs nothing: the same type, but refusing what it does not know, is tried first. Making that
+type takes milliseconds, so until `prepare` was called every body is searched. Knows no protocol; what is done with the
+names is for others to say.
 """
 
 import types
@@ -35,16 +36,21 @@ class Decoder(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         self._lenient = msgspec.json.Decoder(kind)
-        self._strict: msgspec.json.Decoder[T] = msgspec.json.Decoder(_refusing(cast(Any, kind)))
+        self._strict: msgspec.json.Decoder[T] | None = None
+        _decoders.append(self)
+
+    def prepare(self) -> None:
+        self._strict = self._strict or msgspec.json.Decoder(_refusing(cast(Any, self._kind)))
 
     def decode(self, content: bytes) -> tuple[T, list[str]]:
         """The body, and the unknown fields as paths such as "messages[0].foo", the first `MAX_NAMES` of them. Raises
         what msgspec raises."""
-        try:
-            return self._strict.decode(content), []
-        except msgspec.ValidationError:
-            body = self._lenient.decode(content)
-        return body, self._unknown(content)
+        if self._strict is not None:
+            try:
+                return self._strict.decode(content), []
+            except msgspec.ValidationError:
+                pass
+        return self._lenient.decode(content), self._unknown(content)
 
     def _unknown(self, content: bytes) -> list[str]:
         if len(content) > MAX_SEARCHED_BYTES:
@@ -54,6 +60,15 @@ class Decoder(Generic[T]):
         else:
             names = _names(msgspec.json.decode(content), self._kind)
         return [name for name, _ in zip(names, range(MAX_NAMES), strict=False)]
+
+
+_decoders: list[Decoder[Any]] = []
+
+
+def prepare() -> None:
+    """Makes all decoders fast; for when there is time for it."""
+    for decoder in _decoders:
+        decoder.prepare()
 
 
 def _names(body: Any, kind: Any) -> Iterator[str]:

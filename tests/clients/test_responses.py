@@ -62,8 +62,9 @@ def test_a_function_is_called_and_its_output_goes_back(client: OpenAI) -> None:
     with client.responses.stream(**fields, input=WEATHER, tool_choice=NAMED) as stream:
         (same,) = (item for item in stream.get_final_response().output if item.type == "function_call")
     assert same.arguments == call.arguments
-    said = {"type": "function_call_output", "call_id": call.call_id, "output": "12 degrees"}
-    final = client.responses.create(**fields, input=[*WEATHER, *first.output, said], tool_choice="none")
+    said: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "12 degrees"}
+    given: Any = [*WEATHER, *first.output, said]
+    final: Any = client.responses.create(**fields, input=given, tool_choice="none")
     assert final.output_text and all(item.type == "message" for item in final.output)
 
 

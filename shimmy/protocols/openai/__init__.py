@@ -42,6 +42,9 @@ def prepare() -> None:
     import shimmy.protocols.openai.rerank
     import shimmy.protocols.openai.responses.endpoint
     import shimmy.protocols.openai.tokens  # noqa: F401
+    from shimmy.core import unknown_fields
+
+    unknown_fields.prepare()
 
 
 def operations() -> "dict[str, Operation]":

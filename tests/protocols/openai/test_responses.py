@@ -9,6 +9,8 @@ import pytest
 from openai import APIError, OpenAI
 from pydantic import BaseModel
 
+from shimmy.core.errors import ContextOverflow
+from shimmy.protocols.openai.responses.request import in_our_words
 from tests.protocols.openai.test_sdk import with_client
 from tests.server.live import Live, run_live
 
@@ -231,6 +233,23 @@ def test_what_is_refused(fields: dict[str, Any], code: str, param: str) -> None:
         assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, param)
 
     run_live(test)
+
+
+@pytest.mark.parametrize(
+    ("param", "message", "ours", "said"),
+    [
+        ("messages", "too long", "input", "too long"),
+        ("messages[1].content", "messages[1].content: no", "input[1].content", "input[1].content: no"),
+        ("tools[0].function.parameters", "tools[0].function.parameters: no", "tools[0].parameters", None),
+        (None, "no", None, "no"),
+    ],
+)
+def test_what_the_worker_says_is_said_in_the_names_of_here(
+    param: str | None, message: str, ours: str | None, said: str | None
+) -> None:
+    error = in_our_words(ContextOverflow(message, param=param, context_length=7))
+    assert isinstance(error, ContextOverflow) and error.details == {"context_length": 7}
+    assert (error.param, error.message) == (ours, said or "tools[0].parameters: no")
 
 
 def test_nothing_is_stored() -> None:

@@ -26,11 +26,12 @@ def messages(instructions: str | None, given: str | list[Item]) -> list[Message]
     for at, item in enumerate(given):
         if (message := _message(f"input[{at}]", item, turn)) is not None:
             if turn.has_begun:
-                converted.append(turn.end())
+                converted.append(turn.message())
+                turn = _Turn()
             if message.role == "system" and len(converted) == 1 and converted[0].role == "system":
                 message = Message("system", f"{converted.pop().content}\n\n{message.content}")
             converted.append(message)
-    return [*converted, turn.end()] if turn.has_begun else converted
+    return [*converted, turn.message()] if turn.has_begun else converted
 
 
 class _Turn:
@@ -42,11 +43,9 @@ class _Turn:
         self.calls: list[ToolCall] = []
         self.has_begun = False
 
-    def end(self) -> Message:
+    def message(self) -> Message:
         text, reasoning = "".join(self.texts), "\n".join(self.thoughts) or None
-        message = Message("assistant", text, reasoning=reasoning, tool_calls=self.calls)
-        self.__init__()  # type: ignore[misc]
-        return message
+        return Message("assistant", text, reasoning=reasoning, tool_calls=self.calls)
 
 
 def _message(field: str, item: Item, turn: _Turn) -> Message | None:
