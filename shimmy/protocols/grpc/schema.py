@@ -6,8 +6,7 @@ dict a map with strings as keys; all others are left out of the bytes when they 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from shimmy.protocols.grpc.wire import (
 )
 
 # Of one message, all that it holds included: a short message may have very many fields that are nothing but a tag.
-MAX_VALUES = 1 << 16
+MAX_VALUES = 1 << 14
 
 M = TypeVar("M", bound=msgspec.Struct)
 
@@ -81,12 +80,12 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """A field in its place: its name, and what a message has there by default."""
+    """A field in its place: its name, its default, and the numbers of those it takes the place of."""
 
     name: str
     field: Field
     default: Any
-    siblings: tuple[str, ...]
+    siblings: tuple[int, ...]
 
     def takes(self, wire_type: int) -> bool:
         """Whether such a value belongs here; numbers of a repeated field may come packed."""
@@ -101,8 +100,9 @@ def slots(cls: type[msgspec.Struct]) -> dict[int, Slot]:
     fields = {name: hint.__metadata__[0] for name, hint in cls.__annotations__.items()}
     found = []
     for name, field in fields.items():
-        others = (other for other in fields if other != name and field.oneof and fields[other].oneof == field.oneof)
-        found.append(Slot(name, field, getattr(blank, name), tuple(others)))
+        others = (other.number for other in fields.values() if field.oneof and other.oneof == field.oneof)
+        siblings = tuple(number for number in others if number != field.number)
+        found.append(Slot(name, field, getattr(blank, name), siblings))
     return {slot.field.number: slot for slot in sorted(found, key=lambda slot: slot.field.number)}
 
 
@@ -132,24 +132,32 @@ class _Decoder:
         table = slots(cls)
         values: dict[str, Any] = {}
         # A message that comes in several parts is what their bytes together are.
-        parts: dict[str, bytes] = {}
-        for number, wire_type, raw in records(data, depth):
-            self._count()
+        parts: dict[str, list[bytes]] = {}
+        for number, wire_type, raw in records(data, depth, self._count):
             slot = table.get(number)
             if slot is None or not slot.takes(wire_type):
                 continue
-            for other in slot.siblings:
-                values.pop(other, None)
-                parts.pop(other, None)
-            with _within(slot.name):
+            for other in map(table.__getitem__, slot.siblings):
+                values.pop(other.name, None)
+                # What is not kept has to be right all the same.
+                if other.name in parts:
+                    self._whole(other, parts.pop(other.name), depth)
+            try:
                 self._take(slot, raw, values, parts, depth)
+            except Malformed as error:
+                raise error.within(slot.name) from None
         for slot in table.values():
             if slot.name in parts:
-                with _within(slot.name):
-                    values[slot.name] = self.message(_message(slot.field.kind), parts[slot.name], depth + 1)
+                values[slot.name] = self._whole(slot, parts[slot.name], depth)
         return cls(**values)
 
-    def _take(self, slot: Slot, raw: Any, values: dict[str, Any], parts: dict[str, bytes], depth: int) -> None:
+    def _whole(self, slot: Slot, parts: list[bytes], depth: int) -> msgspec.Struct:
+        try:
+            return self.message(_message(slot.field.kind), b"".join(parts), depth + 1)
+        except Malformed as error:
+            raise error.within(slot.name) from None
+
+    def _take(self, slot: Slot, raw: Any, values: dict[str, Any], parts: dict[str, list[bytes]], depth: int) -> None:
         kind = slot.field.kind
         if isinstance(slot.default, dict):
             key, value = self._entry(kind, raw, depth + 1)
@@ -159,13 +167,15 @@ class _Decoder:
         elif isinstance(kind, Scalar):
             values[slot.name] = kind.decode(raw)
         else:
-            parts[slot.name] = parts.get(slot.name, b"") + raw
+            parts.setdefault(slot.name, []).append(raw)
 
     def _extend(self, values: list[Any], kind: Kind, raw: Any, depth: int) -> None:
         """An element of a repeated field, or, packed, many of them."""
         if not isinstance(kind, Scalar):
-            with _within(f"[{len(values)}]"):
+            try:
                 values.append(self.message(kind, raw, depth))
+            except Malformed as error:
+                raise error.within(f"[{len(values)}]") from None
         elif kind.wire_type == VARINT and isinstance(raw, bytes):
             for value in varints(raw):
                 self._count()
@@ -175,27 +185,18 @@ class _Decoder:
 
     def _entry(self, kind: Kind, data: bytes, depth: int) -> tuple[str, Any]:
         """A map's entry is a message with a key and a value, which is a message here."""
-        key, value = "", b""
-        for number, wire_type, raw in records(data, depth):
-            self._count()
+        key, parts = "", []
+        for number, wire_type, raw in records(data, depth, self._count):
             if (number, wire_type) == (1, LENGTH):
                 key = STRING.decode(raw)
             elif (number, wire_type) == (2, LENGTH) and isinstance(raw, bytes):
-                value += raw
-        return key, self.message(_message(kind), value, depth + 1)
+                parts.append(raw)
+        return key, self.message(_message(kind), b"".join(parts), depth + 1)
 
     def _count(self) -> None:
         self._num_values += 1
         if self._num_values > MAX_VALUES:
             raise Malformed(f"more than {MAX_VALUES} values in one message")
-
-
-@contextmanager
-def _within(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Malformed as error:
-        raise error.within(name) from None
 
 
 def _encoded(slot: Slot, value: Any) -> bytes:

@@ -1,7 +1,7 @@
 """The protobuf wire format (protobuf.dev/programming-guides/encoding): tags, varints, lengths. Knows no message."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 VARINT, FIXED64, LENGTH, START_GROUP, END_GROUP, FIXED32 = range(6)
 
@@ -26,16 +26,18 @@ class Malformed(ValueError):
         return Malformed(self.what, name, *self.path)
 
 
-def records(data: bytes, depth: int = 0) -> Iterator[tuple[int, int, Raw]]:
+def records(data: bytes, depth: int, count: Callable[[], None]) -> Iterator[tuple[int, int, Raw]]:
     """The field number, wire type and value of each record; groups, which proto3 has not, are passed over.
 
-    `depth` is how many messages `data` is within. Raises `Malformed`.
+    `depth` is how many messages `data` is within; `count` is called for each record, those in groups included. Raises
+    `Malformed`.
     """
     at = 0
     while at < len(data):
+        count()
         number, wire_type, at = _tag(data, at)
         if wire_type == START_GROUP:
-            at = _skip_group(data, at, number, depth + 1)
+            at = _skip_group(data, at, number, depth + 1, count)
         elif wire_type == END_GROUP:
             raise Malformed("a group ends that has not begun")
         else:
@@ -113,12 +115,13 @@ def _varint(data: bytes, at: int, max_bytes: int) -> tuple[int, int]:
     raise Malformed("it ends in the middle of a number" if len(data) - at < max_bytes else "a number is too long")
 
 
-def _skip_group(data: bytes, at: int, number: int, depth: int) -> int:
+def _skip_group(data: bytes, at: int, number: int, depth: int, count: Callable[[], None]) -> int:
     """Where the group that has begun ends. A loop, since it is the client who says how deep it goes."""
     open_groups = [number]
     while open_groups:
         if depth + len(open_groups) > MAX_DEPTH:
             raise Malformed("it is nested too deeply")
+        count()
         number, wire_type, at = _tag(data, at)
         if wire_type == START_GROUP:
             open_groups.append(number)
