@@ -54,7 +54,7 @@ class Http2:
                 self.data[event.stream_id] += event.data
                 self.give_credit(event)
             elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                self.fields[event.stream_id] |= dict(event.headers)
+                self.fields[event.stream_id] |= {str(name): str(value) for name, value in event.headers}
             elif isinstance(event, h2.events.StreamEnded):
                 self.ended.add(event.stream_id)
             elif isinstance(event, h2.events.StreamReset):

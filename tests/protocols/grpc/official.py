@@ -36,6 +36,15 @@ def message(name: str, **fields: Any) -> Any:
     return message_factory.GetMessageClass(pool().FindMessageTypeByName(full))(**fields)
 
 
+def method_of(name: str, service: str = SPINDLL) -> tuple[str, str, dict[str, Any]]:
+    """What kind of call a channel has to make, its path, and how its messages become bytes and back."""
+    found = pool().FindServiceByName(service).FindMethodByName(name)
+    kind = f"{'stream' if found.client_streaming else 'unary'}_{'stream' if found.server_streaming else 'unary'}"
+    request, response = map(message_factory.GetMessageClass, (found.input_type, found.output_type))
+    arguments = {"request_serializer": request.SerializeToString, "response_deserializer": response.FromString}
+    return kind, f"/{service}/{name}", arguments
+
+
 class Client:
     """One channel; `client("Chat")` is a call."""
 
@@ -43,15 +52,8 @@ class Client:
         self.channel = channel
 
     def __call__(self, method: str, service: str = SPINDLL) -> Callable[..., Any]:
-        found = pool().FindServiceByName(service).FindMethodByName(method)
-        kind = f"{'stream' if found.client_streaming else 'unary'}_{'stream' if found.server_streaming else 'unary'}"
-        make = getattr(self.channel, kind)
-        request, response = map(message_factory.GetMessageClass, (found.input_type, found.output_type))
-        call: Callable[..., Any] = make(
-            f"/{service}/{method}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
+        kind, path, arguments = method_of(method, service)
+        call: Callable[..., Any] = getattr(self.channel, kind)(path, **arguments)
         return call
 
     async def chat(self, prompt: str, *, metadata: Metadata = (), timeout: float | None = None, **params: Any) -> Any:

@@ -71,7 +71,14 @@ def test_text_without_a_template() -> None:
 def test_what_a_request_asks_for_reaches_the_worker() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
-            given = {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "max_tokens": 9, "stop": ["zz"], "seed": 3}
+            given: dict[str, Any] = {
+                "temperature": 0.5,
+                "top_p": 0.25,
+                "top_k": 7,
+                "max_tokens": 9,
+                "stop": ["zz"],
+                "seed": 3,
+            }
             told = "".join(piece.token for piece in await client.chat("!request", **given))
             for expected in ('"temperature":0.5', '"top_p":0.25', '"top_k":7', '"seed":3', '"max_tokens":9', '["zz"]'):
                 assert expected in told

@@ -106,7 +106,7 @@ def official_of(ours: msgspec.Struct) -> Any:
 
 def same(ours: Any, theirs: Any) -> bool:
     """Whether both have the same in every field that ours has."""
-    for slot in slots(type(ours)).values():
+    for slot in slots(ours.__class__).values():
         mine, other = getattr(ours, slot.name), getattr(theirs, slot.name)
         if mine is None:
             equal = not theirs.HasField(slot.name)
