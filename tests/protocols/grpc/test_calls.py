@@ -276,7 +276,7 @@ def test_cancelling_stops_the_sequence() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
             call = client("Chat")(chat("!stall 2"))
-            assert (await call.read()).token == "w0"
+            assert (await call.read()).token.startswith("w0")
             call.cancel()
             await server.until_logged("abort grpc-")
             await server.until_active(0)
@@ -368,7 +368,7 @@ def test_a_worker_that_dies_ends_the_call(order: str) -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
             call = client("Chat")(chat(order))
-            assert (await call.read()).token == "w0"
+            assert (await call.read()).token.startswith("w0")
             code, details = await refused(call)
             assert (code, "worker process ended" in details) == (grpc.StatusCode.UNAVAILABLE, True)
             assert (await trailing(call))["error-code"] == "worker_lost"
