@@ -24,6 +24,7 @@ from shimmy.core.errors import (
     WorkerLost,
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
+from shimmy.core.request import Chat, Message
 from shimmy.pool import handle as handle_module
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime
@@ -498,5 +499,32 @@ def test_a_worker_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
             environment = json.loads(await answer(inference, "!environment"))
             assert "secret" not in environment.values()
             assert environment["GGML_NO_BACKTRACE"] == "1"
+
+    run(test())
+
+
+def test_tokens_are_counted() -> None:
+    async def test() -> None:
+        async with fake_inference("echo", "other") as inference:
+            chat = Chat([Message("user", "Hi")])
+            assert await inference.count_tokens("echo", chat) == len("[Hi]>")
+            assert await inference.render("echo", chat) == "[Hi]>"
+            assert await inference.context_length("echo") == 4096
+            assert await inference.context_length("other") is None
+            with pytest.raises(ModelNotFound):
+                await inference.count_tokens("nobody", chat)
+            assert inference.num_active == 0
+
+    run(test())
+
+
+def test_a_question_holds_a_place() -> None:
+    async def test() -> None:
+        async with fake_inference(max_requests=1) as inference:
+            async with aclosing(inference.generate(generation("!stall 1"))) as batches:
+                await anext(batches)
+                with pytest.raises(Busy):
+                    await inference.detokenize("echo", [97])
+            assert await inference.detokenize("echo", [97]) == "a"
 
     run(test())

@@ -70,6 +70,11 @@ def full(path: Path) -> None:
     _gemma3(path, 2, 0)
 
 
+def infilling(path: Path) -> None:
+    """As `full`, with the tokens 10 to 14 for the parts of a text that has a gap."""
+    _gemma3(path, 2, 0, marks=("pre", "suf", "mid", "rep", "sep"))
+
+
 def opinionated(path: Path) -> None:
     """As `full`, with wishes of its own about sampling, one of which makes no sense, and a token that must not come."""
     _gemma3(path, 2, 0, temp=0.0, top_k=7, top_p=7.0, sequence="top_k;nonsense;temperature")
@@ -80,8 +85,12 @@ def window(path: Path) -> None:
     _gemma3(path, 6, WINDOW_TOKENS)
 
 
-def _gemma3(path: Path, num_layers: int, window_tokens: int, **sampling: float | int | str) -> None:
+def _gemma3(
+    path: Path, num_layers: int, window_tokens: int, *, marks: tuple[str, ...] = (), **sampling: float | int | str
+) -> None:
     model = _Writer(path, "gemma3", num_layers)
+    for token, part in enumerate(marks, 10):
+        model.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", token)
     for key, value in sampling.items():
         add = {float: model.add_float32, int: model.add_int32, str: model.add_string}[type(value)]
         add(f"general.sampling.{key}", value)  # type: ignore[operator]
@@ -102,6 +111,31 @@ def _gemma3(path: Path, num_layers: int, window_tokens: int, **sampling: float |
         model.norm(f"{block}.post_attention_norm")
         model.feed_forward(block)
         model.norm(f"{block}.post_ffw_norm")
+    model.write()
+
+
+def experts(path: Path) -> None:
+    """Four layers, each with four experts of which two have a say (Qwen 3 MoE)."""
+    num_experts = 4
+    model = _Writer(path, "qwen3moe", 4)
+    model.add_feed_forward_length(_FF)
+    model.add_expert_feed_forward_length(_FF)
+    model.add_head_count(_HEADS)
+    model.add_head_count_kv(_KV_HEADS)
+    model.add_key_length(_HEAD)
+    model.add_value_length(_HEAD)
+    model.add_expert_count(num_experts)
+    model.add_expert_used_count(2)
+    model.norm("output_norm")
+    for layer in range(4):
+        block = f"blk.{layer}"
+        model.norm(f"{block}.attn_norm")
+        model.attention(block)
+        model.norm(f"{block}.ffn_norm")
+        model.random(f"{block}.ffn_gate_inp", _EMBD, num_experts)
+        model.random(f"{block}.ffn_gate_exps", _EMBD, _FF, num_experts)
+        model.random(f"{block}.ffn_up_exps", _EMBD, _FF, num_experts)
+        model.random(f"{block}.ffn_down_exps", _FF, _EMBD, num_experts)
     model.write()
 
 

@@ -14,7 +14,9 @@ from shimmy.server.inference import Inference
 if TYPE_CHECKING:
     from shimmy.protocols.openai.chat import ChatCompletions
     from shimmy.protocols.openai.completions import Completions
+    from shimmy.protocols.openai.infill import Infills
     from shimmy.protocols.openai.models import Models
+    from shimmy.protocols.openai.tokens import TokenEndpoints
     from shimmy.server.streaming import EventStream
 
 __all__ = ["encode_error", "prepare", "routes"]
@@ -24,7 +26,9 @@ def prepare() -> None:
     """Imports it all, in whatever thread: for when there is time for it."""
     import shimmy.protocols.openai.chat
     import shimmy.protocols.openai.completions
-    import shimmy.protocols.openai.models  # noqa: F401
+    import shimmy.protocols.openai.infill
+    import shimmy.protocols.openai.models
+    import shimmy.protocols.openai.tokens  # noqa: F401
 
 
 def encode_error(error: ShimmyError) -> bytes:
@@ -48,6 +52,18 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         return Completions(inference, settings)
 
     @cache
+    def infills() -> "Infills":
+        from shimmy.protocols.openai.infill import Infills
+
+        return Infills(inference, settings)
+
+    @cache
+    def token_endpoints() -> "TokenEndpoints":
+        from shimmy.protocols.openai.tokens import TokenEndpoints
+
+        return TokenEndpoints(inference)
+
+    @cache
     def models() -> "Models":
         from shimmy.protocols.openai.models import Models
 
@@ -59,6 +75,18 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
     async def create_completion(request: Request) -> "Response | EventStream":
         return await completions().create(request)
 
+    async def create_infill(request: Request) -> "Response | EventStream":
+        return await infills().create(request)
+
+    async def tokenize(request: Request) -> Response:
+        return await token_endpoints().tokenize(request)
+
+    async def detokenize(request: Request) -> Response:
+        return await token_endpoints().detokenize(request)
+
+    async def apply_template(request: Request) -> Response:
+        return await token_endpoints().apply_template(request)
+
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
@@ -68,6 +96,10 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
     return [
         Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
         Route("/v1/completions", create_completion, methods=["POST"]),
+        Route("/infill", create_infill, methods=["POST"]),
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/detokenize", detokenize, methods=["POST"]),
+        Route("/apply-template", apply_template, methods=["POST"]),
         Route("/v1/models", list_models),
         Route("/v1/models/{id:path}", get_model),
     ]

@@ -11,7 +11,8 @@ from shimmy.server.inference import Inference
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `context_length` is what a request may use, `layers` how many layers each device has; both are known
+    """One model. `context_length` is what a request may use, `layers` how many layers each device has, `buffers` how
+    many bytes of the weights each kind of memory, `adapters` the scales for requests that do not say; they are known
     once the model is loaded. Sizes in bytes."""
 
     id: str
@@ -29,6 +30,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     training_context_length: int | None
     template_source: str | None
     layers: dict[str, int] | None
+    buffers: dict[str, int] | None
+    adapters: dict[str, float] | None
 
 
 class Models:
@@ -66,6 +69,8 @@ class Models:
                 training_context_length=facts.context_length if facts else None,
                 template_source=loaded.template_source if loaded else template,
                 layers=loaded.layers if loaded else None,
+                buffers=loaded.buffers if loaded else None,
+                adapters=loaded.adapters if loaded else None,
             )
 
 

@@ -6,9 +6,9 @@ Every argument that would make llama.cpp abort() is checked here first: token id
 import ctypes as c
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -17,37 +17,59 @@ from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
 
 if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
     from shimmy.worker.prefix_states import Reuse
 
 MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
 _METADATA_BYTES = 512
+_SLICE = 1 << 13
+MAX_SPELLING_BYTES = 64 << 10
 
 
 class Offload(msgspec.Struct, frozen=True):
     """The layers that do not stay on the CPU: how many (-1 is all), and ggml's handles of the devices that they go to;
-    without any, to those that llama.cpp prefers."""
+    without any, to those that llama.cpp prefers. `gpus` are the ones that it comes down to."""
 
     num_layers: int = 0
     devices: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
 
 
 ON_THE_CPU = Offload()
 
 
-class Model:
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens` and `end_tokens` are
-    safe from any thread; the rest is the step thread's.
+class InfillTokens(NamedTuple):
+    """What marks the parts of a text that has a gap; `repository` and `file` begin other texts that belong to it."""
 
-    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
+    prefix: int | None
+    suffix: int | None
+    middle: int | None
+    repository: int | None = None
+    file: int | None = None
+
+
+class Model:
+    """One model in memory. `tokenize`, `control_token`, `check_tokens`, `metadata`, `pieces`, `spellings`,
+    `infill_tokens`, `suppressed_tokens` and `end_tokens` are safe from any thread; the rest is the step thread's.
+
+    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}, `buffers` how many bytes
+    of the weights each kind of memory.
     """
 
-    def __init__(self, paths: list[str], on_progress: Callable[[float], None], offload: Offload = ON_THE_CPU) -> None:
-        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason."""
+    def __init__(
+        self,
+        paths: list[str],
+        on_progress: Callable[[float], None],
+        offload: Offload = ON_THE_CPU,
+        settings: "EngineSettings | None" = None,
+    ) -> None:
+        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason, `ModelFailed` where
+        the settings ask for what there is not."""
         self._library = llama()
-        self._handle = _load(paths, on_progress, offload)
-        self.layers = backend.placed_layers()
+        self._handle = _load(paths, on_progress, offload, settings)
+        self.layers, self.buffers = backend.placed()
         self._vocab = self._library.llama_model_get_vocab(self._handle)
         self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes | None] = {}
@@ -171,22 +193,53 @@ class Model:
             for token in range(self.vocabulary_size)
         ]
 
+    def spellings(self, tokens: Iterable[int]) -> list[bytes]:
+        """Tokens as `spelling` has them."""
+        convert, vocab, size = self._library.llama_token_to_piece, self._vocab, MAX_SPELLING_BYTES
+        buffer = c.create_string_buffer(size)
+        view = memoryview(buffer)
+        known: dict[int, bytes] = {}
+        for token in tokens:
+            if token not in known:
+                self._require_token(token)
+                known[token] = bytes(view[: max(0, convert(vocab, token, buffer, size, 0, True))])
+        return [known[token] for token in tokens]
+
+    @cached_property
+    def infill_tokens(self) -> InfillTokens:
+        """Those that the file names, or llama.cpp knows by their spelling."""
+        library, vocab = self._library, self._vocab
+        functions = (getattr(library, f"llama_vocab_fim_{part}") for part in ("pre", "suf", "mid", "rep", "sep"))
+        return InfillTokens(*(self._checked(function(vocab)) for function in functions))
+
+    def control_token(self, text: str) -> int | None:
+        """The token that is written like this where it is named, but adds nothing to a text, and does not end it."""
+        tokens = self.tokenize(text, add_special=False)
+        if len(tokens) != 1 or self._library.llama_vocab_is_eog(self._vocab, tokens[0]):
+            return None
+        buffer = c.create_string_buffer(1)
+        adds = self._library.llama_token_to_piece(self._vocab, tokens[0], buffer, len(buffer), 0, False)
+        return None if adds else tokens[0]
+
     def check_tokens(self, tokens: list[int]) -> None:
         """Raises `RequestError` for an id outside the vocabulary."""
         for token in tokens:
             self._require_token(token)
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids of `text`; special tokens spelled in it become single tokens. Slow for megabytes of one letter."""
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`; with `parse_special`, special tokens spelled in it become single tokens. Slow for
+        megabytes of one letter."""
         data = _utf8(text)
         if len(data) > MAX_TEXT_BYTES:
             raise TooLarge(f"the prompt has {len(data)} bytes; at most {MAX_TEXT_BYTES} are tokenized", param="prompt")
-        capacity = len(data) // 2 + 16
+        capacity = len(data) + 16
         while True:
             tokens = (c.c_int32 * capacity)()
-            count = self._library.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, True)
+            count = self._library.llama_tokenize(
+                self._vocab, data, len(data), tokens, capacity, add_special, parse_special
+            )
             if count >= 0:
-                return tokens[:count]
+                return _as_list(tokens, count)
             if count == -(2**31):
                 raise TooLarge("the prompt has too many tokens to count", param="prompt")
             capacity = -count
@@ -203,6 +256,14 @@ class Model:
         return self._buffer.raw[:size]
 
 
+def _as_list(tokens: "c.Array[c.c_int32]", count: int) -> list[int]:
+    """In slices: other threads have to wait while one is made."""
+    listed: list[int] = []
+    for at in range(0, count, _SLICE):
+        listed += tokens[at : min(count, at + _SLICE)]
+    return listed
+
+
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()
@@ -210,13 +271,20 @@ def _utf8(text: str) -> bytes:
         raise RequestError(f"the prompt is not valid Unicode: {error.reason}", param="prompt") from error
 
 
-def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offload) -> int:
+def _load(
+    paths: list[str], on_progress: Callable[[float], None], offload: Offload, settings: "EngineSettings | None"
+) -> int:
     library = llama()
     parameters = library.llama_model_default_params()
     parameters.n_gpu_layers = offload.num_layers
     devices = (c.c_void_p * (len(offload.devices) + 1))(*offload.devices)
     if offload.devices:
         parameters.devices = c.addressof(devices)
+    kept = None
+    if settings is not None:
+        from shimmy.worker.llama.tuning import tune_model
+
+        kept = tune_model(parameters, settings, offload.gpus)
     callback = _throttled(on_progress)
     parameters.progress_callback = c.cast(callback, c.c_void_p)
     if len(paths) == 1:
@@ -226,6 +294,7 @@ def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offlo
         handle = library.llama_model_load_from_splits(names, len(paths), parameters)
     if not handle:
         raise ModelInvalid(backend.last_error("llama.cpp could not load the file"))
+    del kept
     return int(handle)
 
 

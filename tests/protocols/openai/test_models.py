@@ -47,6 +47,8 @@ def test_what_is_listed(tmp_path: Path) -> None:
             "training_context_length": None,
             "template_source": "chatml",
             "layers": None,
+            "buffers": None,
+            "adapters": None,
         }
         broken, known = models["broken"], models["known"]
         assert broken["status"] == "invalid" and broken["reason"].startswith("truncated")
