@@ -55,7 +55,7 @@ def build_app(
     def services() -> "Services":
         from shimmy.protocols.grpc import Services
 
-        return Services(inference, settings, lambda: readiness.state)
+        return Services(inference, lambda: readiness.state)
 
     return App(routes, guard, settings, services)
 

@@ -14,7 +14,7 @@ _SAMPLE_BYTES = 4096
 
 
 def fingerprint(paths: Sequence[str], setup: Mapping[str, object]) -> str:
-    """"fp_", ten hexadecimal digits for the content of the files, "_", and ten for the set-up. Raises `OSError`."""
+    """ "fp_", ten hexadecimal digits for the content of the files, "_", and ten for the set-up. Raises `OSError`."""
     model = blake2b(digest_size=5, person=b"shimmy-model")
     for path in paths:
         with open(path, "rb", buffering=0) as file:

@@ -26,3 +26,20 @@ def test_rapid_reset() -> None:
         await server.until_no_connections()
 
     run_live(test, keep_alive_seconds=0.1)
+
+
+def test_a_connection_whose_last_stream_was_reset_does_not_stay_for_ever() -> None:
+    """As any other that is idle it is closed after a while, though its client keeps it open."""
+
+    async def test(server: Live) -> None:
+        async with http2(server) as client:
+            stream = await client.request("POST", "/v1/chat/completions", chat_body("!stall 1", stream=True))
+            while not client.data[stream]:
+                await client.turn()
+            client.connection.reset_stream(stream)
+            await client.flush()
+            with pytest.raises(EOFError):
+                while True:
+                    await client.turn()
+
+    run_live(test, keep_alive_seconds=0.1)

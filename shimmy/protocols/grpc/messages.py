@@ -49,6 +49,7 @@ class UsageStats(msgspec.Struct, frozen=True):
     completion_tokens: Annotated[int, Field(2, INT32)] = 0
     tokens_per_second: Annotated[float, Field(3, FLOAT)] = 0.0
     cached_tokens: Annotated[int, Field(100, INT32)] = 0
+    reasoning_tokens: Annotated[int, Field(101, INT32)] = 0
 
 
 class GenerateResponse(msgspec.Struct, frozen=True):

@@ -10,7 +10,6 @@ from starlette.types import Scope
 from shimmy.core.errors import Unimplemented, Unsupported
 from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta
 from shimmy.core.request import Generation, Prompt, Text
-from shimmy.core.settings import Settings
 from shimmy.protocols.grpc.generation import chat, params, secret
 from shimmy.protocols.grpc.messages import (
     ChatRequest,
@@ -41,9 +40,8 @@ _CPU = "CPU"
 
 
 class Spindll:
-    def __init__(self, inference: Inference, settings: Settings) -> None:
+    def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._num_gpu_layers = settings.num_gpu_layers
 
     async def generate(self, request: GenerateRequest, scope: Scope) -> Reply:
         async with aclosing(self._events(request.model, Text(request.prompt), request.params, b"", scope)) as events:
@@ -84,7 +82,7 @@ class Spindll:
         return ListResponse(list(self._infos()), "gguf")
 
     async def load(self, request: LoadRequest, scope: Scope) -> LoadResponse:
-        self._check_options(request)
+        _check_options(request)
         scope["state"]["access"].model = request.model
         ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
         await self._inference.preload(request.model)
@@ -133,14 +131,6 @@ class Spindll:
                     display_name=model.id,
                 )
 
-    def _check_options(self, request: LoadRequest) -> None:
-        if request.gpu_layers not in (-1, 0, self._num_gpu_layers):
-            raise Unsupported("gpu_layers: it is set for all models, with --gpu-layers", param="gpu_layers")
-        if request.priority:
-            raise Unsupported("priority: models have no order in which they leave", param="priority")
-        if request.idle_reload_secs:
-            raise Unsupported("idle_reload_secs: no model leaves, so none comes back", param="idle_reload_secs")
-
     async def _events(
         self, model: str, prompt: Prompt, given: GenerateParams | None, key: bytes, scope: Scope
     ) -> AsyncGenerator[Event, None]:
@@ -158,8 +148,8 @@ class Spindll:
                     yield event
 
 
-def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
-    spindll = Spindll(inference, settings)
+def methods(inference: Inference) -> dict[str, Method]:
+    spindll = Spindll(inference)
     return {
         "/spindll.Spindll/Generate": Method(GenerateRequest, spindll.generate),
         "/spindll.Spindll/Chat": Method(ChatRequest, spindll.chat),
@@ -173,7 +163,16 @@ def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
     }
 
 
+def _check_options(request: LoadRequest) -> None:
+    if request.gpu_layers not in (-1, 0):
+        raise Unsupported("gpu_layers: it is set for all models, with --gpu-layers", param="gpu_layers")
+    if request.priority:
+        raise Unsupported("priority: models have no order in which they leave", param="priority")
+    if request.idle_reload_secs:
+        raise Unsupported("idle_reload_secs: no model leaves, so none comes back", param="idle_reload_secs")
+
+
 def _usage(event: Finished) -> UsageStats:
     usage, seconds = event.usage, event.timings.decode_seconds
     speed = usage.completion_tokens / seconds if seconds > 0 else 0.0
-    return UsageStats(usage.prompt_tokens, usage.completion_tokens, speed, usage.cached_tokens)
+    return UsageStats(usage.prompt_tokens, usage.completion_tokens, speed, usage.cached_tokens, usage.reasoning_tokens)
