@@ -2,8 +2,10 @@
 
 import io
 import re
+import signal
 from contextlib import redirect_stdout
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -13,11 +15,12 @@ pytest.importorskip("grpc_reflection", reason="the client of the page is grpcio-
 
 import grpc
 
-from tests.program import DEMO_ID, Program
-from tests.protocols.grpc.official import chat, message, method_of
+from tests.program import DEMO, DEMO_ID, Program, program
+from tests.protocols.grpc.official import SPINDLL, chat, message, method_of
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 
+SERVING = 1
 PAGE = Path(__file__).parents[2] / "docs" / "grpc.md"
 
 
@@ -31,11 +34,15 @@ def address_of(server: Program) -> str:
     return server.url.removeprefix("http://")
 
 
+def begin(channel: Any, name: str, request: Any, service: str = SPINDLL) -> Any:
+    kind, path, arguments = method_of(name, service)
+    return getattr(channel, kind)(path, **arguments)(request, timeout=60)
+
+
 def call(channel: Any, name: str, request: Any) -> Any:
     """The answer, or the list of all."""
-    kind, path, arguments = method_of(name)
-    answer = getattr(channel, kind)(path, **arguments)(request, timeout=60)
-    return list(answer) if kind == "unary_stream" else answer
+    answer = begin(channel, name, request)
+    return list(answer) if hasattr(answer, "__next__") else answer
 
 
 def test_the_example_of_the_page_runs(server: Program) -> None:
@@ -74,3 +81,27 @@ def test_what_is_told_of_the_model(channel: Any) -> None:
     (loaded,) = call(channel, "Status", message("StatusRequest")).models
     assert (loaded.name, loaded.context_length) == (DEMO_ID, 2048)
     assert loaded.memory_used > 50 << 20
+
+
+def test_a_server_that_is_told_to_end_ends_its_calls_and_then_itself(tmp_path: Path) -> None:
+    """Streams, and those who only watch: each has a status, and nobody holds it up."""
+    endless = chat("Count from one to one thousand in words.", model=DEMO_ID, max_tokens=4000)
+    questions: SimpleQueue[Any] = SimpleQueue()
+    questions.put(message("grpc.reflection.v1.ServerReflectionRequest", list_services=""))
+    with program(tmp_path, "--model-path", str(DEMO), "--drain-seconds", "0") as running:
+        with grpc.insecure_channel(address_of(running)) as channel:
+            watched = begin(channel, "Watch", message("grpc.health.v1.HealthCheckRequest"), "grpc.health.v1.Health")
+            asked = begin(
+                channel, "ServerReflectionInfo", iter(questions.get, None), "grpc.reflection.v1.ServerReflection"
+            )
+            answer = begin(channel, "Chat", endless)
+            assert next(answer).token and next(asked).list_services_response.service
+            while next(watched).status != SERVING:
+                pass
+            running.process.send_signal(signal.SIGTERM)
+            for ended in (answer, watched, asked):
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(ended)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            questions.put(None)
+        assert running.process.wait(10) == 0
