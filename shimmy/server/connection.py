@@ -69,7 +69,8 @@ class Connection:
         A connection whose last stream the client has reset it would keep for ever: it only counts one as idle when it
         has ended a stream itself."""
         if self._is_http2:
-            if self._protocol.idle and not self._protocol.closed:
+            was_reset = self._stream.closed and self._stream.state.name != "CLOSED"
+            if was_reset and self._protocol.idle and not self._protocol.closed:
                 await self._protocol.send(Updated(idle=True))
         elif self._transport.is_closing() or self._reader.at_eof():
             h11_connection = self._protocol.connection

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from shimmy.core.errors import DeadlineExceeded, RequestError, ShimmyError, Unimplemented
+from shimmy.core.errors import DeadlineExceeded, Draining, RequestError, ShimmyError, Unimplemented
 from shimmy.protocols.grpc.framing import ACCEPTED, Unframer, framed
 from shimmy.protocols.grpc.methods import Method
 from shimmy.protocols.grpc.schema import decode, encode
@@ -64,10 +64,11 @@ class Call:
         await self._finish(SUCCESS)
 
     async def fail(self, error: ShimmyError, discard: Callable[[], Awaitable[None]]) -> None:
-        """`discard` takes what the client still sends: Hypercorn gives up connections on which more comes for a stream
-        than was waited for."""
+        """`discard` takes what the client still sends for a moment: Hypercorn gives up a connection on which more comes
+        for a stream that is over. A server that leaves does not wait for that."""
         await self._start()
-        await discard()
+        if not isinstance(error, Draining):
+            await discard()
         await self._finish(trailers(error))
 
     async def _answer(self, method: Method, receive: Receive) -> None:

@@ -1,6 +1,7 @@
 """Messages as bytes and back, compared with Google's own protobuf: what it writes, takes and refuses."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -228,6 +229,7 @@ def test_depth_is_limited() -> None:
 
 def test_the_number_of_values_is_limited() -> None:
     """Two bytes are a message of many times that size."""
+    assert f"{MAX_VALUES:,} values" in (Path(__file__).parents[3] / "docs" / "grpc.md").read_text()
     empty = record(2, LENGTH, b"")
     assert len(decode(messages.ChatRequest, empty * MAX_VALUES).messages) == MAX_VALUES
     unknown = record(99, VARINT, 1) * (MAX_VALUES + 1)
