@@ -38,8 +38,9 @@ def _figures(status: "ModelStatus") -> str:
     loaded = status.loaded
     assert loaded is not None, "a preload that returned has loaded the model"
     layers = "".join(f"{number} layers on {device}, " for device, number in loaded.layers.items())
+    template = f", chat template from {loaded.template_source}" if loaded.template_source else ""
     return (
         f"in {loaded.load_seconds:.2f} s: {count(loaded.num_parameters)} parameters, "
         f"{loaded.num_sequences} sequences in a context of {loaded.context_length} tokens, "
-        f"{layers}{loaded.num_threads} threads on {loaded.cpu_variant}, chat template from {loaded.template_source}"
+        f"{layers}{loaded.num_threads} threads on {loaded.cpu_variant}{template}"
     )

@@ -1,7 +1,7 @@
 """What comes back while a request runs: the only currency between worker, server and protocols.
 
 For each request: one `Accepted`, then per choice any number of deltas and exactly one `Finished`; or, at any point, one
-`Failed`, which ends the whole request.
+`Failed`, which ends the whole request. An `Embedding` gets one `Embedded` for each of its inputs, or a `Failed`.
 """
 
 from typing import Literal
@@ -111,4 +111,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     fault: Fault
 
 
-Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """What came of input `index`: one vector, or one for each of its tokens, or its score, as 32-bit floats one after
+    the other, little-endian."""
+
+    id: str
+    index: int
+    num_tokens: int
+    vectors: bytes
+
+
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Failed

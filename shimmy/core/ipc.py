@@ -11,7 +11,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Chat, Generation, Prompt, Secret, SpeculativeType, TokenId
+from shimmy.core.request import Chat, Embedding, Generation, Prompt, Secret, SpeculativeType, TokenId
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
@@ -71,6 +71,10 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     generation: Generation
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    embedding: Embedding
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -151,7 +155,7 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     question: Question
 
 
-ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices | Quantize | Ask
+ToWorker = Load | Generate | Embed | Abort | Pause | Resume | ListDevices | Quantize | Ask
 
 # Worker to server
 
@@ -169,9 +173,10 @@ class Opening(msgspec.Struct, frozen=True, tag="opening"):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"; `layers` is how
-    many of the model's layers each device has, the output layer included, and `buffers` how many bytes of its weights
-    each kind of memory; `adapters` has the scales that hold for requests that do not say, in order."""
+    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml", or empty for a
+    model that generates no text; `layers` is how many of the model's layers each device has, the output layer included,
+    and `buffers` how many bytes of its weights each kind of memory; `adapters` has the scales that hold for requests
+    that do not say, in order."""
 
     context_length: int
     training_context_length: int

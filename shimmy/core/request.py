@@ -39,6 +39,11 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Patience = Annotated[float, Meta(gt=0, le=86_400)]
 SpeculativeType = Literal["none", "ngram", "draft"]
+# In the order of llama.h, llama_pooling_type.
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+Dimensions = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+# llama-server's embd_normalize: -1 not at all, 0 by the largest number, else by the p-norm.
+Norm = Annotated[int, Meta(ge=-1, le=64)]
 DraftTokens = Annotated[int, Meta(ge=0, le=64)]
 
 # -1 is as many as there is room for.
@@ -58,6 +63,7 @@ ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
 MAX_STOP_STRINGS = 16
+MAX_INPUTS = 2048  # OpenAI's limit for one request
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_BREAKER_CHARS = 128  # of all together
 MAX_TOOLS = 128
@@ -335,3 +341,34 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     speculative: Speculative = Speculative()
     prediction: str = ""
     lora: Adapters | None = None
+
+    @property
+    def num_results(self) -> int:
+        """How many ends its answer has."""
+        return self.num_choices
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Texts, or token ids, of which one model makes vectors: one of each, or with `pooling` "none" one of each token.
+    With a `query` it makes a score of each, which says how well that text answers the query.
+
+    `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled by
+    their `norm`. `field` is what the client calls an input, with "*" for its number. The rest is as in a `Generation`.
+    """
+
+    id: str
+    model: str
+    inputs: list[str | list[TokenId]]
+    field: str = "input[*]"
+    query: str | None = None
+    pooling: Pooling | None = None
+    dimensions: Dimensions | None = None
+    norm: Norm = 2
+    priority: Priority = 0
+    tenant: str = ""
+    timeout_seconds: Patience | None = None
+    queue_seconds: Patience | None = None
+
+    @property
+    def num_results(self) -> int:
+        return len(self.inputs)

@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, WorkerLost, from_fault
-from shimmy.core.request import Generation
+from shimmy.core.request import Embedding, Generation
 from shimmy.pool.asked import Asked
 from shimmy.pool.process import Exit, Spawn, WorkerProcess
 from shimmy.pool.stream import Stream
@@ -72,21 +72,22 @@ class Handle:
         if self._error is not None:
             raise self._error
 
-    async def submit(self, generation: Generation) -> Stream:
+    async def submit(self, request: Generation | Embedding) -> Stream:
         """Hand a request to the worker, once it has read the ones before. Raises `WorkerLost` when there is none."""
         if self.state is not State.READY or self._process is None:
             raise WorkerLost("the model's worker process is gone")
-        if generation.id in self._streams:
-            raise ShimmyError(f"request id {generation.id!r} is in use")
-        stream = self._streams[generation.id] = Stream(generation.id, generation.num_choices, self._process.send)
+        if request.id in self._streams:
+            raise ShimmyError(f"request id {request.id!r} is in use")
+        stream = self._streams[request.id] = Stream(request.id, request.num_results, self._process.send)
+        message = ipc.Embed(request) if isinstance(request, Embedding) else ipc.Generate(request)
         self.idle.clear()
         try:
-            await self._process.send_in_turn(ipc.Generate(generation))
+            await self._process.send_in_turn(message)
         except ipc.FrameError as error:
-            self._forget(generation.id)
+            self._forget(request.id)
             raise TooLarge(str(error)) from error
         except BaseException:
-            self._forget(generation.id)
+            self._forget(request.id)
             raise
         return stream
 

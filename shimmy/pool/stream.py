@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import ShimmyError, from_fault
-from shimmy.core.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from shimmy.core.events import Embedded, Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 MAX_WAITING_CHARS = 64 << 10
 MAX_WAITING_EVENTS = 256
@@ -22,13 +22,14 @@ _TOKEN_CHARS = 16
 class Stream:
     """An async iterator of batches: every event that waits, never an empty list.
 
-    Ends after the last choice's `Finished`; a failure is raised, after the events that came before it. For one reader.
+    Ends after the last choice's `Finished`, or the last `Embedded`; a failure is raised, after the events that came
+    before it. For one reader.
     """
 
-    def __init__(self, id: str, num_choices: int, send: Callable[[ipc.Pause | ipc.Resume], None]) -> None:
+    def __init__(self, id: str, num_results: int, send: Callable[[ipc.Pause | ipc.Resume], None]) -> None:
         self.id = id
         self._send = send
-        self._num_open = num_choices
+        self._num_open = num_results
         self._error: ShimmyError | None = None
         self._events: list[Event] = []
         self._num_chars = 0
@@ -44,7 +45,7 @@ class Stream:
         """Raises `ipc.FrameError` when the worker goes on far beyond a `Pause`."""
         if isinstance(event, Failed):
             return self.fail(from_fault(event.fault))
-        if isinstance(event, Finished):
+        if isinstance(event, Finished | Embedded):
             self._num_open -= 1
         elif isinstance(event, ToolCallDelta):
             self._num_chars += len(event.arguments)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError, ShimmyError, WorkerLost
-from shimmy.core.events import Accepted, Event
-from shimmy.core.request import Chat, Generation, Prompt
+from shimmy.core.events import Accepted, Embedded, Event
+from shimmy.core.request import Chat, Embedding, Generation, Prompt
 from shimmy.pool.admission import Admission
 from shimmy.pool.placement import ModelStatus, Placement
 from shimmy.pool.stream import Stream
@@ -67,6 +67,24 @@ class Inference:
                         return
                 except WorkerLost:
                     if not sent.may_retry():
+                        raise
+
+    async def embed(self, request: Embedding) -> AsyncGenerator[list[Embedded], None]:
+        """What came of the inputs, in any order, as it comes. Failures are raised, and closing the generator aborts the
+        request, as with `generate`. A worker that is lost is made up for once: what it did may come a second time.
+        """
+        from shimmy.pool.deadline import Deadline
+
+        with self._admission.admit(request.tenant):
+            deadline = Deadline(request, self._queue_seconds)
+            for is_last in (False, True):
+                try:
+                    async with self._stream(request.model, deadline) as stream:
+                        async for batch in stream:
+                            yield [event for event in batch if isinstance(event, Embedded)]
+                        return
+                except WorkerLost:
+                    if is_last:
                         raise
 
     async def tokenize(self, model: str, question: ipc.Tokenize, tenant: str = "") -> ipc.Tokenized:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed
-from shimmy.core.request import Sampling
+from shimmy.core.request import Pooling, Sampling
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.adapters import Adapters
 from shimmy.worker.chat.plan import Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.drafting.drafts import Drafter, Drafting
 from shimmy.worker.drafting.lookup import LookupDrafter
+from shimmy.worker.embedding import Embedder
+from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
     from shimmy.worker.disk.identity import Stamp
     from shimmy.worker.disk.tier import DiskTier
+    from shimmy.worker.llama.pooled import PooledContext
 
 # More tokens of context only when asked for: where it cannot grow it has all of its memory from the start, and where it
 # can, a long one takes a few MB and ms before there is anything in it (`python -m bench.contexts`).
@@ -91,7 +94,7 @@ class Engine:
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events | ipc.Answer], None]) -> None:
         """Serves until `messages` ends. The calling thread becomes the step thread; two threads call `send`."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        Intake(messages, self.prompter(), commands, send).start()
+        Intake(messages, self.prompter(), self.inputs(), commands, send).start()
         self.loop(commands, send).run()
         if self._disk is not None:
             self._disk.close(ipc.STORE_SECONDS)
@@ -112,6 +115,9 @@ class Engine:
             adapters=self._adapters,
         )
 
+    def inputs(self) -> InputReader:
+        return InputReader(self._model, self._context.context_length)
+
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
         self._context.clear()
@@ -127,7 +133,15 @@ class Engine:
             send,
             self._model.piece,
             self._make_sampler,
+            Embedder(self._make_pooled_context),
         )
+
+    def _make_pooled_context(self, pooling: Pooling) -> "PooledContext":
+        """A context of its own, as the one that generates must not make vectors of every token that it computes."""
+        from shimmy.worker.llama.pooled import PooledContext
+
+        length = self._context.context_length
+        return PooledContext(self._model, pooling, max_tokens=length, num_threads=self._num_threads)
 
     def _make_context(
         self, model: Model, settings: "EngineSettings | None" = None, adapters: Listed[int] = ()

@@ -9,18 +9,29 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
+from typing import Protocol, TypeVar
 
 from shimmy.core import ipc
 from shimmy.core.errors import ShimmyError
 from shimmy.core.events import Failed
-from shimmy.core.request import Generation
+from shimmy.core.request import Embedding, Generation
+from shimmy.worker.embedding import Job
+from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.loop import Closed, Command
-from shimmy.worker.prompt import Prompter
 from shimmy.worker.sequence import Request
 
 log = logging.getLogger("shimmy.worker")
 
 _PAUSE_SECONDS = 0.0002
+Asked = TypeVar("Asked", Generation, Embedding)
+Prepared = TypeVar("Prepared", Request, Job)
+
+
+class Prompter(Protocol):
+    """What makes requests of generations (worker/prompt.py is the one of models that generate), and has answers."""
+
+    def prepare(self, generation: Generation, /) -> Request: ...
+    def answer(self, question: ipc.Question, /) -> list[ipc.Tokenized | ipc.Counted | ipc.Written]: ...
 
 
 class Intake:
@@ -30,11 +41,13 @@ class Intake:
         self,
         messages: Iterable[ipc.ToWorker],
         prompter: Prompter,
+        inputs: InputReader,
         commands: "SimpleQueue[Command]",
         send: Callable[[ipc.Answer], None],
     ) -> None:
         self._messages = messages
         self._prompter = prompter
+        self._inputs = inputs
         self._commands = commands
         self._send = send
 
@@ -56,7 +69,9 @@ class Intake:
     def _handle(self, message: ipc.ToWorker) -> None:
         match message:
             case ipc.Generate(generation):
-                self._commands.put(self._prepare(generation))
+                self._commands.put(self._prepare(self._prompter.prepare, generation))
+            case ipc.Embed(embedding):
+                self._commands.put(self._prepare(self._inputs.prepare, embedding))
             case ipc.Ask():
                 self._answer(message)
             case ipc.Abort() | ipc.Pause() | ipc.Resume():
@@ -64,14 +79,14 @@ class Intake:
             case _:
                 log.error("unexpected message %s", type(message).__name__)
 
-    def _prepare(self, generation: Generation) -> Request | Failed:
+    def _prepare(self, prepare: Callable[[Asked], Prepared], request: Asked) -> Prepared | Failed:
         try:
-            return self._prompter.prepare(generation)
+            return prepare(request)
         except ShimmyError as error:
-            return Failed(generation.id, error.fault())
+            return Failed(request.id, error.fault())
         except Exception:
-            log.exception("request %s could not be prepared", generation.id)
-            return Failed(generation.id, ShimmyError("the request could not be prepared").fault())
+            log.exception("request %s could not be prepared", request.id)
+            return Failed(request.id, ShimmyError("the request could not be prepared").fault())
 
     def _answer(self, ask: ipc.Ask) -> None:
         try:

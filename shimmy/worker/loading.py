@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
     from shimmy.worker.adapters import Adapters
     from shimmy.worker.disk.identity import Stamp
+    from shimmy.worker.encoder import EncoderEngine
     from shimmy.worker.engine import Engine
 
 _HEAD_START_SECONDS = 0.002
 
 
-def load_engine(
+def load(
     paths: list[str],
     options: ipc.EngineOptions,
     on_progress: Callable[[float], None],
     on_open: Callable[[str], None] = lambda path: None,
-) -> "Engine":
+) -> "Engine | EncoderEngine":
     """`on_progress` gets the fraction read, `on_open` the path of each optional backend before it is opened.
 
     Raises `ModelInvalid`, `ModelFailed`, or `OSError` for a native library that cannot be opened.
@@ -41,12 +42,26 @@ def load_engine(
     files = _observed(paths, options)
     model = _load_model(paths, on_progress, offload, settings)
     importing.join()
+    _mark_warnings()
+    if model.is_encoder:
+        from shimmy.worker.encoder import EncoderEngine
+
+        return EncoderEngine(model, cpu_variant, options)
     from shimmy.worker.engine import Engine
 
-    _mark_warnings()
     adapters = _load_adapters(options, paths, model) if options.adapters else None
     draft = _load_draft(options, offload, model, settings) if options.draft_paths else None
     return Engine(model, cpu_variant, options, files, draft, settings, adapters)
+
+
+def load_engine(paths: list[str], options: ipc.EngineOptions, on_progress: Callable[[float], None]) -> "Engine":
+    """The same for who wants text. Raises `ModelInvalid` for an encoder as well."""
+    from shimmy.worker.engine import Engine
+
+    engine = load(paths, options, on_progress)
+    if not isinstance(engine, Engine):
+        raise ModelInvalid("the model is an encoder and generates no text")
+    return engine
 
 
 def _load_model(

@@ -27,7 +27,8 @@ from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Infill, Sampling, Text
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.chat.parts import CallArguments, Content, Thought
-from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
+from shimmy.worker.embedding import Embedder, Job
+from shimmy.worker.llama.context import BATCH_TOKENS, DecodeFailed, KVCacheFull
 from shimmy.worker.reply import Reply, Said
 from shimmy.worker.scheduler import Memory, Scheduler
 from shimmy.worker.sequence import Request, Sequence, TokenSampler
@@ -51,7 +52,7 @@ class Closed(msgspec.Struct, frozen=True):
     """The server is gone or wants the worker to end."""
 
 
-Command = Request | Failed | Abort | Pause | Resume | Closed
+Command = Request | Job | Failed | Abort | Pause | Resume | Closed
 MakeSampler = Callable[[Sampling, Request, int], TokenSampler]
 
 
@@ -67,8 +68,10 @@ class Loop:
         send: Callable[[Events], None],
         piece: Callable[[int], bytes | None],
         make_sampler: MakeSampler,
+        embedder: Embedder,
     ) -> None:
         """`piece` gives a token's bytes, None for one that ends the generation."""
+        self._embedder = embedder
         self._context = context
         self._scheduler = scheduler
         self._governor = governor
@@ -89,7 +92,18 @@ class Loop:
             self._emit()
 
     def step(self) -> bool:
-        """One decode for everybody who has something to compute; False when nobody has."""
+        """One decode for everybody who has something to compute, and then a batch of texts of which vectors are made;
+        False when there is neither."""
+        has_generated = self._generate()
+        return self._embed() or has_generated
+
+    def _embed(self) -> bool:
+        if not self._embedder.has_work:
+            return False
+        self._events += self._embedder.step(BATCH_TOKENS, self._scheduler.spare_seconds())
+        return True
+
+    def _generate(self) -> bool:
         now = time.monotonic()
         for sequence in self._scheduler.admit(now):
             self._prepare(sequence)
@@ -142,10 +156,14 @@ class Loop:
             case Request():
                 self._events.append(Accepted(command.id, len(command.prompt), self._echo(command)))
                 self._scheduler.add(command)
+            case Job():
+                if (failed := self._embedder.add(command)) is not None:
+                    self._events.append(failed)
             case Failed():
                 self._events.append(command)
             case Abort(id):
                 self._scheduler.abort(id)
+                self._embedder.abort(id)
             case Pause(id):
                 self._scheduler.set_paused(id, True)
             case Resume(id):

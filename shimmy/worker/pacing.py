@@ -106,6 +106,11 @@ class Pacer:
         small = min(SMALL_CHUNK_TOKENS, SMALL_CHUNK_SECONDS / token_seconds)
         return max(1, int(max(allowed_seconds(self._plain_seconds(num_waiting)) / token_seconds, small)))
 
+    def spare_seconds(self, num_decoding: int) -> float:
+        """How much longer a step without prompts may take."""
+        plain = self._plain_seconds(num_decoding)
+        return allowed_seconds(plain) - plain
+
     def _observe_plain(self, row_seconds: float) -> None:
         if self._is_probing:
             self._is_probing = False

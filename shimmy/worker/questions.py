@@ -1,21 +1,28 @@
 """Answers what the server asks of a model's vocabulary and template. Runs on the intake thread, beside the steps."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shimmy.core import ipc
 from shimmy.core.errors import RequestError
-from shimmy.core.request import Text
+from shimmy.core.request import Chat, Prompt, Text
 
 PART_TOKENS = 1 << 12
 PART_CHARS = 1 << 13
 
 if TYPE_CHECKING:
-    from shimmy.worker.prompt import Prompter, Vocabulary
+    from shimmy.worker.prompt import Vocabulary
+
+
+class Prompter(Protocol):
+    """What makes tokens of prompts (worker/prompt.py is the one of models that generate)."""
+
+    def tokens(self, prompt: Prompt, /) -> list[int]: ...
+    def rendered(self, chat: Chat, /) -> str: ...
 
 
 def answer(
-    question: ipc.Question, prompter: "Prompter", vocabulary: "Vocabulary"
+    question: ipc.Question, prompter: Prompter, vocabulary: "Vocabulary"
 ) -> ipc.Tokenized | ipc.Counted | ipc.Written:
     """Raises `RequestError` naming what is wrong with it."""
     match question:
@@ -42,7 +49,7 @@ def parts(answer: ipc.Tokenized | ipc.Counted | ipc.Written) -> Iterator[ipc.Tok
             yield answer
 
 
-def _tokenized(question: ipc.Tokenize, prompter: "Prompter", vocabulary: "Vocabulary") -> ipc.Tokenized:
+def _tokenized(question: ipc.Tokenize, prompter: Prompter, vocabulary: "Vocabulary") -> ipc.Tokenized:
     prompt = question.prompt
     if isinstance(prompt, Text):
         tokens = vocabulary.tokenize(

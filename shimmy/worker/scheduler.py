@@ -201,6 +201,14 @@ class Scheduler:
         if self._num_decoding == self._memory.batch.size:
             self._drafting.observe(self._num_decoding, seconds)
 
+    def spare_seconds(self) -> float | None:
+        """How long something else may take before the next step, for streams to stay smooth; None where there are none.
+        Prompts that are computed beside them take half of it."""
+        if not self._num_decoding:
+            return None
+        seconds = self._pacer.spare_seconds(self._num_decoding)
+        return seconds if self.only_decodes else seconds / 2
+
     def batch_requests(self) -> list[Request]:
         """The requests with rows in the last batch."""
         return list({sequence.request.id: sequence.request for sequence, _ in self._planned}.values())

@@ -21,10 +21,17 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !doubt TEXT         TEXT as it is, with a warning
     !crash-call         a call, and within its arguments the process dies by SIGKILL
     !stall-call         a call, and within its arguments silence
-    !log                which Abort, Pause and Resume came, as "abort ID pause ID ..."
+    !log                which Abort, Pause, Resume and Embed came, as "abort ID pause ID ..."
     !active             how many other requests there are, waiting or running
     !request            the whole Generation as JSON
     !pid, !environment  the process id, the environment as JSON
+
+Of texts it makes vectors: the length of the text, the number of its words, and the place of its input; each last input
+first. With a query it scores a text by its length. Orders are texts that begin with "!" here too:
+
+    !stall              no result of this text until aborted
+    !crash SIGNAL       the process dies by that signal
+    !fail CODE TEXT     `Failed`
 
 The model file, where it exists, may say in its header, as `fake.load`, how loading goes: "ready" (default), "hold"
 (until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer).
@@ -50,6 +57,7 @@ from shimmy.core.errors import ContextOverflow, Fault
 from shimmy.core.events import (
     Accepted,
     Alternative,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -61,7 +69,7 @@ from shimmy.core.events import (
     ToolCallDelta,
     Usage,
 )
-from shimmy.core.request import Chat, Generation, Infill, Text
+from shimmy.core.request import Chat, Embedding, Generation, Infill, Text
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Thought
 
 CONTEXT_LENGTH = 4096
@@ -239,6 +247,8 @@ class Worker:
                 self.accept(generation)
             case ipc.Ask(id, question):
                 send(ipc.Answer(id, answer_to(question)))
+            case ipc.Embed(embedding):
+                self.embed(embedding)
             case ipc.Abort(id):
                 self.log += ["abort", id]
                 self.running.pop(id, None)
@@ -247,6 +257,31 @@ class Worker:
                 self.log += [type(message).__name__.lower(), id]
                 if id in self.running:
                     self.running[id].paused = isinstance(message, ipc.Pause)
+
+    def embed(self, embedding: Embedding) -> None:
+        """All results of the request in one frame, but for those that never come."""
+        self.log += ["embed", embedding.id]
+        events: list[Event] = []
+        for index, text in enumerate(embedding.inputs):
+            content = text if isinstance(text, str) else " ".join(f"t{id}" for id in text)
+            order, *arguments = content.split(" ", 2)
+            if order == "!crash":
+                die(arguments[0])
+            if order == "!fail":
+                return send(ipc.Events([Failed(embedding.id, Fault(arguments[0], arguments[1]))]))
+            if order != "!stall":
+                events.insert(0, self.embedded(embedding, index, content))
+        if events:
+            send(ipc.Events(events))
+
+    def embedded(self, embedding: Embedding, index: int, text: str) -> Embedded:
+        num_words = len(words_of(text))
+        length = len(text)
+        if embedding.query is not None:
+            return Embedded(embedding.id, index, num_words, struct.pack("<f", length))
+        rows = num_words if embedding.pooling == "none" else 1
+        vectors = struct.pack("<3f", length, num_words, index) * rows
+        return Embedded(embedding.id, index, num_words, vectors[: 4 * (embedding.dimensions or len(vectors))])
 
     def accept(self, generation: Generation) -> None:
         text, num_tokens = prompt_of(generation)

@@ -24,7 +24,7 @@ from shimmy.core.errors import (
     WorkerLost,
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
-from shimmy.core.request import Chat, Message
+from shimmy.core.request import Chat, Embedding, Message
 from shimmy.pool import handle as handle_module
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime
@@ -298,6 +298,28 @@ def test_a_crash_fails_the_streams_of_that_model_only_and_the_model_comes_back(n
             assert await answer(inference, "!release", model="b") == "released"
             assert isinstance((await rest(bystander))[-1], Finished)
             assert await answer(inference, "back", model="a") == "back"
+            assert inference.num_active == 0
+
+    run(test())
+
+
+def test_vectors_are_asked_for_again_when_their_worker_dies_but_only_once() -> None:
+    async def embed(inference: Inference) -> None:
+        request = Embedding(id="vectors", model="echo", inputs=["a", "!stall"])
+        async for _ in inference.embed(request):
+            pass
+
+    async def test() -> None:
+        async with fake_inference(sleep=FakeTime().sleep) as inference:
+            task = asyncio.create_task(embed(inference))
+            killed = 0
+            for _ in range(2):
+                await until_log(inference, "embed vectors")
+                assert (pid := int(await answer(inference, "!pid"))) != killed
+                os.kill(pid, signal.SIGSEGV)
+                killed = pid
+            with pytest.raises(WorkerLost, match="SIGSEGV"):
+                await task
             assert inference.num_active == 0
 
     run(test())

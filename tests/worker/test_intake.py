@@ -1,5 +1,6 @@
 """The intake turns frames into commands, and nothing that arrives can end it but the end of the pipe."""
 
+import array
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -8,8 +9,10 @@ from queue import SimpleQueue
 from shimmy.core import ipc
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Failed
-from shimmy.core.request import Generation, Text
+from shimmy.core.request import Embedding, Generation, Text
 from shimmy.worker import channel
+from shimmy.worker.embedding import Job
+from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.intake import Intake
 from shimmy.worker.loop import Closed, Command
 from shimmy.worker.prompt import Prompter
@@ -37,6 +40,16 @@ class FakePrompter(Prompter):
         return [ipc.Written("a"), ipc.Counted(3)]
 
 
+class FakeInputReader(InputReader):
+    def __init__(self) -> None:
+        pass
+
+    def prepare(self, request: Embedding) -> Job:
+        if request.inputs == ["wrong"]:
+            raise RequestError("no", param="input")
+        return Job(request, [array.array("i", [1])], "mean", 0.0)
+
+
 def generate(text: str) -> ipc.Generate:
     return ipc.Generate(Generation(id=text, model="m", prompt=Text(text)))
 
@@ -45,7 +58,7 @@ def commands_for(
     messages: Iterator[ipc.ToWorker], send: Callable[[ipc.Answer], None] = lambda answer: None
 ) -> list[Command]:
     queue: SimpleQueue[Command] = SimpleQueue()
-    Intake(messages, FakePrompter(), queue, send).run()
+    Intake(messages, FakePrompter(), FakeInputReader(), queue, send).run()
     return [queue.get() for _ in range(queue.qsize())]
 
 
@@ -54,6 +67,13 @@ def test_messages_become_commands_in_order() -> None:
     assert isinstance(request, Request) and request.id == "ok"
     assert abort == ipc.Abort("ok")
     assert closed == Closed()
+
+
+def test_what_vectors_are_made_of_goes_another_way() -> None:
+    messages = [ipc.Embed(Embedding(id=text, model="m", inputs=[text])) for text in ("fine", "wrong")]
+    fine, wrong, _ = commands_for(iter(messages))
+    assert isinstance(fine, Job) and fine.id == "fine"
+    assert isinstance(wrong, Failed) and wrong.fault.param == "input"
 
 
 def test_errors_fail_their_request_and_reveal_nothing() -> None:

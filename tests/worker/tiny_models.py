@@ -189,4 +189,66 @@ def hybrid(path: Path) -> None:
     model.write()
 
 
+def reranker(path: Path) -> dict[str, np.ndarray]:
+    """Two layers that score a text for a query (BERT with a head). Words are "w0" to "w99"; anything else is unknown.
+    Returns the tensors by name, their rows as ggml has them."""
+    heads, feed_forward, num_positions, num_layers = 4, 128, 64, 2
+    random = np.random.default_rng(2)
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_block_count(num_layers)
+    writer.add_context_length(num_positions)
+    writer.add_embedding_length(_EMBD)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list([*RERANKER_SPECIAL, *(f"\u2581w{number}" for number in range(100))])
+    writer.add_token_types([3] * len(RERANKER_SPECIAL) + [1] * 100)
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_mask_token_id(4)
+    tensors: dict[str, np.ndarray] = {}
+
+    def add(name: str, *shape: int, scale: float = 0.0, offset: float = 0.0) -> None:
+        values = random.standard_normal(shape[::-1]) * (scale or shape[0] ** -0.5) + offset
+        tensors[name] = values.astype(np.float32)
+
+    def linear(name: str, inputs: int, outputs: int) -> None:
+        add(f"{name}.weight", inputs, outputs)
+        add(f"{name}.bias", outputs, scale=0.1)
+
+    def norm(name: str) -> None:
+        add(f"{name}.weight", _EMBD, scale=0.1, offset=1.0)
+        add(f"{name}.bias", _EMBD, scale=0.1)
+
+    add("token_embd.weight", _EMBD, len(RERANKER_SPECIAL) + 100, scale=1.0)
+    add("position_embd.weight", _EMBD, num_positions, scale=0.3)
+    add("token_types.weight", _EMBD, 2, scale=0.1)
+    norm("token_embd_norm")
+    for layer in range(num_layers):
+        block = f"blk.{layer}"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            linear(f"{block}.{part}", _EMBD, _EMBD)
+        norm(f"{block}.attn_output_norm")
+        linear(f"{block}.ffn_up", _EMBD, feed_forward)
+        linear(f"{block}.ffn_down", feed_forward, _EMBD)
+        norm(f"{block}.layer_output_norm")
+    linear("cls", _EMBD, _EMBD)
+    linear("cls.output", _EMBD, 1)
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+RERANKER_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
 KINDS: dict[str, Callable[[Path], None]] = {kind.__name__: kind for kind in (full, window, recurrent, hybrid)}

@@ -14,20 +14,28 @@ from shimmy.server.inference import Inference
 if TYPE_CHECKING:
     from shimmy.protocols.openai.chat import ChatCompletions
     from shimmy.protocols.openai.completions import Completions
+    from shimmy.protocols.openai.embeddings import Embeddings
     from shimmy.protocols.openai.infill import Infills
     from shimmy.protocols.openai.models import Models
+    from shimmy.protocols.openai.rerank import Rerank
     from shimmy.protocols.openai.tokens import TokenEndpoints
-    from shimmy.server.streaming import EventStream
+    from shimmy.server.streaming import EventStream, LongAnswer
 
 __all__ = ["encode_error", "prepare", "routes"]
+
+
+# All of llama-server's.
+_RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 
 
 def prepare() -> None:
     """Imports it all, in whatever thread: for when there is time for it."""
     import shimmy.protocols.openai.chat
     import shimmy.protocols.openai.completions
+    import shimmy.protocols.openai.embeddings
     import shimmy.protocols.openai.infill
     import shimmy.protocols.openai.models
+    import shimmy.protocols.openai.rerank
     import shimmy.protocols.openai.tokens  # noqa: F401
 
 
@@ -64,6 +72,18 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         return TokenEndpoints(inference)
 
     @cache
+    def embeddings() -> "Embeddings":
+        from shimmy.protocols.openai.embeddings import Embeddings
+
+        return Embeddings(inference)
+
+    @cache
+    def rerank() -> "Rerank":
+        from shimmy.protocols.openai.rerank import Rerank
+
+        return Rerank(inference)
+
+    @cache
     def models() -> "Models":
         from shimmy.protocols.openai.models import Models
 
@@ -87,6 +107,15 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
     async def apply_template(request: Request) -> Response:
         return await token_endpoints().apply_template(request)
 
+    async def create_embeddings(request: Request) -> "LongAnswer":
+        return await embeddings().create(request)
+
+    async def create_native_embeddings(request: Request) -> "LongAnswer":
+        return await embeddings().create_native(request)
+
+    async def create_ranking(request: Request) -> Response:
+        return await rerank().create(request)
+
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
@@ -100,6 +129,9 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
         Route("/tokenize", tokenize, methods=["POST"]),
         Route("/detokenize", detokenize, methods=["POST"]),
         Route("/apply-template", apply_template, methods=["POST"]),
+        Route("/v1/embeddings", create_embeddings, methods=["POST"]),
+        *(Route(path, create_native_embeddings, methods=["POST"]) for path in ("/embeddings", "/embedding")),
+        *(Route(path, create_ranking, methods=["POST"]) for path in _RERANK),
         Route("/v1/models", list_models),
         Route("/v1/models/{id:path}", get_model),
     ]

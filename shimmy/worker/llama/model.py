@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
+from shimmy.core.request import Pooling
 from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
 
@@ -52,7 +53,8 @@ class InfillTokens(NamedTuple):
 
 class Model:
     """One model in memory. `tokenize`, `control_token`, `check_tokens`, `metadata`, `pieces`, `spellings`,
-    `infill_tokens`, `suppressed_tokens` and `end_tokens` are safe from any thread; the rest is the step thread's.
+    `infill_tokens`, `suppressed_tokens`, `end_tokens`, `joints` and `rank_template` are safe from any thread; the rest
+    is the step thread's.
 
     `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}, `buffers` how many bytes
     of the weights each kind of memory.
@@ -78,7 +80,7 @@ class Model:
         if self._library.llama_model_has_encoder(self._handle) and not self._library.llama_model_has_decoder(
             self._handle
         ):
-            raise ModelInvalid("the model is an encoder and cannot generate text")
+            raise ModelInvalid("encoders of the T5 kind are not supported")
 
     @property
     def handle(self) -> int:
@@ -96,6 +98,31 @@ class Model:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether it has no memory of a text that it could go on with: it makes vectors only."""
+        # Not before the file is read, which is what a worker does first; so below.
+        from shimmy.core.capabilities import is_encoder
+
+        return is_encoder(self.metadata)
+
+    @property
+    def stated_pooling(self) -> Pooling | None:
+        """How vectors are made of those of tokens, if the file says so."""
+        from shimmy.core.capabilities import stated_pooling
+
+        return stated_pooling(self.metadata)
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers in a vector."""
+        return int(self._library.llama_model_n_embd_out(self._handle))
+
+    @property
+    def num_scores(self) -> int:
+        """Numbers in what a model that ranks says of a text; the first one is the score."""
+        return int(self._library.llama_model_n_cls_out(self._handle))
+
+    @property
     def training_context_length(self) -> int:
         return int(self._library.llama_model_n_ctx_train(self._handle))
 
@@ -110,7 +137,6 @@ class Model:
     @property
     def reuse(self) -> "Reuse":
         """What of a sequence's memory can be used again for another one."""
-        # Not before the file is read, which is what a worker does first.
         from shimmy.worker.prefix_states import Reuse
 
         recurrent = self._library.llama_model_is_recurrent(self._handle)
@@ -126,6 +152,26 @@ class Model:
         """
         num_heads = self._library.llama_model_n_layer(self._handle) * self._library.llama_model_n_head(self._handle)
         return int(0.05 / 25 * self.num_parameters / max(1, num_heads))
+
+    @cached_property
+    def rank_template(self) -> str | None:
+        """How a model that ranks wants "{query}" and "{document}" (tokenizer.chat_template.rerank)."""
+        text = self._library.llama_model_chat_template(self._handle, b"rerank")
+        return text.decode("utf-8", "replace") if text else None
+
+    @cached_property
+    def joints(self) -> "tuple[list[int], list[int], list[int]]":
+        """Tokens before, between and after two texts that are judged together, as the vocabulary's own flags say."""
+        library, vocab = self._library, self._vocab
+        sep = self._checked(library.llama_vocab_sep(vocab))
+        eos = sep if self.eos_token is None else self.eos_token
+        has_bos, has_eos = self.adds_bos, bool(library.llama_vocab_get_add_eos(vocab))
+        ends = [eos] if has_eos else []
+        separators = [sep] if library.llama_vocab_get_add_sep(vocab) else []
+        # A BERT has no end token of its own: its separator stands at the end as well.
+        parts = ([self.bos_token] if has_bos else [], [*ends, *separators], ends or separators)
+        before, between, after = ([token for token in part if token is not None] for part in parts)
+        return before, between, after
 
     @property
     def chat_template(self) -> str | None:
