@@ -6,7 +6,9 @@ What an error looks like is the protocols' business.
 import asyncio
 import os
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -28,6 +30,10 @@ from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
 
+if TYPE_CHECKING:
+    from shimmy.protocols.grpc import Services
+
+_GRPC = b"application/grpc"
 _CLIENT_GONE = 499  # nginx's number for it
 _SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 
@@ -41,9 +47,17 @@ def build_app(
 ) -> "App":
     """`host` and `address` are where the server is bound, by name and by IP address."""
     guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
-    probes = Probes(readiness or Readiness(inference))
+    readiness = readiness or Readiness(inference)
+    probes = Probes(readiness)
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
-    return App(routes, guard, settings)
+
+    @cache
+    def services() -> "Services":
+        from shimmy.protocols.grpc import Services
+
+        return Services(inference, lambda: readiness.state)
+
+    return App(routes, guard, settings, services)
 
 
 def _tenant_salt(settings: Settings) -> bytes | None:
@@ -67,7 +81,11 @@ class Probes:
 
 
 class App:
-    def __init__(self, routes: list[Route], guard: Guard, settings: Settings) -> None:
+    def __init__(
+        self, routes: list[Route], guard: Guard, settings: Settings, services: "Callable[[], Services]"
+    ) -> None:
+        """`services` are those of gRPC, made when the first call comes."""
+        self._services = services
         self.routes = routes
         self._router = Router(routes, redirect_slashes=False)
         self._guard = guard
@@ -118,6 +136,8 @@ class App:
 
     async def _route(self, scope: Scope, body: Body, reply: Reply) -> None:
         try:
+            if _is_call(scope):
+                return await self._call(scope, body, reply)
             scope["state"]["tenant"] = self._guard.check(scope)
             await body.read(scope, self._settings.body_seconds)
             await self._router(scope, body.replay, reply)
@@ -126,6 +146,30 @@ class App:
         except Exception as exception:
             error = _as_shimmy(exception, scope)
             await reply.refuse(error, openai.encode_error(error), body, scope["http_version"])
+
+    async def _call(self, scope: Scope, body: Body, reply: Reply) -> None:
+        """A gRPC call tells its errors in trailers."""
+        from shimmy.protocols.grpc import Call
+
+        call = Call(self._services(), scope, reply, self._settings.max_body_bytes)
+        try:
+            scope["state"]["tenant"] = self._guard.check(scope)
+            method = call.method
+            if not method.conversation:
+                await body.read(scope, self._settings.body_seconds)
+            await call.run(method, body.replay)
+        except ClientGone:
+            raise
+        except Exception as exception:
+            error = _as_shimmy(exception, scope)
+            scope["state"]["access"].error = error.code
+            await call.fail(error, body.discard)
+
+
+def _is_call(scope: Scope) -> bool:
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    # Not "application/grpc-web", which is another protocol.
+    return content_type.startswith(_GRPC) and content_type[len(_GRPC) :][:1] in (b"", b"+", b";")
 
 
 def _as_shimmy(error: Exception, scope: Scope) -> ShimmyError:

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from shimmy.core.errors import Forbidden, RequestError, Unauthorized
 from shimmy.server.listen import is_loopback
 
-_PUBLIC = frozenset({"/health", "/readyz"})
+_PUBLIC = frozenset({"/health", "/readyz", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
 _WEB = ("http://", "https://")
 _TENANT_CHARS = 16
 
