@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
-    from shimmy.core.request import Secret
+    from shimmy.core.secret import Secret
 
 _BIND = re.compile(r"(?:\[[^\[\]]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
 _API_KEY = re.compile(r"[!-~]+")
@@ -182,7 +182,7 @@ def key_file(path: str) -> "Secret":
     import base64
     import binascii
 
-    from shimmy.core.request import Secret
+    from shimmy.core.secret import Secret
 
     try:
         with open(path, "rb") as file:

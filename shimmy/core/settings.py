@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from shimmy.core.request import Secret
+from shimmy.core.secret import Secret
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
