@@ -18,7 +18,7 @@ Header = tuple[bytes, bytes]
 
 
 class Reply:
-    """An ASGI `send` that adds the request id, notes the status, and cuts a client that takes nothing for
+    """An ASGI `send` that adds `headers` and the request id, notes the status, and cuts a client that takes nothing for
     `stall_seconds`."""
 
     def __init__(self, send: Send, connection: Connection, access: Access, stall_seconds: float) -> None:
@@ -26,12 +26,14 @@ class Reply:
         self._connection = connection
         self._access = access
         self._stall_seconds = stall_seconds
+        self.headers: list[Header] = []
 
     async def __call__(self, message: Message) -> None:
         """Raises `ClientGone` for a client that had to be cut."""
         if message["type"] == "http.response.start":
             self._access.status = message["status"]
-            message = {**message, "headers": [*message["headers"], (b"x-request-id", self._access.id.encode())]}
+            own = (b"x-request-id", self._access.id.encode())
+            message = {**message, "headers": [*message["headers"], *self.headers, own]}
         # A timer for each token costs more than encoding it.
         if self._connection.takes(len(message.get("body", b""))):
             return await self._send(message)
@@ -43,11 +45,18 @@ class Reply:
             await self.abandon()
             raise ClientGone from None
 
+    async def empty(self, headers: list[Header], body: Body) -> None:
+        """Answer with nothing but headers."""
+        await body.settle()
+        await self({"type": "http.response.start", "status": 204, "headers": headers})
+        await self({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def refuse(self, error: ShimmyError, content: bytes, body: Body, http_version: str) -> None:
         """Answer with an error; an answer that has begun already is cut off, lest it pass for a whole one."""
         self._access.error = error.code
         if self._access.status is not None:
             return await self.abandon()
+        await body.settle()
         headers = [(b"content-length", str(len(content)).encode()), *_headers(error)]
         if not body.ended and http_version != "2":
             headers.append((b"connection", b"close"))

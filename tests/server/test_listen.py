@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from shimmy.core.keys import ApiKey
 from shimmy.core.settings import DEFAULT_PORT, LAST_AUTO_PORT, Settings
 from shimmy.server.listen import Listener, StartError, listen
 
@@ -70,7 +71,9 @@ def test_an_address_of_nobody() -> None:
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.parametrize("fields", [{"api_keys": ("key",)}, {"insecure_no_auth": True}])
+@pytest.mark.parametrize(
+    "fields", [{"api_keys": (ApiKey.of("key"),)}, {"api_keys_file": "keys"}, {"insecure_no_auth": True}]
+)
 def test_other_machines_need_a_key_or_a_word(fields: dict[str, object]) -> None:
     elsewhere = "192.0.2.1:0"  # RFC 5737: nobody's, so that it gets as far as the bind and no further
     with pytest.raises(StartError) as refused:

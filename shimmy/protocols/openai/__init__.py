@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shimmy.core.errors import ShimmyError
+from shimmy.core.keys import infer
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
@@ -53,15 +54,19 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
 
         return Models(inference)
 
+    @infer
     async def create_chat_completion(request: Request) -> "Response | EventStream":
         return await chat_completions().create(request)
 
+    @infer
     async def create_completion(request: Request) -> "Response | EventStream":
         return await completions().create(request)
 
+    @infer
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
+    @infer
     async def get_model(request: Request) -> Response:
         return await models().get(request)
 
