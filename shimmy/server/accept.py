@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.events import Closed, RawData
+from hypercorn.events import Closed, RawData, Updated
 
 from shimmy.server.listen import BACKLOG, is_loopback
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import ssl
 
     from hypercorn.config import Config
+    from hypercorn.events import Event
     from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,12 @@ class Acceptor:
 
 class Conversation(TCPServer):
     """One connection. Hypercorn closes it when nothing is asked for some seconds, but forgets to when HTTP/2 was agreed
-    on and nothing was asked after that."""
+    on and nothing was asked after that; and it holds a connection that the client has ended for as long again."""
+
+    async def protocol_send(self, event: "Event") -> None:
+        if isinstance(event, Updated) and self.reader.at_eof():
+            return await self.idle_task.stop()
+        await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
@@ -128,6 +134,10 @@ class Conversation(TCPServer):
             if self.idle_task._handle is None and self._is_quiet():
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
         await self.protocol.handle(Closed())
+        # What an answer still has to send waits for room; nobody makes any now.
+        for buffer in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
+            await buffer.close()
+        await self.idle_task.stop()
 
     def _is_quiet(self) -> bool:
         streams = getattr(self.protocol.protocol, "streams", None)
@@ -146,6 +156,7 @@ def _address(writer: asyncio.StreamWriter) -> str:
     address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback:
         return ""
+    # A host has a whole network of IPv6 addresses to itself.
     return str(address) if address.version == 4 else str(ipaddress.ip_network((int(address), 64), strict=False))
 
 

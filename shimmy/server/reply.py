@@ -64,6 +64,8 @@ class Reply:
         await self({"type": "http.response.body", "body": content, "more_body": True})
         await body.discard()
         await self({"type": "http.response.body", "body": b"", "more_body": False})
+        if not body.ended:
+            await self._connection.refuse_rest()
 
     async def abandon(self) -> None:
         """End the exchange as it is."""
