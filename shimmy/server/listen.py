@@ -36,14 +36,14 @@ class StartError(Exception):
 
 class Listener(msgspec.Struct, frozen=True):
     """A listening socket; `host` is what was asked for, `address` the IP address it is bound to. For a UNIX socket both
-    are "unix:" and its path, and there is no port; `inode` tells whether the path still leads to it."""
+    are "unix:" and its path, and there is no port; `identity` tells whether the path still leads to it."""
 
     host: str
     address: str
     port: int
     fd: int
     scheme: str = "http"
-    inode: int = 0
+    identity: tuple[int, int] = (0, 0)
 
     @property
     def url(self) -> str:
@@ -62,7 +62,7 @@ class Listener(msgspec.Struct, frozen=True):
     def remove(self) -> None:
         """Take the path of a UNIX socket away, unless it leads to another one by now."""
         with suppress(OSError):
-            if is_unix(self.address) and os.lstat(self.path).st_ino == self.inode:
+            if is_unix(self.address) and _identity(self.path) == self.identity:
                 os.unlink(self.path)
 
 
@@ -149,7 +149,7 @@ def _listen_unix(bind: str, scheme: str) -> Listener:
         _remove_stale(path)
         listener.bind(path)
         listener.listen(BACKLOG)
-        inode = os.lstat(path).st_ino
+        identity = _identity(path)
     except OSError as error:
         listener.close()
         raise StartError(f"cannot listen on {path}: {error.strerror or error}", EXIT_CANNOT_BIND) from None
@@ -159,7 +159,13 @@ def _listen_unix(bind: str, scheme: str) -> Listener:
     finally:
         os.umask(before)
     address = f"{_UNIX}{path}"
-    return Listener(address, address, 0, listener.detach(), scheme, inode)
+    return Listener(address, address, 0, listener.detach(), scheme, identity)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """The number of a file alone would do, were it not given to the next one at once."""
+    status = os.lstat(path)
+    return status.st_ino, status.st_mtime_ns
 
 
 def _remove_stale(path: str) -> None:
