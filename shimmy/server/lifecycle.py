@@ -140,11 +140,12 @@ def _tls(settings: Settings) -> "ssl.SSLContext | None":
         return None
     if settings.tls_cert is None or settings.tls_key is None:
         raise StartError("--tls-cert and --tls-key go together", EXIT_USAGE)
+    from shimmy.server.tls import server_context
+
     try:
-        from shimmy.server.tls import server_context
+        return server_context(settings.tls_cert, settings.tls_key)
     except ImportError as error:
         raise StartError(f"this program was made without TLS: {error}", EXIT_USAGE) from None
-    return server_context(settings.tls_cert, settings.tls_key)
 
 
 class Server:

@@ -17,18 +17,15 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(["h2", "http/1.1"])
+    for path in (certificate, key):
+        _check_readable(path)
     try:
-        for path in (certificate, key):
-            with open(path, "rb"):
-                pass
         context.load_cert_chain(certificate, key, password=_refuse_password)
-    except ssl.SSLError as error:
-        reason = error.reason or str(error)
-        raise StartError(f"cannot use the certificate {certificate} with the key {key}: {reason}", EXIT_USAGE) from None
-    except OSError as error:
-        raise StartError(f"cannot read {error.filename}: {error.strerror}", EXIT_USAGE) from None
     except _Encrypted:
         raise StartError(f"the key {key} is encrypted, and nobody is there to type a password", EXIT_USAGE) from None
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror
+        raise StartError(f"cannot use the certificate {certificate} with the key {key}: {reason}", EXIT_USAGE) from None
     return context
 
 
@@ -38,6 +35,14 @@ def client_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _check_readable(path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise StartError(f"cannot read {path}: {error.strerror}", EXIT_USAGE) from None
 
 
 class _Encrypted(Exception):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -70,6 +71,11 @@ def test_http_over_tls(tmp_path: Path) -> None:
             assert connection.selected_alpn_protocol() == "http/1.1"
             connection.sendall(REQUEST)
             assert b'"status":"ok"' in everything(connection)
+        if program.IS_FROZEN:
+            # Its own, whatever the machine has.
+            mapped = Path(f"/proc/{running.process.pid}/maps").read_text()
+            found = {line.split()[-1] for line in mapped.splitlines() if re.search(r"/lib(ssl|crypto)\b", line)}
+            assert found and all("/native-" in path for path in found)
         with connected(running, trusting("h2")) as connection:
             assert connection.selected_alpn_protocol() == "h2"
             client = h2.connection.H2Connection()
@@ -123,6 +129,13 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path) -> None
 def test_one_file_without_the_other(tmp_path: Path) -> None:
     done = program.run("serve", "--bind", "127.0.0.1:0", "--tls-cert", CERTIFICATE)
     assert done.returncode == 2 and "--tls-cert and --tls-key go together" in done.stderr
+
+
+def test_a_certificate_that_is_absent_is_no_start(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    for flags in (("--tls-cert", absent, "--tls-key", KEY), ("--tls-cert", KEY, "--tls-key", KEY)):
+        done = program.run("serve", "--bind", "127.0.0.1:0", *flags)
+        assert done.returncode == 2 and "shimmy: cannot " in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:
