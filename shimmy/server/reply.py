@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 from starlette.types import Message, Send
 
-from shimmy.core.errors import QueueTimeout, ShimmyError
+from shimmy.core.errors import QueueTimeout, RequestTimeout, ShimmyError
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
 from shimmy.server.streaming import ClientGone
 
+# Where an error does not know better.
+_RETRY_AFTER_SECONDS = 1
 Header = tuple[bytes, bytes]
 
 
@@ -78,12 +80,12 @@ def _headers(error: ShimmyError) -> Iterator[Header]:
         yield b"www-authenticate", b"Bearer"
     if allow := error.details.get("allow"):
         yield b"allow", allow.encode()
-    seconds = error.details.get("retry_after_seconds")
+    seconds = error.details.get("retry_after_seconds", _RETRY_AFTER_SECONDS if error.status == 503 else None)
     if seconds is not None:
         yield b"retry-after", str(math.ceil(seconds)).encode()
         yield b"retry-after-ms", str(math.ceil(seconds * 1000)).encode()
     # The OpenAI and Anthropic SDKs repeat every 408, 429 and 5xx twice unless told not to (openai/_base_client.py).
-    if error.status in (429, 503):
+    if error.status in (429, 503) or isinstance(error, RequestTimeout):
         yield b"x-should-retry", b"true"
     elif error.status >= 500 or isinstance(error, QueueTimeout):
         yield b"x-should-retry", b"false"

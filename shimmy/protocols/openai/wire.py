@@ -48,6 +48,9 @@ EncryptionKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
 Samplers = Annotated[list[str], Meta(max_length=32)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=1024)]
+# More than any conversation has: each one costs time before anything can be refused.
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000
 # JSON of any kind as it was sent; the same where null was.
 ABSENT = msgspec.Raw(b"null")
 
@@ -156,16 +159,19 @@ class Prediction(msgspec.Struct, frozen=True):
     content: str | list[Part]
 
 
+Parts = Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     name: str | None = None
     tool_calls: Any = None
     function_call: Any = None
 
 
 class ChatRequest(CommonFields, frozen=True, kw_only=True):
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
     tools: Any = None
     tool_choice: Any = None
