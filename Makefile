@@ -10,7 +10,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadfile
 # Without byte code every start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup model serve test test-fast program-test check bench peers bench-results bench-report freeze frozen-test lock clean
+.PHONY: setup model templates serve test test-fast program-test check bench peers bench-results bench-report freeze frozen-test lock clean
 
 setup: $(STAMP)
 	@$(PY) -m build.native
@@ -18,10 +18,14 @@ setup: $(STAMP)
 model: $(STAMP)
 	@$(PY) -m build.model
 
+# Chat templates of real models, for the tests. Prints where they are.
+templates: $(STAMP)
+	@$(PY) -m build.templates
+
 serve: setup model
 	@exec $(PY) -m shimmy serve --bind auto $(ARGS)
 
-test: setup model
+test: setup model templates
 	@$(PYTEST) -m "not frozen" $(ARGS)
 
 test-fast: $(STAMP)

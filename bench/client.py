@@ -95,6 +95,31 @@ class Endpoint:
         finally:
             writer.close()
 
+    async def first_model(self) -> str:
+        """The id of the first model that the server lists."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            writer.write(self._head("GET", "/v1/models"))
+            _, is_chunked = await _response_head(reader)
+            content = b"".join([piece async for piece in (_chunks(reader) if is_chunked else _plain(reader))])
+        finally:
+            writer.close()
+        listed: str = json.loads(content)["data"][0]["id"]
+        return listed
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON that is answered. Raises `HttpError`, or OSError when the connection fails."""
+        reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+        try:
+            writer.write(self._head("POST", path, json.dumps(body).encode()))
+            status, is_chunked = await _response_head(reader)
+            content = b"".join([piece async for piece in (_chunks(reader) if is_chunked else _plain(reader))])
+        finally:
+            writer.close()
+        if status != 200:
+            raise HttpError(status, content)
+        return json.loads(content)
+
     async def _count(self, prompt: str, reply: Reply) -> None:
         """llama-cpp-python's server streams without usage: there each piece is one token, and prompts are counted by a
         route of its own. What has no such route stays as it is."""

@@ -44,6 +44,12 @@ def _same_flags() -> list[str]:
     return ["-m", MODEL_FILE, *map(str, sizes), "--kv-unified"]
 
 
+def _embedding_flags(num_threads: int) -> list[str]:
+    """As many texts as llama-server may be asked at once here, and batches that hold them."""
+    sizes = ["-t", num_threads, "-np", _NUM_SEQUENCES, "-c", _CONTEXT_TOKENS, "-b", 2048, "-ub", 2048]
+    return ["--embeddings", "--pooling", "mean", *map(str, sizes), "--kv-unified"]
+
+
 def _own_flags() -> list[str]:
     sizes = ["--threads", _num_threads(), "--ctx", _CONTEXT_TOKENS, "--parallel", _NUM_SEQUENCES]
     return [*map(str, sizes), "--preload", MODEL]
@@ -59,6 +65,11 @@ SERVING: dict[str, Callable[[], str]] = {
 }
 # With what keeps prompts over a restart, where a server has that.
 LASTING = SERVING | {"shimmy": lambda: _shimmy(*_own_flags(), "--kv-cache", "2G")}
+# Making vectors with the model in a file, on so many threads, or on one for each core.
+EMBEDDING: dict[str, Callable[[str, int | None], str]] = {
+    "shimmy": lambda model, threads: _shimmy("--threads", str(threads or _num_threads()), "--model-path", model),
+    "llama-server": lambda model, threads: _llama_server("-m", model, *_embedding_flags(threads or _num_threads())),
+}
 # Without a model, where a server can start without one.
 IDLE: dict[str, Callable[[], str]] = {"shimmy": _shimmy, "llama-server": _llama_server, "fastapi": _fastapi}
 

@@ -3,9 +3,15 @@
 import re
 from pathlib import Path
 
+import msgspec
+
+from shimmy.cli.options import ENGINE_FLAGS
+from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ShimmyError
-from shimmy.core.request import MAX_CONSTRAINT_BYTES, Sampling
+from shimmy.core.request import MAX_CONSTRAINT_BYTES, MAX_TEMPLATE_VARIABLES_BYTES, TEMPLATE_VARIABLES, Sampling
 from shimmy.core.settings import Settings
+from shimmy.protocols.openai.template import MAX_DEPTH
+from shimmy.worker.chat import template
 from shimmy.worker.constraints import schema
 from shimmy.worker.constraints.compile import MAX_GRAMMAR_BYTES
 
@@ -41,6 +47,13 @@ def test_settings() -> None:
     assert listed == [(name, repr(getattr(settings, name))) for name in Settings.__struct_fields__]
 
 
+def test_the_engine_table() -> None:
+    table = rows("settings.md", "name")
+    assert [name for name, *_ in table] == [field.encode_name for field in msgspec.structs.fields(EngineSettings)]
+    flags = {flag[2:] for _, flag, *_ in table if flag.startswith("--")}
+    assert flags == set(ENGINE_FLAGS)
+
+
 def test_sampling() -> None:
     table = rows("sampling.md", "field")
     listed = {name for names, *_ in table for name in re.findall(r"\w+", names)}
@@ -49,6 +62,14 @@ def test_sampling() -> None:
         for name, shown in zip(re.findall(r"\w+", names), default.split(", "), strict=False):
             if re.fullmatch(r"-?[\d.]+", shown):
                 assert float(shown) == getattr(Sampling(), name)
+
+
+def test_templates() -> None:
+    text = (ROOT / "docs" / "templates.md").read_text()
+    listed = text.split("Variables, chosen")[1].split("\n\n")[0].split(":", 1)[1]
+    assert set(re.findall(r"`(\w+)`", listed)) == TEMPLATE_VARIABLES
+    assert f"at most {MAX_TEMPLATE_VARIABLES_BYTES >> 10} KiB of JSON, nested at most {MAX_DEPTH} times" in text
+    assert f"take {template.FUEL_PER_RENDER // 10**6} million\nsteps" in text
 
 
 def test_structured_output() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.options import checked, kv_cache, model_sources, offload, text
+from shimmy.cli.options import checked, engine_options, kv_cache, model_sources, text
 
 if TYPE_CHECKING:
     from shimmy.core.events import Finished
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 @click.option("--seed", type=checked("Seed"), metavar="NUMBER", help="The same seed gives the same answer.")
 @kv_cache
 @model_sources
-@offload
+@engine_options
 def command(name: str, prompt: str | None, system: str | None, raw: bool, max_tokens: int | None, **rest: Any) -> None:
     import asyncio
 
     from shimmy.core.request import Generation, Sampling
     from shimmy.core.settings import Settings
 
-    fields = ("model_path", "model_dirs", "kv_cache_bytes", "kv_cache_key", "num_gpu_layers", "devices")
-    settings = Settings(**{field: rest.pop(field) for field in fields})
+    fields = ("model_path", "model_dirs", "kv_cache_bytes", "kv_cache_key", "engine")
+    settings = Settings(**{field: rest.pop(field) for field in fields}, lora_model=name)
     sampling = Sampling.of(**rest)
     asked = _prompt(_given(prompt), system, raw)
     generation = Generation(id="cli", model=name, prompt=asked, sampling=sampling, max_tokens=max_tokens)
@@ -60,11 +60,11 @@ def _piped() -> str:
 
 
 def _prompt(prompt: str, system: str | None, raw: bool) -> "Prompt":
-    from shimmy.core.request import Chat, Message, Text
+    from shimmy.core.request import Chat, Message, Reasoning, Text
 
     if not raw:
         before = [Message("system", system)] if system is not None else []
-        return Chat([*before, Message("user", prompt)])
+        return Chat([*before, Message("user", prompt)], reasoning=Reasoning(is_raw=True))
     if system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out.")
     return Text(prompt)

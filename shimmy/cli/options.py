@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
     from shimmy.core.keys import ApiKey
     from shimmy.core.request import Secret
 
@@ -21,6 +22,23 @@ _API_KEY = re.compile(r"[!-~]+")
 _MAX_SECONDS = 86_400.0
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _KEY_BYTES = 32
+# Where a settings file leaves its table and the settings without a flag, in the context of the command that runs.
+ENGINE_TABLE = "shimmy.engine"
+FLAGLESS = "shimmy.flagless"
+# Name, variable, what a value looks like, help; each is checked as the field of `EngineSettings` with its name.
+_ENGINE_OPTIONS = (
+    ("gpu-layers", "SHIMMY_GPU_LAYERS", "NUMBER|all", "Layers of a model that go to a GPU."),
+    ("gpu-backend", "SHIMMY_GPU_BACKEND", "NAME", "Use the GPUs of this backend only, or cpu."),
+    ("split-mode", "SHIMMY_SPLIT_MODE", "none|layer", "Use one GPU, or share layers out."),
+    ("tensor-split", "SHIMMY_TENSOR_SPLIT", "PART,...", "How much each GPU gets."),
+    ("main-gpu", "SHIMMY_MAIN_GPU", "NUMBER", "The only GPU to use, counted from 0."),
+    ("n-cpu-moe", "SHIMMY_N_CPU_MOE", "NUMBER", "Keep the experts of the first layers on the CPU."),
+    ("cache-type-k", "SHIMMY_CACHE_TYPE_K", "TYPE", "How keys are stored, such as f16 or q8_0."),
+    ("cache-type-v", "SHIMMY_CACHE_TYPE_V", "TYPE", "How values are stored."),
+    ("flash-attn", "SHIMMY_FLASH_ATTN", "auto|on|off", "Flash attention."),
+)
+ENGINE_FLAGS = (*(name for name, *_ in _ENGINE_OPTIONS), "device", "lora", "cpu-moe")
+_ENGINE_FIELDS = tuple(name.replace("-", "_") for name in ENGINE_FLAGS)
 
 
 def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,26 +55,52 @@ def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
     return path(dirs(function))
 
 
-def offload(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--gpu-layers and --device, as `num_gpu_layers` and `devices`."""
-    layers = click.option(
-        "--gpu-layers",
-        "num_gpu_layers",
-        type=gpu_layers,
-        metavar="NUMBER|all",
-        envvar="SHIMMY_GPU_LAYERS",
-        help="Layers of a model that go to a GPU.",
-    )
-    device = click.option(
-        "--device",
-        "devices",
-        type=text,
-        multiple=True,
-        metavar="NAME",
-        envvar="SHIMMY_DEVICE",
-        help="A GPU for them, as gpu-info calls it; may be repeated.",
-    )
-    return layers(device(function))
+class _Whole(click.ParamType[str]):
+    """A path in a variable may have spaces."""
+
+    name = "file"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [rv] if rv else []
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the flags and --config; `function` gets `engine`, None where nothing of it is set."""
+
+    @wraps(function)
+    def gathered(**flags: Any) -> Any:
+        given = {name: flags.pop(name) for name in _ENGINE_FIELDS}
+        given = {name: value for name, value in given.items() if value not in (None, (), False)}
+        table = click.get_current_context().meta.get(ENGINE_TABLE)
+        return function(**flags, engine=_engine(table, given) if given or table else None)
+
+    for name, variable, metavar, text in reversed(_ENGINE_OPTIONS):
+        gathered = click.option(f"--{name}", metavar=metavar, envvar=variable, help=text)(gathered)
+    several: dict[str, Any] = {"multiple": True, "metavar": "NAME", "envvar": "SHIMMY_DEVICE"}
+    gathered = click.option("--device", **several, help="A GPU for them, as gpu-info calls it.")(gathered)
+    text = "Keep the experts of all layers on the CPU."
+    gathered = click.option("--cpu-moe", is_flag=True, default=None, envvar="SHIMMY_CPU_MOE", help=text)(gathered)
+    several = {"multiple": True, "metavar": "FILE[=SCALE]", "envvar": "SHIMMY_LORA_GGUF", "type": _Whole()}
+    return _config(click.option("--lora", **several, help="A LoRA adapter for the model.")(gathered))
+
+
+def _engine(table: dict[str, Any] | None, given: dict[str, Any]) -> "EngineSettings":
+    from shimmy.cli.engine_options import engine_settings
+
+    return engine_settings(table, given)
+
+
+def _config(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--config, which leaves no parameter: its values become defaults of other flags, or are kept in the context."""
+
+    def apply(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+        if path is not None:
+            from shimmy.cli.config import apply
+
+            apply(ctx, path)
+
+    about: dict[str, Any] = {"metavar": "FILE", "envvar": "SHIMMY_CONFIG", "help": "Settings in a file (TOML)."}
+    return click.option("--config", **about, is_eager=True, expose_value=False, callback=apply)(function)
 
 
 def kv_cache(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,15 +245,6 @@ def seconds(value: str) -> float:
     if not 0 <= number <= _MAX_SECONDS:
         raise click.BadParameter(f"{value!r} is no number of seconds from 0 to {_MAX_SECONDS:g}.")
     return number
-
-
-def gpu_layers(value: str) -> int:
-    """-1 stands for all, as in llama.cpp."""
-    if value == "all":
-        return -1
-    if not re.fullmatch(r"\d{1,4}", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is neither a number of layers nor all.")
-    return int(value)
 
 
 def checked(type_name: str) -> Callable[[str], Any]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shimmy.cli.options import model_sources, offload
+from shimmy.cli.options import engine_options, model_sources
 from shimmy.cli.output import count
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 @click.command("probe", help="Load the model NAME once and say what came of it.")
 @click.argument("name")
 @model_sources
-@offload
+@engine_options
 def command(name: str, **flags: Any) -> None:
     import asyncio
 
     from shimmy.core.settings import Settings
 
-    status = asyncio.run(_load(Settings(**flags), name))
+    status = asyncio.run(_load(Settings(**flags, lora_model=name), name))
     click.echo(f"ok: loaded {status.id} {_figures(status)}")
 
 
@@ -38,8 +38,9 @@ def _figures(status: "ModelStatus") -> str:
     loaded = status.loaded
     assert loaded is not None, "a preload that returned has loaded the model"
     layers = "".join(f"{number} layers on {device}, " for device, number in loaded.layers.items())
+    template = f", chat template from {loaded.template_source}" if loaded.template_source else ""
     return (
         f"in {loaded.load_seconds:.2f} s: {count(loaded.num_parameters)} parameters, "
         f"{loaded.num_sequences} sequences in a context of {loaded.context_length} tokens, "
-        f"{layers}{loaded.num_threads} threads on {loaded.cpu_variant}, chat template from {loaded.template_source}"
+        f"{layers}{loaded.num_threads} threads on {loaded.cpu_variant}{template}"
     )

@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from shimmy.cli.options import access, bind, kv_cache, megabytes, model_sources, offload, seconds
+from shimmy.cli.options import FLAGLESS, access, bind, engine_options, kv_cache, megabytes, model_sources, seconds
 from shimmy.cli.progress import LoadingBar
 
 _HELP = """Answer requests until told to stop.
 
 Each flag with a value can also be given as SHIMMY_ and its name (SHIMMY_BIND, SHIMMY_API_KEY ...); the folders as
-SHIMMY_MODEL_PATHS.
+SHIMMY_MODEL_PATHS, an adapter as SHIMMY_LORA_GGUF.
 """
 
 _tokens = click.IntRange(32, 2**31 - 1)
@@ -30,7 +30,7 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--threads", type=_threads, envvar="SHIMMY_THREADS", help="Threads of a model at most.")
 @click.option("--prefix-ram", type=megabytes, metavar="MB", envvar="SHIMMY_PREFIX_RAM", help="For computed prompts.")
 @kv_cache
-@offload
+@engine_options
 @click.option(
     "--model-draft", metavar="FILE|NAME", envvar="SHIMMY_MODEL_DRAFT", help="A small model that guesses ahead."
 )
@@ -48,6 +48,7 @@ def command(**flags: Any) -> None:
     if flags["spec_type"] == "draft" and not flags["model_draft"]:
         raise click.UsageError("--spec-type draft needs --model-draft.")
     given = {_FIELDS.get(name, name): value for name, value in flags.items() if value not in (None, ())}
+    given |= click.get_current_context().meta.get(FLAGLESS, {})
     sys.exit(serve(Settings(**given), on_progress=LoadingBar()))
 
 

@@ -50,6 +50,8 @@ def _text(value: object) -> str:
     match value:
         case None:
             return "not stated"
+        case list() | tuple():
+            return ", ".join(map(str, value))
         case bool():
             return "yes" if value else "no"
         case int():

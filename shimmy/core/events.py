@@ -1,7 +1,7 @@
 """What comes back while a request runs: the only currency between worker, server and protocols.
 
 For each request: one `Accepted`, then per choice any number of deltas and exactly one `Finished`; or, at any point, one
-`Failed`, which ends the whole request.
+`Failed`, which ends the whole request. An `Embedding` gets one `Embedded` for each of its inputs, or a `Failed`.
 """
 
 from typing import Literal
@@ -23,13 +23,15 @@ class Timings(msgspec.Struct, frozen=True):
 
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of one choice; `completion_tokens` counts sampled tokens, the end-of-generation token excluded.
-    `drafted_tokens` were computed on a guess, of which `accepted_tokens` were what was sampled then."""
+    `drafted_tokens` were computed on a guess, of which `accepted_tokens` were what was sampled then.
+    `reasoning_tokens` of the completion are what the model thought with, the mark at the end included."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
@@ -59,7 +61,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
     """Some more text of choice `index`: whole characters, never part of a stop string, and never empty unless it brings
-    tokens. `tokens` are those whose text is complete with this delta: all tokens of a choice make all its text."""
+    tokens. `tokens` are those whose text is complete with this delta: all tokens of a choice make all its text, and
+    what marks thoughts and calls in it, where there are any."""
 
     id: str
     index: int
@@ -108,4 +111,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     fault: Fault
 
 
-Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """What came of input `index`: one vector, or one for each of its tokens, or its score, as 32-bit floats one after
+    the other, little-endian."""
+
+    id: str
+    index: int
+    num_tokens: int
+    vectors: bytes
+
+
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Failed

@@ -11,7 +11,7 @@ import msgspec
 
 from shimmy.core.errors import Fault
 from shimmy.core.events import Event
-from shimmy.core.request import Generation, Secret, SpeculativeType
+from shimmy.core.request import Chat, Embedding, Generation, Prompt, Secret, SpeculativeType, TokenId
 
 MAX_FRAME_BYTES = 64 << 20
 _LENGTH_BYTES = 4
@@ -30,14 +30,22 @@ class DiskCache(msgspec.Struct, frozen=True):
     key: Secret | None = None
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter as requests name it, its file, and how strong it is unless a request says otherwise."""
+
+    name: str
+    path: str
+    scale: float = 1.0
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker sets up its context; None leaves the choice to the worker.
 
     `context_length` in tokens (default: the model's own, within the memory there is), `num_sequences` that decode side
     by side, `num_threads` at most, `prefix_ram_bytes` for states of prefixes that left the KV cache, `disk_cache` for
-    those that outlive the worker, `num_gpu_layers` (-1 is all; default: all if there are `devices`, else none) that go
-    to the GPUs named by `devices`, or to those that llama.cpp prefers. `draft_paths` is a draft model's file, or its
-    shards in order; `speculative` is how tokens are guessed for requests that do not say.
+    those that outlive the worker. `draft_paths` is a draft model's file, or its shards in order; `speculative` is how
+    tokens are guessed for requests that do not say. `adapters` are for the model itself. `settings` is an
+    `EngineSettings` in msgpack: empty where nothing of it is set, so that most workers need not know what it is.
     """
 
     context_length: int | None = None
@@ -45,10 +53,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
     prefix_ram_bytes: int = 256 << 20
     disk_cache: DiskCache | None = None
-    num_gpu_layers: int | None = None
-    devices: tuple[str, ...] = ()
     draft_paths: tuple[str, ...] = ()
     speculative: SpeculativeType = "none"
+    adapters: tuple[Adapter, ...] = ()
+    settings: bytes = b""
 
 
 # Server to worker
@@ -63,6 +71,10 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     generation: Generation
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    embedding: Embedding
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -105,7 +117,45 @@ class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
     allow_requantize: bool = False
 
 
-ToWorker = Load | Generate | Abort | Pause | Resume | ListDevices | Quantize
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
+    """The tokens of a prompt; of a `Text`, with what the model begins texts with only if `add_special`, and with
+    special tokens where they are spelled only if `parse_special`. With `spelled` they come as text too."""
+
+    prompt: Prompt
+    add_special: bool = True
+    parse_special: bool = True
+    spelled: bool = False
+
+
+class CountTokens(msgspec.Struct, frozen=True, tag="count_tokens"):
+    """How many tokens a prompt has."""
+
+    prompt: Prompt
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """The text of tokens, special ones as they are spelled."""
+
+    tokens: list[TokenId]
+
+
+class Render(msgspec.Struct, frozen=True, tag="render"):
+    """What the model's template makes of a chat."""
+
+    chat: Chat
+
+
+Question = Tokenize | CountTokens | Detokenize | Render
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Ask a worker with a model something that needs no context: it answers while others decode."""
+
+    id: int
+    question: Question
+
+
+ToWorker = Load | Generate | Embed | Abort | Pause | Resume | ListDevices | Quantize | Ask
 
 # Worker to server
 
@@ -123,8 +173,10 @@ class Opening(msgspec.Struct, frozen=True, tag="opening"):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml"; `layers` is how
-    many of the model's layers each device has, the output layer included."""
+    """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml", or empty for a
+    model that generates no text; `layers` is how many of the model's layers each device has, the output layer included,
+    and `buffers` how many bytes of its weights each kind of memory; `adapters` has the scales that hold for requests
+    that do not say, in order."""
 
     context_length: int
     training_context_length: int
@@ -137,6 +189,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     cpu_variant: str
     load_seconds: float
     layers: dict[str, int] = {}
+    buffers: dict[str, int] = {}
+    adapters: dict[str, float] = {}
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -199,7 +253,37 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
     target_bytes: int
 
 
-FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized
+class Tokenized(msgspec.Struct, frozen=True, tag="tokenized", omit_defaults=True):
+    """`pieces` has the bytes of each token, if they were asked for."""
+
+    tokens: list[int]
+    pieces: list[bytes] = []
+
+
+class Counted(msgspec.Struct, frozen=True, tag="counted"):
+    num_tokens: int
+
+
+class Written(msgspec.Struct, frozen=True, tag="written"):
+    """Answer to `Detokenize` and `Render`."""
+
+    text: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    fault: Fault
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
+    """To the `Ask` with this id. A long one comes in several frames, so that those of steps come between them: as long
+    as there is `more`."""
+
+    id: int
+    answer: Tokenized | Counted | Written | Refused
+    more: bool = False
+
+
+FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 

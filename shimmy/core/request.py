@@ -39,18 +39,37 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Patience = Annotated[float, Meta(gt=0, le=86_400)]
 SpeculativeType = Literal["none", "ngram", "draft"]
+# In the order of llama.h, llama_pooling_type.
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+Dimensions = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+# llama-server's embd_normalize: -1 not at all, 0 by the largest number, else by the p-norm.
+Norm = Annotated[int, Meta(ge=-1, le=64)]
 DraftTokens = Annotated[int, Meta(ge=0, le=64)]
+
+# -1 is as many as there is room for.
+ThinkingBudget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+# OpenAI allows no dots and 64 characters; tools of MCP servers have both.
+ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}\Z")]
 
 BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]
 TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
 
+AdapterScale = Annotated[float, Meta(ge=-100, le=100)]
+AdapterNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+AdapterName = Annotated[str, Meta(max_length=1024)]
+
 ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
 MAX_STOP_STRINGS = 16
+MAX_INPUTS = 2048  # OpenAI's limit for one request
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_BREAKER_CHARS = 128  # of all together
+MAX_TOOLS = 128
+MAX_TOOL_BYTES = 64 << 10  # of one tool's parameters
+MAX_TOOLS_BYTES = 256 << 10  # of all tools' descriptions and parameters
+MAX_TOOL_DEPTH = 64
 # llama.cpp's order (common/common.h, common_params_sampling)
 SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "penalties",
@@ -63,6 +82,20 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "xtc",
     "temperature",
 )
+
+# What clients may tell a chat template: variables that templates of real models read, and none that stands for what a
+# request has in other fields, or that a template calls.
+TEMPLATE_VARIABLES = frozenset(
+    """
+    enable_thinking thinking thinking_mode thinking_option thinking_effort thinking_budget reasoning reasoning_effort
+    reasoning_mode reasoning_strength include_thinking preserve_thinking preserved_thinking keep_past_thinking
+    keep_reasoning clear_thinking drop_thinking truncate_history_thinking skip_thinking add_thoughts
+    think_render_option documents controls grounding enable_citations custom_tools builtin_tools xml_tools python_tools
+    tools_in_user_message custom_instructions developer_instruction developer_preamble default_system_prompt
+    model_identity knowledge_cutoff date_string datetime current_date today add_vision_id
+    """.split()
+)
+MAX_TEMPLATE_VARIABLES_BYTES = 256 << 10
 
 # What a model's file can have a default for (core/defaults.py).
 MODEL_FIELDS = (
@@ -131,16 +164,19 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Reasoning(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the model may think before it answers; None leaves it to the model. `enabled` and `effort` go to its
-    template, `budget_tokens` ends the thinking when that many tokens of it have come."""
+    template, `budget_tokens` ends the thinking when that many tokens of it have come. With `is_raw` the thoughts are
+    left in the text, as the model marks them."""
 
     enabled: bool | None = None
     effort: str | None = None
     budget_tokens: int | None = None
+    is_raw: bool = False
 
 
 class Chat(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
     """Messages for the model's own chat template, rendered in the worker. `template_kwargs` are variables for it, of
-    those names that are allowed. With `continue_final` the last message, an assistant's, is gone on with."""
+    those names that are allowed (`TEMPLATE_VARIABLES`). With `continue_final` the last message, an assistant's, is gone
+    on with; without `add_generation_prompt` nothing says that the assistant speaks next."""
 
     messages: list[Message]
     tools: list[Tool] = []
@@ -148,6 +184,7 @@ class Chat(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
     reasoning: Reasoning = Reasoning()
     template_kwargs: dict[str, Any] = {}
     continue_final: bool = False
+    add_generation_prompt: bool = True
 
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
@@ -162,7 +199,25 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     ids: list[TokenId]
 
 
-Prompt = Chat | Text | Tokens
+class File(msgspec.Struct, frozen=True):
+    """A text that helps to complete another one."""
+
+    name: str
+    text: str
+
+
+class Infill(msgspec.Struct, frozen=True, tag="infill", omit_defaults=True):
+    """What goes between `prefix` and `suffix` is asked for, beginning with `prompt`; as much of the end of `extra` is
+    put before them as the context has room for. `field` is what the client calls the suffix."""
+
+    prefix: str
+    suffix: str
+    prompt: str = ""
+    extra: list[File] = []
+    field: str = "suffix"
+
+
+Prompt = Chat | Text | Tokens | Infill
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -242,6 +297,17 @@ class Speculative(msgspec.Struct, frozen=True, omit_defaults=True):
     n_max: DraftTokens | None = None
 
 
+class LoraScale(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An adapter by its number or by its name, exactly one of them, and how strong it is to be."""
+
+    id: AdapterNumber | None = None
+    name: AdapterName | None = None
+    scale: AdapterScale = 1.0
+
+
+Adapters = Annotated[list[LoraScale], Meta(max_length=64)]
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
@@ -252,7 +318,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     telling the key; all are one tenant where there are no keys. `timeout_seconds` count from the request's arrival to
     its end, `queue_seconds` until it begins to run: without them it may take as long as it takes. What is computed for
     a request with an `encryption_key` (32 bytes) is only found again by requests with the same one. The answer will
-    perhaps resemble `prediction`.
+    perhaps resemble `prediction`. Of the model's LoRA adapters it has those in `lora`, and without that those that the
+    server has for it.
     """
 
     id: str
@@ -273,3 +340,35 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     encryption_key: Secret | None = None
     speculative: Speculative = Speculative()
     prediction: str = ""
+    lora: Adapters | None = None
+
+    @property
+    def num_results(self) -> int:
+        """How many ends its answer has."""
+        return self.num_choices
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Texts, or token ids, of which one model makes vectors: one of each, or with `pooling` "none" one of each token.
+    With a `query` it makes a score of each, which says how well that text answers the query.
+
+    `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled by
+    their `norm`. `field` is what the client calls an input, with "*" for its number. The rest is as in a `Generation`.
+    """
+
+    id: str
+    model: str
+    inputs: list[str | list[TokenId]]
+    field: str = "input[*]"
+    query: str | None = None
+    pooling: Pooling | None = None
+    dimensions: Dimensions | None = None
+    norm: Norm = 2
+    priority: Priority = 0
+    tenant: str = ""
+    timeout_seconds: Patience | None = None
+    queue_seconds: Patience | None = None
+
+    @property
+    def num_results(self) -> int:
+        return len(self.inputs)

@@ -1,12 +1,15 @@
 """Everything a person can set about the server, as one record. The CLI fills it; nothing else reads the environment
 for these. docs/settings.md lists the same fields (a test compares)."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from shimmy.core.keys import ApiKey
 from shimmy.core.request import Secret
+
+if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11435
@@ -37,8 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prefix_ram_bytes: int = 256 << 20
     kv_cache_bytes: int = 0
     kv_cache_key: Secret | None = None
-    num_gpu_layers: int | None = None
-    devices: tuple[str, ...] = ()
+    engine: "EngineSettings | None" = None
+    lora_model: str | None = None
     draft_model: str | None = None
     speculative: Literal["none", "ngram", "draft"] | None = None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from shimmy.core.capabilities import capabilities, is_encoder, stated_pooling
 from shimmy.core.defaults import own_sampling
 from shimmy.core.errors import ModelInvalid
 from shimmy.models.gguf import Header, Kind, check_servable, kind_of, num_tokens, read_header
@@ -19,8 +20,9 @@ FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"; `sampling` has
-    the fields of a request for which the model has defaults of its own."""
+    """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"; `pooling` is how
+    vectors are made of those of tokens; `capabilities` is what the model was made for; `sampling` has the fields of a
+    request for which it has defaults of its own."""
 
     architecture: str | None
     name: str | None
@@ -32,7 +34,14 @@ class Facts(msgspec.Struct, frozen=True):
     vocabulary_size: int | None
     has_chat_template: bool
     tokenizer_model: str | None
+    pooling: str | None = None
+    capabilities: tuple[str, ...] = ()
     sampling: dict[str, Any] = {}
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it generates no text."""
+        return is_encoder({"general.architecture": self.architecture}.get)
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -74,6 +83,8 @@ def _facts_of(headers: Sequence[Header]) -> Facts:
         vocabulary_size=num_tokens(first.metadata),
         has_chat_template="tokenizer.chat_template" in first.metadata,
         tokenizer_model=first.text("tokenizer.ggml.model"),
+        pooling=stated_pooling(first.metadata.get),
+        capabilities=capabilities(first.metadata.get),
         sampling=own_sampling(first.metadata.get, lambda key, value: None),
     )
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import msgspec
 
 from shimmy.core.errors import DeadlineExceeded, QueueTimeout, ShimmyError
-from shimmy.core.request import Generation
+from shimmy.core.request import Embedding, Generation
 
 # The worker's clock starts when it has read the request, so nothing is left that it could measure.
 _LEAST_SECONDS = 0.001
@@ -19,7 +19,7 @@ _LEAST_SECONDS = 0.001
 class Deadline:
     """Counts from when it is made. For one request."""
 
-    def __init__(self, request: Generation, queue_seconds: float | None) -> None:
+    def __init__(self, request: Generation | Embedding, queue_seconds: float | None) -> None:
         """`queue_seconds` is the server's own limit; the request's counts where it is less."""
         limits = [seconds for seconds in (request.queue_seconds, queue_seconds) if seconds is not None]
         self._queue_seconds = min(limits, default=None)
@@ -40,7 +40,7 @@ class Deadline:
                 raise
             raise (self._exceeded() if min(limits) == self._timeout_seconds else self._queued_too_long()) from None
 
-    def request(self) -> Generation:
+    def request(self) -> Generation | Embedding:
         """The request with what is left of its time in queues."""
         if self._queue_seconds is None:
             return self._request

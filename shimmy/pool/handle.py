@@ -10,7 +10,8 @@ from enum import Enum, auto
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, WorkerLost, from_fault
-from shimmy.core.request import Generation
+from shimmy.core.request import Embedding, Generation
+from shimmy.pool.asked import Asked
 from shimmy.pool.process import Exit, Spawn, WorkerProcess
 from shimmy.pool.stream import Stream
 
@@ -37,7 +38,8 @@ _MOVES = {
 
 
 class Handle:
-    """`open` it, `submit` to it, `close` it; `ended` is set once the worker is gone, `idle` while it has no stream."""
+    """`open` it, `submit` to it, `close` it; `ended` is set once the worker is gone, `idle` while it has no stream and
+    nobody waits for an answer."""
 
     def __init__(self, name: str, load: ipc.Load, on_progress: Callable[[float], None]) -> None:
         self.name = name
@@ -54,6 +56,8 @@ class Handle:
         self._opening: str | None = None
         self._process: WorkerProcess | None = None
         self._streams: dict[str, Stream] = {}
+        self._asked: dict[int, Asked] = {}
+        self._num_asked = 0
 
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
@@ -68,23 +72,42 @@ class Handle:
         if self._error is not None:
             raise self._error
 
-    async def submit(self, generation: Generation) -> Stream:
+    async def submit(self, request: Generation | Embedding) -> Stream:
         """Hand a request to the worker, once it has read the ones before. Raises `WorkerLost` when there is none."""
         if self.state is not State.READY or self._process is None:
             raise WorkerLost("the model's worker process is gone")
-        if generation.id in self._streams:
-            raise ShimmyError(f"request id {generation.id!r} is in use")
-        stream = self._streams[generation.id] = Stream(generation.id, generation.num_choices, self._process.send)
+        if request.id in self._streams:
+            raise ShimmyError(f"request id {request.id!r} is in use")
+        stream = self._streams[request.id] = Stream(request.id, request.num_results, self._process.send)
+        message = ipc.Embed(request) if isinstance(request, Embedding) else ipc.Generate(request)
         self.idle.clear()
         try:
-            await self._process.send_in_turn(ipc.Generate(generation))
+            await self._process.send_in_turn(message)
         except ipc.FrameError as error:
-            self._forget(generation.id)
+            self._forget(request.id)
             raise TooLarge(str(error)) from error
         except BaseException:
-            self._forget(generation.id)
+            self._forget(request.id)
             raise
         return stream
+
+    async def ask(self, question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written:
+        """What the worker says to something that needs no context. Raises `WorkerLost` when there is none."""
+        if self.state is not State.READY or self._process is None:
+            raise WorkerLost("the model's worker process is gone")
+        self._num_asked += 1
+        id = self._num_asked
+        asked = self._asked[id] = Asked()
+        self.idle.clear()
+        try:
+            await self._process.send_in_turn(ipc.Ask(id, question))
+            return await asked.answer
+        except ipc.FrameError as error:
+            raise TooLarge(str(error)) from error
+        finally:
+            asked.forget()
+            self._asked.pop(id, None)
+            self._note_idle()
 
     def abort(self, stream: Stream) -> None:
         """The reader has left; nothing happens for a stream that is over."""
@@ -111,6 +134,10 @@ class Handle:
                         stream.push(event)
                         if stream.over:
                             self._forget(event.id)
+            case ipc.Answer(id, answer, more):
+                # Whoever asked may have left.
+                if (asked := self._asked.get(id)) is not None:
+                    asked.push(answer, more=more)
             case ipc.LoadProgress(fraction) if self.state is State.LOADING:
                 self._opening = None
                 self._on_progress(fraction)
@@ -150,11 +177,16 @@ class Handle:
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
+        for asked in self._asked.values():
+            asked.fail(error)
         self.idle.set()
 
     def _forget(self, id: str) -> None:
         self._streams.pop(id, None)
-        if not self._streams:
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._streams and not self._asked:
             self.idle.set()
 
     def _move(self, state: State) -> None:

@@ -15,6 +15,7 @@ from shimmy.pool.supervisor import Phase, Supervisor, Tools
 
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
+    from shimmy.pool.adapters import Adapters
     from shimmy.pool.draft import DraftModel
 
 
@@ -40,9 +41,11 @@ class Placement:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_progress: Callable[[str, float], None] = lambda model_id, fraction: None,
         draft: "DraftModel | None" = None,
+        adapters: "Adapters | None" = None,
     ) -> None:
         self._options = options
         self._draft = draft
+        self._adapters = adapters
         self._tools = Tools(spawn, clock, sleep, on_progress)
         self._supervisors: dict[str, Supervisor] = {}
         self._retiring: dict[Supervisor, asyncio.Task[None]] = {}
@@ -84,7 +87,9 @@ class Placement:
     def _options_for(self, model: "Model") -> ipc.EngineOptions:
         """No model needs its own guesses."""
         paths = self._draft.paths() if self._draft is not None else ()
-        return msgspec.structs.replace(self._options, draft_paths=() if paths == tuple(model.paths) else paths)
+        adapters = self._adapters.of(model) if self._adapters is not None else ()
+        draft_paths = () if paths == tuple(model.paths) else paths
+        return msgspec.structs.replace(self._options, draft_paths=draft_paths, adapters=adapters)
 
     def _retire(self, supervisor: Supervisor) -> None:
         task = self._retiring[supervisor] = asyncio.create_task(supervisor.retire())

@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import ShimmyError, from_fault
-from shimmy.core.events import Event, Failed, Finished, TextDelta
+from shimmy.core.events import Embedded, Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 MAX_WAITING_CHARS = 64 << 10
 MAX_WAITING_EVENTS = 256
@@ -22,13 +22,14 @@ _TOKEN_CHARS = 16
 class Stream:
     """An async iterator of batches: every event that waits, never an empty list.
 
-    Ends after the last choice's `Finished`; a failure is raised, after the events that came before it. For one reader.
+    Ends after the last choice's `Finished`, or the last `Embedded`; a failure is raised, after the events that came
+    before it. For one reader.
     """
 
-    def __init__(self, id: str, num_choices: int, send: Callable[[ipc.Pause | ipc.Resume], None]) -> None:
+    def __init__(self, id: str, num_results: int, send: Callable[[ipc.Pause | ipc.Resume], None]) -> None:
         self.id = id
         self._send = send
-        self._num_open = num_choices
+        self._num_open = num_results
         self._error: ShimmyError | None = None
         self._events: list[Event] = []
         self._num_chars = 0
@@ -44,9 +45,11 @@ class Stream:
         """Raises `ipc.FrameError` when the worker goes on far beyond a `Pause`."""
         if isinstance(event, Failed):
             return self.fail(from_fault(event.fault))
-        if isinstance(event, Finished):
+        if isinstance(event, Finished | Embedded):
             self._num_open -= 1
-        elif isinstance(event, TextDelta):
+        elif isinstance(event, ToolCallDelta):
+            self._num_chars += len(event.arguments)
+        elif isinstance(event, TextDelta | ReasoningDelta):
             self._num_chars += len(event.text) + sum(_TOKEN_CHARS * (1 + len(token.top)) for token in event.tokens)
         self._events.append(event)
         self._arrived.set()
@@ -87,22 +90,37 @@ class Stream:
 
 
 def _merged(batch: list[Event]) -> list[Event]:
-    """Neighbouring text of one choice as one delta, with the tokens of all."""
+    """Neighbouring deltas that go on with the same, as one."""
     merged: list[Event] = []
-    deltas: list[TextDelta] = []
+    run: list[Event] = []
     for event in batch:
-        if isinstance(event, TextDelta) and deltas and deltas[-1].index == event.index:
-            deltas.append(event)
+        if run and _goes_on(run[-1], event):
+            run.append(event)
             continue
-        _join(merged, deltas)
+        _join(merged, run)
         merged.append(event)
-        deltas = [event] if isinstance(event, TextDelta) else []
-    _join(merged, deltas)
+        run = [event]
+    _join(merged, run)
     return merged
 
 
-def _join(merged: list[Event], deltas: list[TextDelta]) -> None:
-    if len(deltas) > 1:
+def _goes_on(last: Event, event: Event) -> bool:
+    if isinstance(last, ToolCallDelta) and isinstance(event, ToolCallDelta):
+        # What begins a call stays alone, as clients expect it.
+        return (last.index, last.call) == (event.index, event.call) and last.name is None and event.name is None
+    if isinstance(last, TextDelta) and isinstance(event, TextDelta):
+        return last.index == event.index
+    return isinstance(last, ReasoningDelta) and isinstance(event, ReasoningDelta) and last.index == event.index
+
+
+def _join(merged: list[Event], run: list[Event]) -> None:
+    if len(run) < 2:
+        return
+    if isinstance(run[0], ToolCallDelta):
+        arguments = "".join(event.arguments for event in run if isinstance(event, ToolCallDelta))
+        merged[-1] = msgspec.structs.replace(run[0], arguments=arguments)
+    elif isinstance(run[0], TextDelta | ReasoningDelta):
+        deltas = [event for event in run if isinstance(event, TextDelta | ReasoningDelta)]
         text = "".join(delta.text for delta in deltas)
         tokens = [token for delta in deltas for token in delta.tokens]
-        merged[-1] = msgspec.structs.replace(deltas[0], text=text, tokens=tokens)
+        merged[-1] = msgspec.structs.replace(run[0], text=text, tokens=tokens)

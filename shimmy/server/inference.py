@@ -7,11 +7,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from shimmy.core.errors import ModelInvalid, ModelNotFound, ShimmyError, WorkerLost
-from shimmy.core.events import Accepted, Event
-from shimmy.core.request import Generation
+from shimmy.core import ipc
+from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError, ShimmyError, WorkerLost
+from shimmy.core.events import Accepted, Embedded, Event
+from shimmy.core.request import Chat, Embedding, Generation, Prompt
 from shimmy.pool.admission import Admission
 from shimmy.pool.placement import ModelStatus, Placement
 from shimmy.pool.stream import Stream
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
+Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
 
 
 class Inference:
@@ -72,6 +74,57 @@ class Inference:
                     if not sent.may_retry():
                         raise
 
+    async def embed(self, request: Embedding) -> AsyncGenerator[list[Embedded], None]:
+        """What came of the inputs, in any order, as it comes. Failures are raised, and closing the generator aborts the
+        request, as with `generate`. A worker that is lost is made up for once: what it did may come a second time.
+        """
+        from shimmy.pool.deadline import Deadline
+
+        with self._admission.admit(request.tenant):
+            deadline, meter = Deadline(request, self._queue_seconds), self.meter(request.tenant)
+            for is_last in (False, True):
+                try:
+                    async with self._stream(request.model, deadline) as stream:
+                        async for batch in stream:
+                            if meter:
+                                meter.note(batch)
+                            yield [event for event in batch if isinstance(event, Embedded)]
+                        return
+                except WorkerLost:
+                    if is_last:
+                        raise
+
+    async def tokenize(self, model: str, question: ipc.Tokenize, tenant: str = "") -> ipc.Tokenized:
+        """The tokens of a prompt, whether or not it would fit."""
+        return await self._ask(model, question, tenant, ipc.Tokenized)
+
+    async def count_tokens(self, model: str, prompt: Prompt, tenant: str = "") -> int:
+        """How many tokens a prompt has, with all that the model's template adds to it."""
+        return (await self._ask(model, ipc.CountTokens(prompt), tenant, ipc.Counted)).num_tokens
+
+    async def detokenize(self, model: str, tokens: list[int], tenant: str = "") -> str:
+        return (await self._ask(model, ipc.Detokenize(tokens), tenant, ipc.Written)).text
+
+    async def render(self, model: str, chat: Chat, tenant: str = "") -> str:
+        """What the model's template makes of a chat."""
+        return (await self._ask(model, ipc.Render(chat), tenant, ipc.Written)).text
+
+    async def context_length(self, model: str) -> int | None:
+        """That of a loaded model; None when it is not loaded."""
+        loaded = self._placement.status((await self._find(model)).id).loaded
+        return loaded.context_length if loaded is not None else None
+
+    async def only_model(self) -> str:
+        """The id of the one model that is loaded, or else of the one that there is, for requests that name none."""
+        loaded = [status.id for status in self.statuses() if status.loaded is not None]
+        if len(loaded) == 1:
+            return loaded[0]
+        await self.refresh()
+        valid = [model.id for model in self.catalog.models() if not model.invalid]
+        if len(valid) != 1:
+            raise RequestError(f"model: this field is required, since there are {len(valid)} models", param="model")
+        return valid[0]
+
     async def preload(self, name: str) -> None:
         """Load a model before anyone asks. Raises why that is not possible."""
         await self._placement.acquire(await self._find(name))
@@ -103,6 +156,21 @@ class Inference:
     async def close(self) -> None:
         """Fail what is left with `Draining` at once, then end the workers."""
         await self._placement.close()
+
+    async def _ask(self, model: str, question: ipc.Question, tenant: str, kind: type[Reply]) -> Reply:
+        """A worker that is lost meanwhile is made up for once."""
+        with self._admission.admit(tenant):
+            for is_last in (False, True):
+                try:
+                    handle = await self._placement.acquire(await self._find(model))
+                    answer = await handle.ask(question)
+                    break
+                except WorkerLost:
+                    if is_last:
+                        raise
+        if not isinstance(answer, kind):
+            raise ShimmyError("the worker gave the answer to another question")
+        return answer
 
     @asynccontextmanager
     async def _stream(self, model: str, deadline: "Deadline") -> AsyncGenerator[Stream, None]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from shimmy.core.ipc import DiskCache
     from shimmy.core.keys import ApiKey
+    from shimmy.models.catalog import Catalog
+    from shimmy.pool.adapters import Adapters
     from shimmy.server.accept import Acceptor
     from shimmy.server.app import App
 
@@ -64,15 +66,22 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         num_threads=settings.num_threads,
         prefix_ram_bytes=settings.prefix_ram_bytes,
         disk_cache=_disk_cache(settings),
-        num_gpu_layers=settings.num_gpu_layers,
-        devices=settings.devices,
         speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
+        settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine),
     )
     catalog = Catalog(sources_from(settings, os.environ))
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
-    placement = Placement(options, on_progress=on_progress, draft=draft)
+    placement = Placement(options, on_progress=on_progress, draft=draft, adapters=_adapters(settings, catalog))
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
+
+
+def _adapters(settings: Settings, catalog: "Catalog") -> "Adapters | None":
+    if settings.engine is None or not settings.engine.lora:
+        return None
+    from shimmy.pool.adapters import Adapters
+
+    return Adapters(settings, catalog, os.environ)
 
 
 def _disk_cache(settings: Settings) -> "DiskCache | None":

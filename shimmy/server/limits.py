@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from shimmy.core.errors import RateLimited
-from shimmy.core.events import Accepted, Event, Finished
+from shimmy.core.events import Accepted, Embedded, Event, Finished
 from shimmy.core.keys import ApiKey
 
 _MINUTE = 60_000_000_000
@@ -127,6 +127,10 @@ class Meter:
         for event in events:
             if isinstance(event, Accepted):
                 num_tokens += event.prompt_tokens
+            elif isinstance(event, Embedded):
+                # One that comes a second time was computed for a worker that was lost.
+                num_tokens += 0 if event.index in self._counted else event.num_tokens
+                self._counted[event.index] = event.num_tokens
             elif isinstance(event, Finished):
                 num_tokens += event.usage.completion_tokens - self._counted.pop(event.index, 0)
             elif (index := getattr(event, "index", None)) is not None:

@@ -5,7 +5,7 @@ Knows no wire format: it gets bytes that are ready to send.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 PING = b": ping\n\n"
 _WRITES_IN_A_ROW = 8
+_PIECE_BYTES = 64 << 10
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -99,6 +100,27 @@ class EventStream:
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._writing = False
         self._wrote_at = asyncio.get_running_loop().time()
+
+
+class LongAnswer:
+    """A whole JSON answer, sent piece by piece: of a slow client more is expected than to take something of it all."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = str(sum(map(len, self._pieces))).encode()
+        headers = [(b"content-length", size), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        waiting: list[bytes] = []
+        num_bytes = 0
+        for piece in self._pieces:
+            waiting.append(piece)
+            num_bytes += len(piece)
+            if num_bytes >= _PIECE_BYTES:
+                await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+                waiting, num_bytes = [], 0
+        await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": False})
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

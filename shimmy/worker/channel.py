@@ -2,6 +2,7 @@
 
 import os
 import sys
+from _thread import allocate_lock
 from collections.abc import Iterator
 
 from shimmy.core import ipc
@@ -17,15 +18,18 @@ def receive(descriptor: int) -> Iterator[ipc.ToWorker]:
 
 
 class Sender:
-    """Writes whole frames; blocks while the server does not read. Only the step thread may send."""
+    """Writes whole frames, from any thread; blocks while the server does not read."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        # One thread at a time: a frame that is longer than what a pipe takes at once is written in several goes.
+        self._turn = allocate_lock()
 
     def __call__(self, message: ipc.FromWorker) -> None:
         rest = memoryview(ipc.encode(message))
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        with self._turn:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
 
 def take_over_stdio() -> tuple[int, int]:

@@ -2,17 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Listed
 from functools import cached_property
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed
-from shimmy.core.request import Sampling
+from shimmy.core.request import Pooling, Sampling
 from shimmy.hardware.cpu import num_usable_cores
+from shimmy.worker.adapters import Adapters
+from shimmy.worker.chat.plan import Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.drafting.drafts import Drafter, Drafting
 from shimmy.worker.drafting.lookup import LookupDrafter
+from shimmy.worker.embedding import Embedder
+from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
@@ -28,8 +33,10 @@ from shimmy.worker.sequence import Request
 from shimmy.worker.threads import ThreadGovernor
 
 if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
     from shimmy.worker.disk.identity import Stamp
     from shimmy.worker.disk.tier import DiskTier
+    from shimmy.worker.llama.pooled import PooledContext
 
 # More tokens of context only when asked for: where it cannot grow it has all of its memory from the start, and where it
 # can, a long one takes a few MB and ms before there is anything in it (`python -m bench.contexts`).
@@ -47,15 +54,19 @@ class Engine:
         options: ipc.EngineOptions,
         files: "Mapping[str, Stamp] | None" = None,
         draft: Model | None = None,
+        settings: "EngineSettings | None" = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """`files` are the model's as they were before the load, for the disk tier. `draft` is the draft model, which
-        has the vocabulary of `model`."""
+        has the vocabulary of `model`. `settings` are for the contexts of both, `adapters` belong to `model`."""
         self._model = model
         self._cpu_variant = cpu_variant
         self._options = options
         self._num_threads = options.num_threads or num_usable_cores()
-        self._context = self._make_context(model)
-        self._draft, self._draft_context = draft, self._make_context(draft) if draft is not None else None
+        self._adapters = adapters or Adapters()
+        self._context = self._make_context(model, settings, self._adapters.handles)
+        own = None if settings is None else settings.for_draft()
+        self._draft, self._draft_context = draft, self._make_context(draft, own) if draft is not None else None
         self._template = ChatTemplate(
             model.chat_template,
             bos_token=model.text_of(model.bos_token),
@@ -76,12 +87,14 @@ class Engine:
             cpu_variant=self._cpu_variant,
             load_seconds=load_seconds,
             layers=self._model.layers,
+            buffers=self._model.buffers,
+            adapters=self._adapters.scales,
         )
 
-    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events], None]) -> None:
-        """Serves until `messages` ends. The calling thread becomes the step thread."""
+    def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events | ipc.Answer], None]) -> None:
+        """Serves until `messages` ends. The calling thread becomes the step thread; two threads call `send`."""
         commands: SimpleQueue[Command] = SimpleQueue()
-        Intake(messages, self.prompter(), commands).start()
+        Intake(messages, self.prompter(), self.inputs(), commands, send).start()
         self.loop(commands, send).run()
         if self._disk is not None:
             self._disk.close(ipc.STORE_SECONDS)
@@ -89,8 +102,21 @@ class Engine:
     def prompter(self) -> Prompter:
         length = self._context.context_length
         unlock = self._disk.unlock if self._disk is not None else private_namespace
+        planner = Planner(self._model.chat_template, self._model)
         recipe, has_draft_model = self._recipes.of, self._draft is not None
-        return Prompter(self._model, self._template, length, unlock, recipe, has_draft_model=has_draft_model)
+        return Prompter(
+            self._model,
+            self._template,
+            length,
+            unlock,
+            recipe,
+            planner,
+            has_draft_model=has_draft_model,
+            adapters=self._adapters,
+        )
+
+    def inputs(self) -> InputReader:
+        return InputReader(self._model, self._context.context_length)
 
     def loop(self, commands: "SimpleQueue[Command]", send: Callable[[ipc.Events], None]) -> Loop:
         """A loop that begins with an empty KV cache."""
@@ -107,12 +133,27 @@ class Engine:
             send,
             self._model.piece,
             self._make_sampler,
+            Embedder(self._make_pooled_context),
         )
 
-    def _make_context(self, model: Model) -> Context:
+    def _make_pooled_context(self, pooling: Pooling) -> "PooledContext":
+        """A context of its own, as the one that generates must not make vectors of every token that it computes."""
+        from shimmy.worker.llama.pooled import PooledContext
+
+        length = self._context.context_length
+        return PooledContext(self._model, pooling, max_tokens=length, num_threads=self._num_threads)
+
+    def _make_context(
+        self, model: Model, settings: "EngineSettings | None" = None, adapters: Listed[int] = ()
+    ) -> Context:
         """What nobody asked for is made shorter where it is more than the system would ever give to a process."""
         is_default, options = self._options.context_length is None, self._options
-        length = _context_length(options.context_length, model.training_context_length, Context.can_grow(model))
+        reach = model.training_context_length
+        if settings is not None and reach > 0:
+            from shimmy.worker.llama.tuning import reach as extended
+
+            reach = extended(settings, reach, options.context_length)
+        length = _context_length(options.context_length, reach, Context.can_grow(model))
         while True:
             try:
                 return Context(
@@ -121,6 +162,8 @@ class Engine:
                     num_sequences=options.num_sequences,
                     num_threads=self._num_threads,
                     fit_memory=is_default,
+                    settings=settings,
+                    adapters=adapters,
                 )
             except ModelFailed:
                 if not is_default or length <= FIXED_CONTEXT_LENGTH:

@@ -15,41 +15,85 @@ from shimmy.worker.llama import backend
 from shimmy.worker.llama.model import ON_THE_CPU, Model, Offload
 
 if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
+    from shimmy.worker.adapters import Adapters
     from shimmy.worker.disk.identity import Stamp
+    from shimmy.worker.encoder import EncoderEngine
     from shimmy.worker.engine import Engine
 
 _HEAD_START_SECONDS = 0.002
 
 
-def load_engine(
+def load(
     paths: list[str],
     options: ipc.EngineOptions,
     on_progress: Callable[[float], None],
     on_open: Callable[[str], None] = lambda path: None,
-) -> "Engine":
+) -> "Engine | EncoderEngine":
     """`on_progress` gets the fraction read, `on_open` the path of each optional backend before it is opened.
 
     Raises `ModelInvalid`, `ModelFailed`, or `OSError` for a native library that cannot be opened.
     """
     cpu_variant = backend.start()
-    offload = _offload(options, on_open)
+    settings = _settings(options)
+    offload = _offload(settings, on_open)
     importing = threading.Thread(target=_import_engine, daemon=True)
     importing.start()
     files = _observed(paths, options)
-    model = Model(paths, on_progress, offload)
+    model = _load_model(paths, on_progress, offload, settings)
     importing.join()
+    _mark_warnings()
+    if model.is_encoder:
+        from shimmy.worker.encoder import EncoderEngine
+
+        return EncoderEngine(model, cpu_variant, options)
     from shimmy.worker.engine import Engine
 
-    _mark_warnings()
-    draft = _load_draft(options, offload, model) if options.draft_paths else None
-    return Engine(model, cpu_variant, options, files, draft)
+    adapters = _load_adapters(options, paths, model) if options.adapters else None
+    draft = _load_draft(options, offload, model, settings) if options.draft_paths else None
+    return Engine(model, cpu_variant, options, files, draft, settings, adapters)
 
 
-def _load_draft(options: ipc.EngineOptions, offload: Offload, target: Model) -> Model:
+def load_engine(paths: list[str], options: ipc.EngineOptions, on_progress: Callable[[float], None]) -> "Engine":
+    """The same for who wants text. Raises `ModelInvalid` for an encoder as well."""
+    from shimmy.worker.engine import Engine
+
+    engine = load(paths, options, on_progress)
+    if not isinstance(engine, Engine):
+        raise ModelInvalid("the model is an encoder and generates no text")
+    return engine
+
+
+def _load_model(
+    paths: list[str], on_progress: Callable[[float], None], offload: Offload, settings: "EngineSettings | None"
+) -> Model:
+    if settings is None or not settings.mlock:
+        return Model(paths, on_progress, offload, settings)
+    said: list[str] = []
+    with backend.listening(said.append):
+        model = Model(paths, on_progress, offload, settings)
+    if any("failed to mlock" in text for text in said):
+        import logging
+
+        _mark_warnings()
+        logging.getLogger("shimmy.worker").warning("mlock: the system does not let this user lock so much memory")
+    return model
+
+
+def _load_adapters(options: ipc.EngineOptions, paths: list[str], model: Model) -> "Adapters":
+    from shimmy.worker.llama.adapters import load_adapters
+
+    return load_adapters(options.adapters, paths, model, with_digests=options.disk_cache is not None)
+
+
+def _load_draft(
+    options: ipc.EngineOptions, offload: Offload, target: Model, settings: "EngineSettings | None"
+) -> Model:
     from shimmy.worker.drafting.model import check_draft_model
 
     try:
-        draft = Model(list(options.draft_paths), lambda fraction: None, offload)
+        own = None if settings is None else settings.for_draft()
+        draft = Model(list(options.draft_paths), lambda fraction: None, offload, own)
     except ModelInvalid as error:
         raise ModelInvalid(f"the draft model cannot be loaded: {error.message}") from error
     check_draft_model(target, draft)
@@ -82,10 +126,20 @@ def _observed(paths: list[str], options: ipc.EngineOptions) -> "dict[str, Stamp]
         return None
 
 
-def _offload(options: ipc.EngineOptions, on_open: Callable[[str], None]) -> Offload:
+def _settings(options: ipc.EngineOptions) -> "EngineSettings | None":
+    if not options.settings:
+        return None
+    import msgspec
+
+    from shimmy.core.engine_settings import EngineSettings
+
+    return msgspec.msgpack.decode(options.settings, type=EngineSettings)
+
+
+def _offload(settings: "EngineSettings | None", on_open: Callable[[str], None]) -> Offload:
     """Nothing of optional backends is even imported unless they were asked for."""
-    if not options.num_gpu_layers and not options.devices:
+    if settings is None or not settings.num_gpu_layers:
         return ON_THE_CPU
     from shimmy.worker.llama.devices import offload
 
-    return offload(options.num_gpu_layers, options.devices, on_open)
+    return offload(settings, on_open)

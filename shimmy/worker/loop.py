@@ -12,10 +12,24 @@ from typing import Protocol
 import msgspec
 
 from shimmy.core.errors import Fault, QueueTimeout, ShimmyError, Unavailable
-from shimmy.core.events import Accepted, Event, Failed, Finished, FinishReason, TextDelta
+from shimmy.core.events import (
+    Accepted,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
 from shimmy.core.ipc import Abort, Events, Pause, Resume
-from shimmy.core.request import Sampling, Text
-from shimmy.worker.llama.context import DecodeFailed, KVCacheFull
+from shimmy.core.request import Infill, Sampling, Text
+from shimmy.worker.adapters import AdapterSet
+from shimmy.worker.chat.parts import CallArguments, Content, Thought
+from shimmy.worker.embedding import Embedder, Job
+from shimmy.worker.llama.context import BATCH_TOKENS, DecodeFailed, KVCacheFull
+from shimmy.worker.reply import Reply, Said
 from shimmy.worker.scheduler import Memory, Scheduler
 from shimmy.worker.sequence import Request, Sequence, TokenSampler
 from shimmy.worker.threads import ThreadGovernor
@@ -29,6 +43,7 @@ class Context(Memory, Protocol):
 
     @property
     def handle(self) -> int: ...
+    def set_adapters(self, adapters: AdapterSet) -> None: ...
     def decode(self) -> None: ...
     def set_num_threads(self, count: int) -> None: ...
 
@@ -37,7 +52,7 @@ class Closed(msgspec.Struct, frozen=True):
     """The server is gone or wants the worker to end."""
 
 
-Command = Request | Failed | Abort | Pause | Resume | Closed
+Command = Request | Job | Failed | Abort | Pause | Resume | Closed
 MakeSampler = Callable[[Sampling, Request, int], TokenSampler]
 
 
@@ -53,8 +68,10 @@ class Loop:
         send: Callable[[Events], None],
         piece: Callable[[int], bytes | None],
         make_sampler: MakeSampler,
+        embedder: Embedder,
     ) -> None:
         """`piece` gives a token's bytes, None for one that ends the generation."""
+        self._embedder = embedder
         self._context = context
         self._scheduler = scheduler
         self._governor = governor
@@ -75,7 +92,18 @@ class Loop:
             self._emit()
 
     def step(self) -> bool:
-        """One decode for everybody who has something to compute; False when nobody has."""
+        """One decode for everybody who has something to compute, and then a batch of texts of which vectors are made;
+        False when there is neither."""
+        has_generated = self._generate()
+        return self._embed() or has_generated
+
+    def _embed(self) -> bool:
+        if not self._embedder.has_work:
+            return False
+        self._events += self._embedder.step(BATCH_TOKENS, self._scheduler.spare_seconds())
+        return True
+
+    def _generate(self) -> bool:
         now = time.monotonic()
         for sequence in self._scheduler.admit(now):
             self._prepare(sequence)
@@ -128,10 +156,14 @@ class Loop:
             case Request():
                 self._events.append(Accepted(command.id, len(command.prompt), self._echo(command)))
                 self._scheduler.add(command)
+            case Job():
+                if (failed := self._embedder.add(command)) is not None:
+                    self._events.append(failed)
             case Failed():
                 self._events.append(command)
             case Abort(id):
                 self._scheduler.abort(id)
+                self._embedder.abort(id)
             case Pause(id):
                 self._scheduler.set_paused(id, True)
             case Resume(id):
@@ -148,6 +180,7 @@ class Loop:
         only_decoding = self._scheduler.only_decodes
         # A prompt keeps every core busy between two barriers for long enough to be worth all of them.
         self._set_num_threads(governor.num_threads if only_decoding else governor.max_threads)
+        self._context.set_adapters(self._scheduler.adapters)
         started_at, cpu_before = time.monotonic(), time.process_time()
         self._context.decode()
         if only_decoding:
@@ -178,17 +211,20 @@ class Loop:
             # Another choice of its request has just failed.
             return
         try:
-            token = sequence.sampler.sample(self._context.handle, row)
+            token = self._next_token(sequence, sequence.sampler, row)
         except ShimmyError as error:
             self._fail(sequence.request, error.fault())
             return
         if sequence.first_token_at is None:
             sequence.first_token_at = time.monotonic()
-        piece = self._piece(token)
+        piece, reply = self._piece(token), sequence.reply
         if piece is None or token in sequence.request.generation.stop_tokens:
             self._finish(sequence, "stop", is_cut=piece is not None)
             return
         sequence.tokens.append(token)
+        if reply is not None:
+            self._read(sequence, sequence.sampler, reply, reply.plan.pieces.get(token, piece))
+            return
         if sequence.token_log:
             sequence.token_log.add(sequence.sampler.take_logprob())
         text, stop = sequence.text.push(piece)
@@ -199,6 +235,55 @@ class Loop:
             self._finish(sequence, "stop")
         elif self._is_full(sequence):
             self._finish(sequence, "length")
+
+    def _next_token(self, sequence: Sequence, sampler: TokenSampler, row: int) -> int:
+        """The sampler's, except where thoughts have to end."""
+        context, reply = self._context.handle, sequence.reply
+        if reply is None or not reply.forced:
+            token = sampler.sample(context, row)
+            if reply is None or not reply.must_close(reply.plan.pieces.get(token, self._piece(token))):
+                return token
+            if sequence.token_log:
+                sampler.take_logprob()
+            reply.close()
+        token = reply.forced.popleft()
+        sampler.force(context, row, token)
+        return token
+
+    def _read(self, sequence: Sequence, sampler: TokenSampler, reply: Reply, piece: bytes) -> None:
+        """As a piece of text is told, where it may be of a thought or a call."""
+        if sequence.token_log:
+            record = sampler.take_logprob()
+            sequence.token_log.add(record if record.bytes == piece else msgspec.structs.replace(record, bytes=piece))
+        awaited_answer = reply.awaits_answer
+        self._say(sequence, reply, reply.push(piece))
+        if awaited_answer and not reply.awaits_answer:
+            sampler.begin_answer()
+        if reply.is_over:
+            self._finish(sequence, "stop", reply.stop, is_cut=reply.stop is not None)
+        elif sampler.is_complete:
+            self._finish(sequence, "stop")
+        elif self._is_full(sequence):
+            self._finish(sequence, "length")
+
+    def _say(self, sequence: Sequence, reply: Reply, said: list[Said], *, last: bool = False) -> None:
+        tokens = sequence.token_log.take_to(reply.num_certain, last=last) if sequence.token_log else []
+        id, index = sequence.request.id, sequence.index
+        for part in said:
+            match part:
+                case Content(text) | Thought(text):
+                    told: list[TokenLogprob]
+                    told, tokens = tokens, []
+                    delta = TextDelta if isinstance(part, Content) else ReasoningDelta
+                    self._events.append(delta(id, index, text, told))
+                    if sequence.sent is not None and isinstance(part, Content):
+                        sequence.sent.append(text)
+                case CallArguments(call, text):
+                    self._events.append(ToolCallDelta(id, index, call, text))
+                case _:
+                    self._events.append(ToolCallDelta(id, index, part.call, "", part.call_id, part.name))
+        if tokens:
+            self._events.append(TextDelta(id, index, "", tokens))
 
     def _tell(self, sequence: Sequence, text: str, *, last: bool = False) -> None:
         tokens = sequence.token_log.take(text, last=last) if sequence.token_log else []
@@ -213,6 +298,8 @@ class Loop:
             return None
         if isinstance(generation.prompt, Text):
             return generation.prompt.text
+        if isinstance(generation.prompt, Infill):
+            return generation.prompt.prefix + generation.prompt.prompt
         return b"".join(self._piece(token) or b"" for token in request.prompt).decode("utf-8", "replace")
 
     def _is_full(self, sequence: Sequence) -> bool:
@@ -224,12 +311,18 @@ class Loop:
         self, sequence: Sequence, reason: FinishReason, stop: str | None = None, *, is_cut: bool = False
     ) -> None:
         """`is_cut` when the last token is not, or not all, in the text that is sent."""
-        request_id, index = sequence.request.id, sequence.index
-        self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)
+        request_id, index, reply, warning = sequence.request.id, sequence.index, sequence.reply, None
+        if reply is not None:
+            self._say(sequence, reply, reply.finish(), last=True)
+            warning = reply.warning
+        else:
+            self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)
         if reason == "stop" and not self._is_met(sequence, is_cut=is_cut):
             reason = "length"
+        elif reason == "stop" and reply is not None and reply.num_calls:
+            reason = "tool_calls"
         timings = sequence.timings(time.monotonic())
-        self._events.append(Finished(request_id, index, reason, sequence.usage(), timings, stop))
+        self._events.append(Finished(request_id, index, reason, sequence.usage(), timings, stop, warning))
         self._scheduler.finish(sequence)
 
     def _is_met(self, sequence: Sequence, *, is_cut: bool) -> bool:

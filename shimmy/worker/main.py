@@ -70,11 +70,11 @@ def _end_with_server(messages: Iterable[ipc.ToWorker]) -> None:
 
 
 def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> int:
-    from shimmy.worker.loading import load_engine
+    from shimmy.worker.loading import load
 
     started_at = time.monotonic()
     try:
-        engine = load_engine(
+        engine = load(
             paths,
             options,
             on_progress=lambda fraction: send(ipc.LoadProgress(fraction)),

@@ -98,6 +98,19 @@ class Pacer:
         tokens = int(self._share * max(tokens, small))
         return max(1, tokens if self._most_tokens is None else min(tokens, self._most_tokens))
 
+    def budget_apart(self, num_waiting: int) -> int:
+        """Tokens of prompts for a step of their own, for whose end so many sequences wait that decode."""
+        if not self._token_seconds:
+            return UNKNOWN_CHUNK_TOKENS
+        token_seconds = self.token_seconds
+        small = min(SMALL_CHUNK_TOKENS, SMALL_CHUNK_SECONDS / token_seconds)
+        return max(1, int(max(allowed_seconds(self._plain_seconds(num_waiting)) / token_seconds, small)))
+
+    def spare_seconds(self, num_decoding: int) -> float:
+        """How much longer a step without prompts may take."""
+        plain = self._plain_seconds(num_decoding)
+        return allowed_seconds(plain) - plain
+
     def _observe_plain(self, row_seconds: float) -> None:
         if self._is_probing:
             self._is_probing = False

@@ -2,12 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from shimmy.core import ipc
 from shimmy.core.errors import ContextOverflow, RequestError
-from shimmy.core.request import Chat, Generation, Text
+from shimmy.core.request import Chat, Generation, Infill, Prompt, Text
+from shimmy.worker.adapters import Adapters, AdapterSet
+from shimmy.worker.chat.plan import Plan, Planner
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.sequence import Request
+
+if TYPE_CHECKING:
+    from shimmy.worker.llama.model import InfillTokens
 
 
 class Vocabulary(Protocol):
@@ -18,7 +24,10 @@ class Vocabulary(Protocol):
     @property
     def bos_token(self) -> int | None: ...
     def text_of(self, token: int | None) -> str: ...
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]: ...
+    @property
+    def infill_tokens(self) -> "InfillTokens": ...
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]: ...
+    def spellings(self, tokens: list[int]) -> list[bytes]: ...
     def check_tokens(self, tokens: list[int]) -> None: ...
 
 
@@ -38,13 +47,17 @@ class Prompter:
         template: ChatTemplate,
         context_length: int,
         unlock: Callable[[str, bytes], str] = private_namespace,
-        recipe: Callable[[Generation], Any] = lambda generation: None,
+        recipe: Callable[[Generation, Plan | None], Any] = lambda generation, plan: None,
+        planner: Planner | None = None,
         *,
         has_draft_model: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
-        generation what its samplers will be made of."""
+        generation what its samplers will be made of. Without a `planner` an answer is nothing but text."""
+        self._planner = planner
         self._has_draft_model = has_draft_model
+        self._adapters = adapters or Adapters()
         self._recipe = recipe
         self._vocabulary = vocabulary
         self._template = template
@@ -58,7 +71,8 @@ class Prompter:
         arrived_at = time.monotonic()
         is_chat = isinstance(generation.prompt, Chat)
         field = "messages" if is_chat else "prompt"
-        tokens = self._tokens(generation)
+        rendered = self.rendered(generation.prompt) if isinstance(generation.prompt, Chat) else None
+        tokens = self._tokens(generation.prompt, rendered, generation.max_tokens or 0)
         if not tokens:
             raise RequestError("the prompt is empty", param=field)
         if len(tokens) >= self._context_length:
@@ -73,29 +87,54 @@ class Prompter:
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
         if generation.speculative.type == "draft" and not self._has_draft_model:
             raise RequestError("there is no draft model", param="speculative.type")
+        plan = self._planner.of(generation, rendered) if self._planner and rendered is not None else None
+        stops = self._template.stops if is_chat else []
+        adapters = self._adapters.resolve(generation.lora)
         return Request(
             generation,
             tokens,
-            generation.stop + self._template.stops if is_chat else generation.stop,
+            # Those of the request are for the content alone, where there is more than that.
+            stops if plan is not None else generation.stop + stops,
             arrived_at,
-            namespace=self._namespace(generation),
-            recipe=self._recipe(generation),
+            namespace=self._namespace(generation, adapters),
+            recipe=self._recipe(generation, plan),
             prediction=self._prediction(generation),
+            plan=plan,
+            adapters=adapters,
         )
 
-    def _tokens(self, generation: Generation) -> list[int]:
-        prompt = generation.prompt
-        if isinstance(prompt, Chat):
-            text = self._template.render(prompt.messages).removeprefix(self._doubled_bos)
-            return self._vocabulary.tokenize(text, add_special=True)
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """Those of a prompt, whether or not they fit."""
+        return self._tokens(prompt, self.rendered(prompt) if isinstance(prompt, Chat) else None)
+
+    def rendered(self, chat: Chat) -> str:
+        """As it is tokenized: the token that is put before it is not spelled in it."""
+        instructions = self._planner.instructions if self._planner else None
+        return self._template.render(chat, instructions).removeprefix(self._doubled_bos)
+
+    def answer(self, question: ipc.Question) -> list[ipc.Tokenized | ipc.Counted | ipc.Written]:
+        """In parts, one at least. Raises `RequestError` naming what is wrong with it."""
+        from shimmy.worker.questions import answer, parts
+
+        return list(parts(answer(question, self, self._vocabulary)))
+
+    def _tokens(self, prompt: Prompt, rendered: str | None, reserved: int = 0) -> list[int]:
+        """`reserved` is how many will be needed after them."""
+        if rendered is not None:
+            return self._vocabulary.tokenize(rendered, add_special=True)
         if isinstance(prompt, Text):
             return self._vocabulary.tokenize(prompt.text, add_special=True)
+        if isinstance(prompt, Infill):
+            from shimmy.worker.infill import infill_tokens
+
+            return infill_tokens(prompt, self._vocabulary, self._context_length - reserved)
+        assert not isinstance(prompt, Chat)
         self._vocabulary.check_tokens(prompt.ids)
         return list(prompt.ids)
 
-    def _namespace(self, generation: Generation) -> str:
-        key = generation.encryption_key
-        return generation.tenant if key is None else self._unlock(generation.tenant, key.value)
+    def _namespace(self, generation: Generation, adapters: AdapterSet) -> str:
+        key, name = generation.encryption_key, self._adapters.namespace(generation.tenant, adapters)
+        return name if key is None else self._unlock(name, key.value)
 
     def _prediction(self, generation: Generation) -> list[int]:
         """In tokens; what is beyond the context would never be looked up."""

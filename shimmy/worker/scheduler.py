@@ -5,12 +5,15 @@ is admitted when a slot is free and its tokens fit: of the tenant with the fewes
 longest ago, then by priority, then of the request with the fewest, then by arrival; but one whose next tokens another
 is just computing waits for those. When cells run out that nobody uses, the last in the same order gives its own back
 and waits: of the tenant with the most sequences, of the lowest priority, the youngest.
+
+One batch is computed with one set of adapters. Where those that run have different ones, the sets take turns.
 """
 
 from collections import Counter, deque
 from typing import Protocol
 
 from shimmy.worker import prefix_cells
+from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.drafting.drafts import Drafting
 from shimmy.worker.llama.context import Batch, KVCacheFull
 from shimmy.worker.pacing import Pacer, shares
@@ -19,6 +22,9 @@ from shimmy.worker.sequence import NOTHING, Request, Sequence
 
 # What a step takes at most for reading a state that one waits for, while others run.
 FETCH_SECONDS = 0.03
+# How long a set of adapters has its turn, at least a step. With others llama.cpp plans its memory anew, which costs
+# some milliseconds, much beside a step of a small model.
+TURN_SECONDS = 0.05
 
 
 class Memory(prefix_cells.Memory, Protocol):
@@ -59,6 +65,11 @@ class Scheduler:
         self._may_admit = True
         # A state for one that waits is being read; the next step goes on with it.
         self._is_fetching = False
+        # With which adapters the batch is computed, for how long they have been in turn, and when others were.
+        self.adapters: AdapterSet = ()
+        self._turn_seconds = 0.0
+        self._num_turns = 0
+        self._last_turns: dict[AdapterSet, int] = {}
 
     @property
     def only_decodes(self) -> bool:
@@ -129,6 +140,7 @@ class Scheduler:
         Raises `KVCacheFull` when one sequence alone has no room.
         """
         self._cache.save_prompt()
+        self._take_turns()
         self._draft()
         sampled = self._fill()
         if self._num_drafted and not self._cache.make_room(self._memory.batch.size):
@@ -138,6 +150,7 @@ class Scheduler:
         while not self._cache.make_room(self._memory.batch.size):
             if not self._preempt():
                 raise KVCacheFull
+            self._take_turns()
             sampled = self._fill()
         return sampled
 
@@ -145,13 +158,15 @@ class Scheduler:
         batch = self._memory.batch
         batch.clear()
         self._planned = []
-        ready = [sequence for sequence in self._running if not sequence.request.paused]
+        ready = self._ready()
         sampled = [(sequence, self._plan_decode(sequence)) for sequence in ready if sequence.num_pending == 1]
         self._num_decoding = batch.size
         self._num_drafted = batch.size - len(sampled)
         budget = batch.capacity - batch.size
         if sampled:
             budget = min(budget, self._pacer.budget(self._num_decoding))
+        elif num_others := self._num_decoding_others():
+            budget = min(budget, self._pacer.budget_apart(num_others))
         prefilling = [sequence for sequence in ready if sequence.num_pending > 1]
         self._num_prompts = len(prefilling)
         for sequence, count in shares(prefilling, budget, self._pacer.token_seconds):
@@ -181,9 +196,18 @@ class Scheduler:
 
     def observe(self, seconds: float) -> None:
         """What the step with the last batch took, sampling included."""
+        self._turn_seconds += seconds
         self._pacer.observe(self._num_decoding, self._memory.batch.size - self._num_decoding, seconds)
         if self._num_decoding == self._memory.batch.size:
             self._drafting.observe(self._num_decoding, seconds)
+
+    def spare_seconds(self) -> float | None:
+        """How long something else may take before the next step, for streams to stay smooth; None where there are none.
+        Prompts that are computed beside them take half of it."""
+        if not self._num_decoding:
+            return None
+        seconds = self._pacer.spare_seconds(self._num_decoding)
+        return seconds if self.only_decodes else seconds / 2
 
     def batch_requests(self) -> list[Request]:
         """The requests with rows in the last batch."""
@@ -225,9 +249,32 @@ class Scheduler:
         self._waiting.appendleft(victim)
         return True
 
+    def _take_turns(self) -> None:
+        """Whose adapters the next batch has: of those that are ready the ones that waited longest, once the others have
+        had their time. Newcomers wait behind those who wait already."""
+        ready = dict.fromkeys(each.request.adapters for each in self._running if not each.request.paused)
+        for each in ready:
+            self._last_turns.setdefault(each, self._num_turns)
+        if not ready or (self.adapters in ready and (len(ready) == 1 or self._turn_seconds < TURN_SECONDS)):
+            return
+        self._num_turns += 1
+        self._last_turns[self.adapters] = self._num_turns
+        self._last_turns = {each: self._last_turns[each] for each in ready}
+        self.adapters = min(ready, key=self._last_turns.__getitem__)
+        self._turn_seconds = 0.0
+
+    def _ready(self) -> list[Sequence]:
+        """The sequences that the next batch can have."""
+        return [each for each in self._running if not each.request.paused and each.request.adapters == self.adapters]
+
+    def _num_decoding_others(self) -> int:
+        """How many sequences of other adapters would decode if it were their turn."""
+        others = (each for each in self._running if each.request.adapters != self.adapters)
+        return sum(each.num_pending == 1 and not each.request.paused for each in others)
+
     def _draft(self) -> None:
         self._drop_drafts()
-        ready = [sequence for sequence in self._running if not sequence.request.paused]
+        ready = self._ready()
         decoding = [sequence for sequence in ready if sequence.num_pending == 1]
         prefilling = [sequence for sequence in ready if sequence.num_pending > 1]
         self._drafting.draft(decoding, prefilling, self._memory)

@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 from shimmy.core.events import Timings, TokenLogprob, Usage
 from shimmy.core.request import Generation
+from shimmy.worker.adapters import AdapterSet
+from shimmy.worker.chat.plan import Plan
 from shimmy.worker.prefix_states import Fetch
 from shimmy.worker.prefix_tree import Node
+from shimmy.worker.reply import Reply
 from shimmy.worker.text import TextStream
 from shimmy.worker.token_log import TokenLog
 
@@ -22,6 +25,8 @@ class TokenSampler(Protocol):
     """What the loop asks of a sampler (worker/llama/sampler.py is the real one)."""
 
     def sample(self, context: int, row: int) -> int: ...
+    def force(self, context: int, row: int, token: int) -> None: ...
+    def begin_answer(self) -> None: ...
     @property
     def is_complete(self) -> bool: ...
     def is_met(self, text: str, *, is_cut: bool) -> bool: ...
@@ -32,7 +37,7 @@ class TokenSampler(Protocol):
 class Request:
     """A generation with its prompt in tokens. `num_running` counts its sequences that hold a slot; unless one of them
     has begun to run by `start_by`, the request has failed. What is in different namespaces shares nothing. What its
-    samplers are made of is in `recipe`."""
+    samplers are made of is in `recipe`, and in `plan` how its answers are read where they are more than text."""
 
     def __init__(
         self,
@@ -43,13 +48,17 @@ class Request:
         namespace: str | None = None,
         recipe: Any = None,
         prediction: Tokens[int] = (),
+        plan: Plan | None = None,
+        adapters: AdapterSet = (),
     ) -> None:
-        """Without a `namespace` it is the tenant's."""
+        """Without a `namespace` it is the tenant's, which is for the model without `adapters`."""
         self.generation = generation
         self.recipe = recipe
+        self.plan = plan
         self.id = generation.id
         self.prompt = array.array("i", prompt)
         self.prediction = prediction
+        self.adapters = adapters
         self.arrived_at = arrived_at
         self.tenant = generation.tenant
         self.namespace = self.tenant if namespace is None else namespace
@@ -97,8 +106,10 @@ class Sequence:
         self.num_accepted = 0
         self.sampler: TokenSampler | None = None
         self.text = TextStream(stops)
+        self.reply = None if request.plan is None else Reply(request.plan, stops)
         # What was sent, for those that must be something as a whole.
-        self.sent: list[str] | None = None if request.generation.constraint is None else []
+        is_held = request.generation.constraint is not None or (request.plan is not None and request.plan.terms)
+        self.sent: list[str] | None = [] if is_held else None
         self.token_log = None if request.generation.logprobs is None else TokenLog()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
@@ -143,7 +154,9 @@ class Sequence:
         return peer is not None and peer.is_running and not peer.request.paused and peer.num_computed < self.awaited
 
     def usage(self) -> Usage:
-        return Usage(self.num_prompt, self.num_generated, self.num_cached, self.num_drafted, self.num_accepted)
+        num_thought = 0 if self.reply is None else self.reply.num_thought
+        drafts = self.num_drafted, self.num_accepted
+        return Usage(self.num_prompt, self.num_generated, self.num_cached, *drafts, num_thought)
 
     def timings(self, now: float) -> Timings:
         admitted = now if self.admitted_at is None else self.admitted_at

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-class TextStream:
-    """Holds back bytes of an unfinished character and text that may yet become a stop string."""
+class StopScan:
+    """Looks for stop strings; holds back text that may yet become one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._decode = _new_decoder("replace").decode
         self._stops = [stop for stop in stops if stop]
         self._held = ""
+        # Characters that are held back, or came with a stop string and never leave.
+        self.num_held = 0
+        self.is_reached = False
 
-    def push(self, piece: bytes) -> tuple[str, str | None]:
-        """Takes a token's bytes; returns the text that is safe to send and the stop string that was reached, if any."""
-        text = self._decode(piece)
+    def push(self, text: str) -> tuple[str, str | None]:
+        """The text that is safe to send and the stop string that was reached, if any."""
         if not self._stops:
             return text, None
         text = self._held + text
@@ -24,14 +25,19 @@ class TextStream:
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             at, stop = min(found)
+            self.is_reached = True
+            self.num_held = len(text) - at
             return text[:at], stop
         safe = len(text) - self._overlap(text)
         self._held = text[safe:]
+        self.num_held = len(self._held)
         return text[:safe], None
 
     def flush(self) -> str:
-        """What was held back for a stop string that never came. Bytes of an unfinished character are dropped."""
+        """What was held back for a stop string that never came."""
         held, self._held = self._held, ""
+        if not self.is_reached:
+            self.num_held = 0
         return held
 
     def _overlap(self, text: str) -> int:
@@ -41,3 +47,20 @@ class TextStream:
             if any(stop.startswith(text[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+class TextStream:
+    """Holds back bytes of an unfinished character, too."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._decode = _new_decoder("replace").decode
+        self._scan = StopScan(stops) if any(stops) else None
+
+    def push(self, piece: bytes) -> tuple[str, str | None]:
+        """Takes a token's bytes; returns the text that is safe to send and the stop string that was reached, if any."""
+        text = self._decode(piece)
+        return (text, None) if self._scan is None else self._scan.push(text)
+
+    def flush(self) -> str:
+        """What was held back for a stop string that never came. Bytes of an unfinished character are dropped."""
+        return "" if self._scan is None else self._scan.flush()

@@ -45,7 +45,11 @@ class TokenLog:
 
     def take(self, text: str, *, last: bool = False) -> list[TokenLogprob]:
         """Those that leave with `text`; with `last` the beginning of the one that was cut, too."""
-        self._num_sent += len(text)
+        return self.take_to(self._num_sent + len(text), last=last)
+
+    def take_to(self, num_chars: int, *, last: bool = False) -> list[TokenLogprob]:
+        """Those of the first `num_chars` that have not left; the number may be smaller than before."""
+        self._num_sent = max(self._num_sent, num_chars)
         whole = [group for group in self._groups if group.end <= self._num_sent]
         if self._is_open and whole and whole[-1] is self._groups[-1]:
             whole.pop()

@@ -135,6 +135,25 @@ def test_a_server(environment: dict[str, str], layers: dict[str, int], num_opene
     assert machine.num_opened == num_opened
 
 
+def test_only_the_backend_that_is_named_is_opened(machine: Machine) -> None:
+    """Its GPUs get all layers; `cpu` opens nothing, and `auto` goes by what else is asked for."""
+    machine.gpu()
+    machine.backend(machine.backends / "libggml-opencl.so", '-DGPU="Other0"')
+    for flags, layers, num_opened in (
+        (["--gpu-backend", "opencl"], "31 layers on Other0,", 1),
+        (["--gpu-backend", "vulkan", "--gpu-layers", "31"], "31 layers on Fake0,", 2),
+        (["--gpu-backend", "cpu"], "31 layers on CPU,", 2),
+        (["--gpu-backend", "auto"], "31 layers on CPU,", 2),
+        (["--gpu-backend", "auto", "--device", "Other0"], "31 layers on Other0,", 4),
+    ):
+        done = machine.run("probe", DEMO_ID, *MODEL, *flags)
+        assert (done.returncode, done.stderr) == (0, "") and f"tokens, {layers}" in done.stdout
+        assert machine.num_opened == num_opened
+    done = machine.run("probe", DEMO_ID, *MODEL, "--gpu-backend", "cuda")
+    assert done.returncode == 5 and "there is no libggml-cuda.so in " in done.stderr
+    assert machine.run("probe", DEMO_ID, *MODEL, "--gpu-backend", "cpu", "--gpu-layers", "1").returncode == 2
+
+
 def test_without_a_gpu_nothing_is_computed_in_silence(machine: Machine) -> None:
     done = machine.run(*GENERATE, "--gpu-layers", "1")
     assert (done.returncode, done.stdout) == (5, "")
@@ -148,7 +167,7 @@ def test_without_a_gpu_nothing_is_computed_in_silence(machine: Machine) -> None:
 @pytest.mark.parametrize("value", ["-1", "many", "1.5", "", "99999", "²"])
 def test_a_number_of_layers_that_makes_no_sense(value: str, machine: Machine) -> None:
     done = machine.run(*GENERATE, "--gpu-layers", value)
-    assert done.returncode == 2 and "neither a number of layers nor all" in done.stderr
+    assert done.returncode == 2 and "Invalid value for '--gpu-layers'" in done.stderr
 
 
 @pytest.mark.parametrize(

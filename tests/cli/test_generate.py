@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from shimmy.core.request import Chat, Generation, Message, Sampling, Text
+from shimmy.core.request import Chat, Generation, Message, Reasoning, Sampling, Text
 from tests import program
 from tests.cli.conftest import Invoke
 from tests.fakes.instead import fake_workers
@@ -36,7 +36,9 @@ class TestGenerate:
     def test_every_flag_reaches_the_worker(self, invoke: Invoke) -> None:
         flags = "--max-tokens 9 --temperature 0.5 --top-p 0.25 --top-k 3 --seed -7 --system Terse.".split()
         generation = asked(invoke, "--prompt", "!request", *flags)
-        assert generation.prompt == Chat([Message("system", "Terse."), Message("user", "!request")])
+        assert generation.prompt == Chat(
+            [Message("system", "Terse."), Message("user", "!request")], reasoning=Reasoning(is_raw=True)
+        )
         assert generation.sampling == Sampling(temperature=0.5, top_p=0.25, top_k=3, seed=-7)
         assert (generation.model, generation.max_tokens) == ("echo", 9)
 

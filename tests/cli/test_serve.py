@@ -13,6 +13,7 @@ import click
 import pytest
 
 from shimmy.cli.options import disk_size
+from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.keys import ApiKey
 from shimmy.core.request import Secret
 from shimmy.core.settings import Settings
@@ -44,11 +45,13 @@ def test_without_flags_the_defaults_hold(invoke: Invoke, served: list[Settings])
 
 @inside("the settings")
 def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Path) -> None:
-    (machine / "m.gguf").touch()
+    for name in ("m.gguf", "a.gguf", "b.gguf"):
+        (machine / name).touch()
     (machine / "key").write_bytes(b"k" * 32)
     flags = """--bind [::1]:8080 --model-path m.gguf --model-dirs .;.. --model-dirs / --ctx 4096 --parallel 2
         --threads 3 --prefix-ram 64 --kv-cache 1.5G --kv-cache-key-file key
-        --gpu-layers 20 --device CUDA0 --device Vulkan1
+        --gpu-layers 20 --device CUDA0 --device Vulkan1 --gpu-backend vulkan --split-mode layer --tensor-split 3,1.5
+        --n-cpu-moe 4 --cache-type-k q8_0 --cache-type-v q4_0 --flash-attn on --lora a.gguf --lora b.gguf=0.5
         --model-draft small --spec-type ngram --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --api-keys-file keys --cors-origin https://a --cors-origin *
@@ -65,8 +68,18 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             prefix_ram_bytes=64 << 20,
             kv_cache_bytes=3 << 29,
             kv_cache_key=Secret(b"k" * 32),
-            num_gpu_layers=20,
-            devices=("CUDA0", "Vulkan1"),
+            engine=EngineSettings(
+                lora=("a.gguf", "b.gguf=0.5"),
+                gpu_layers=20,
+                device=("CUDA0", "Vulkan1"),
+                gpu_backend="vulkan",
+                split_mode="layer",
+                tensor_split=(3.0, 1.5),
+                n_cpu_moe=4,
+                cache_type_k="q8_0",
+                cache_type_v="q4_0",
+                flash_attn="on",
+            ),
             draft_model="small",
             speculative="ngram",
             preload=("a", "b"),
@@ -95,6 +108,14 @@ VARIABLES = {
     "SHIMMY_KV_CACHE_KEY_FILE": "key",
     "SHIMMY_GPU_LAYERS": "all",
     "SHIMMY_DEVICE": "CUDA0 CUDA1",
+    "SHIMMY_GPU_BACKEND": "cuda",
+    "SHIMMY_SPLIT_MODE": "none",
+    "SHIMMY_MAIN_GPU": "1",
+    "SHIMMY_CPU_MOE": "1",
+    "SHIMMY_CACHE_TYPE_K": "f32",
+    "SHIMMY_CACHE_TYPE_V": "bf16",
+    "SHIMMY_FLASH_ATTN": "off",
+    "SHIMMY_LORA_GGUF": "a b.gguf",
     "SHIMMY_PRELOAD": "a b",
     "SHIMMY_READY_FILE": "r",
     "SHIMMY_LOG_FORMAT": "json",
@@ -104,9 +125,24 @@ VARIABLES = {
 }
 
 
+ENGINE = EngineSettings(
+    lora=("a b.gguf",),
+    gpu_layers="all",
+    device=("CUDA0", "CUDA1"),
+    gpu_backend="cuda",
+    split_mode="none",
+    main_gpu=1,
+    cpu_moe=True,
+    cache_type_k="f32",
+    cache_type_v="bf16",
+    flash_attn="off",
+)
+
+
 @inside("the settings")
 def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("key").write_bytes(base64.b64encode(b"k" * 32) + b"\n")
+    Path("a b.gguf").touch()
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     invoke("serve")
@@ -120,8 +156,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             prefix_ram_bytes=0,
             kv_cache_bytes=512 << 20,
             kv_cache_key=Secret(b"k" * 32),
-            num_gpu_layers=-1,
-            devices=("CUDA0", "CUDA1"),
+            engine=ENGINE,
             preload=("a", "b"),
             ready_file="r",
             log_format="json",
@@ -137,8 +172,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             prefix_ram_bytes=0,
             kv_cache_bytes=512 << 20,
             kv_cache_key=Secret(b"k" * 32),
-            num_gpu_layers=-1,
-            devices=("CUDA0", "CUDA1"),
+            engine=ENGINE,
             preload=("a", "b"),
             ready_file="r",
             log_format="text",
@@ -172,6 +206,19 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--kv-cache-key-file", "absent"),
         ("--kv-cache-key-file", "."),
         ("--kv-cache-key-file", "/dev/zero"),
+        ("--gpu-layers", "-1"),
+        ("--gpu-backend", "webgpu"),
+        ("--split-mode", "tensor"),
+        ("--tensor-split", "1,two"),
+        ("--tensor-split", "1,-1"),
+        ("--tensor-split", ",".join("1" * 17)),
+        ("--main-gpu", "-1"),
+        ("--main-gpu", "first"),
+        ("--n-cpu-moe", "-1"),
+        ("--n-cpu-moe", "all"),
+        ("--cache-type-k", "q3_k"),
+        ("--cache-type-v", ""),
+        ("--flash-attn", "yes"),
         ("--log-format", "xml"),
         ("--api-key", ""),
         ("--api-key", "two words"),

@@ -31,6 +31,8 @@ def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
         "vocabulary size": "260",
         "has chat template": "yes",
         "tokenizer model": "llama",
+        "pooling": "not stated",
+        "capabilities": "completion",
         "sampling": "not stated",
         "size": f"{path.stat().st_size:,} bytes",
         "source": "models folder",

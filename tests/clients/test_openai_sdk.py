@@ -54,6 +54,19 @@ def test_a_stream_has_the_same_text_and_ends_properly(client: OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == 44
 
 
+def test_a_model_that_generates_makes_vectors_too(client: OpenAI) -> None:
+    answer = client.embeddings.create(model=DEMO_ID, input=["A dog barks.", "A hound barks.", "Taxes rise."])
+    assert [entry.index for entry in answer.data] == [0, 1, 2]
+    assert {len(entry.embedding) for entry in answer.data} == {576}
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 15
+    floats = client.embeddings.create(model=DEMO_ID, input="A dog barks.", encoding_format="float")
+    assert floats.data[0].embedding == pytest.approx(answer.data[0].embedding, abs=0.02)
+    with pytest.raises(BadRequestError) as caught:
+        client.embeddings.create(model=DEMO_ID, input=["fine", "word " * 3000])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")
+    assert "3000 tokens" in caught.value.message or "3001 tokens" in caught.value.message
+
+
 def test_a_prompt_that_is_asked_again_was_cached(client: OpenAI) -> None:
     fields: Any = {"model": DEMO_ID, "temperature": 0, "max_tokens": 3}
     fields["messages"] = [{"role": "user", "content": "What is the capital of France?"}]

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from shimmy.core import ipc
 from shimmy.core.errors import Fault
 from shimmy.core.events import Accepted, Alternative, Failed, Finished, TextDelta, Timings, TokenLogprob, Usage
-from shimmy.core.request import MODEL_FIELDS, SAMPLER_ORDER, Chat, Generation, Message, Sampling, Text, Tokens
+from shimmy.core.request import (
+    MODEL_FIELDS,
+    SAMPLER_ORDER,
+    Chat,
+    Generation,
+    LoraScale,
+    Message,
+    Sampling,
+    Text,
+    Tokens,
+)
 
 text = st.text(max_size=40)
 counts = st.integers(0, 2**31 - 1)
@@ -46,11 +56,12 @@ generations = st.builds(
     tenant=text,
     timeout_seconds=st.none() | st.floats(0.001, 86_400),
     queue_seconds=st.none() | st.floats(0.001, 86_400),
+    lora=st.none() | st.lists(st.builds(LoraScale, id=st.none() | counts, scale=st.floats(-100, 100)), max_size=2),
 )
 options = st.builds(
     ipc.EngineOptions,
-    num_gpu_layers=st.none() | st.integers(-1, 9999),
-    devices=st.lists(text, max_size=2).map(tuple),
+    adapters=st.lists(st.builds(ipc.Adapter, name=text, path=text, scale=st.floats(-100, 100)), max_size=2).map(tuple),
+    settings=st.binary(max_size=40),
 )
 to_worker = (
     st.builds(ipc.Load, paths=st.lists(text, max_size=3), options=options)

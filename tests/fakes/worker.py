@@ -16,10 +16,22 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !say TEXT           TEXT as one single delta
     !cached N           one word; N tokens of the prompt were cached
     !drafted N M        one word; N tokens were drafted, M of them accepted
-    !log                which Abort, Pause and Resume came, as "abort ID pause ID ..."
+    !think N TEXT       N words of TEXT are thoughts, the others the answer
+    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of a tool "f", after a word
+    !doubt TEXT         TEXT as it is, with a warning
+    !crash-call         a call, and within its arguments the process dies by SIGKILL
+    !stall-call         a call, and within its arguments silence
+    !log                which Abort, Pause, Resume and Embed came, as "abort ID pause ID ..."
     !active             how many other requests there are, waiting or running
     !request            the whole Generation as JSON
     !pid, !environment  the process id, the environment as JSON
+
+Of texts it makes vectors: the length of the text, the number of its words, and the place of its input; each last input
+first. With a query it scores a text by its length. Orders are texts that begin with "!" here too:
+
+    !stall              no result of this text until aborted
+    !crash SIGNAL       the process dies by that signal
+    !fail CODE TEXT     `Failed`
 
 The model file, where it exists, may say in its header, as `fake.load`, how loading goes: "ready" (default), "hold"
 (until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer).
@@ -45,21 +57,26 @@ from shimmy.core.errors import ContextOverflow, Fault
 from shimmy.core.events import (
     Accepted,
     Alternative,
+    Embedded,
     Event,
     Failed,
     Finished,
     FinishReason,
+    ReasoningDelta,
     TextDelta,
     Timings,
     TokenLogprob,
+    ToolCallDelta,
     Usage,
 )
-from shimmy.core.request import Chat, Generation, Text
+from shimmy.core.request import Chat, Embedding, Generation, Infill, Text
+from shimmy.worker.chat.parts import CallArguments, CallBegin, Thought
 
 CONTEXT_LENGTH = 4096
 LOAD_KEY = b"fake.load"
 BIG_WORD = "x" * 1023 + " "
 Inbox = SimpleQueue[ipc.ToWorker | None]
+Step = str | Thought | CallBegin | CallArguments | None
 
 
 def send(message: ipc.FromWorker) -> None:
@@ -91,8 +108,35 @@ def prompt_of(generation: Generation) -> tuple[str, int]:
             return messages[-1].content, sum(len(words_of(message.content)) for message in messages)
         case Text(text):
             return text, len(words_of(text))
+        case Infill() as infill:
+            return f"[{infill.prefix}|{infill.prompt}|{infill.suffix}]", 3
         case tokens:
             return " ".join(f"t{id}" for id in tokens.ids), len(tokens.ids)
+
+
+def answer_to(question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Written | ipc.Refused:
+    """A character is a token; a chat is rendered as its messages' texts, each in brackets."""
+    match question:
+        case ipc.Render(chat):
+            return ipc.Written(rendered(chat))
+        case ipc.Detokenize(tokens):
+            return ipc.Written("".join(map(chr, tokens)))
+    text = question.prompt.text if isinstance(question.prompt, Text) else rendered(question.prompt)
+    if text.startswith("!fail "):
+        _, code, reason = text.split(" ", 2)
+        return ipc.Refused(Fault(code, reason))
+    if text == "!crash":
+        die("SIGABRT")
+    if isinstance(question, ipc.CountTokens):
+        return ipc.Counted(len(text))
+    text = f"^{text}" if question.add_special else text
+    text = text if question.parse_special else text.replace("<", "?")
+    return ipc.Tokenized([ord(letter) for letter in text], [letter.encode() for letter in text * question.spelled])
+
+
+def rendered(chat: object) -> str:
+    assert isinstance(chat, Chat)
+    return "".join(f"[{message.content}]" for message in chat.messages) + ">" * chat.add_generation_prompt
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
@@ -109,10 +153,13 @@ class Sequence:
         self.generation = generation
         self.num_prompt_tokens = num_prompt_tokens
         self.text, self.stop = (text, None) if text.startswith("!") else cut(text, generation.stop)
-        self.script: Iterator[str | None] = iter(())
+        self.script: Iterator[Step] = iter(())
         self.num_cached_tokens = int(text.split()[1]) if text.startswith("!cached ") else 0
         self.num_drafted = [int(count) for count in text.split()[1:3]] if text.startswith("!drafted ") else []
         self.num_tokens = 0
+        self.num_thought = 0
+        self.num_calls = 0
+        self.warning: str | None = None
         self.paused = False
 
     def step(self) -> list[Event]:
@@ -126,6 +173,15 @@ class Sequence:
             return []
         self.num_tokens += 1
         id, choices = self.generation.id, range(self.generation.num_choices)
+        match word:
+            case Thought(text):
+                self.num_thought += 1
+                return [ReasoningDelta(id, index, text, self.tokens(text, index)) for index in choices]
+            case CallBegin(call, name, call_id):
+                self.num_calls += 1
+                return [ToolCallDelta(id, index, call, "", call_id, name) for index in choices]
+            case CallArguments(call, text):
+                return [ToolCallDelta(id, index, call, text) for index in choices]
         return [TextDelta(id, index, word, self.tokens(word, index)) for index in choices]
 
     def tokens(self, word: str, index: int) -> list[TokenLogprob]:
@@ -136,10 +192,14 @@ class Sequence:
         return [TokenLogprob(word.encode(), -1 / (index + 1), top)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
-        usage = Usage(self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens, *self.num_drafted)
+        drafted, accepted = self.num_drafted or (0, 0)
+        cached, thought = self.num_cached_tokens, self.num_thought
+        usage = Usage(self.num_prompt_tokens, self.num_tokens, cached, drafted, accepted, thought)
         timings = Timings(0.001, 0.002, 0.003)
+        if reason == "stop" and self.num_calls:
+            reason = "tool_calls"
         choices = range(self.generation.num_choices)
-        return [Finished(self.generation.id, index, reason, usage, timings, stop) for index in choices]
+        return [Finished(self.generation.id, index, reason, usage, timings, stop, self.warning) for index in choices]
 
 
 class Worker:
@@ -185,6 +245,10 @@ class Worker:
         match message:
             case ipc.Generate(generation):
                 self.accept(generation)
+            case ipc.Ask(id, question):
+                send(ipc.Answer(id, answer_to(question)))
+            case ipc.Embed(embedding):
+                self.embed(embedding)
             case ipc.Abort(id):
                 self.log += ["abort", id]
                 self.running.pop(id, None)
@@ -193,6 +257,31 @@ class Worker:
                 self.log += [type(message).__name__.lower(), id]
                 if id in self.running:
                     self.running[id].paused = isinstance(message, ipc.Pause)
+
+    def embed(self, embedding: Embedding) -> None:
+        """All results of the request in one frame, but for those that never come."""
+        self.log += ["embed", embedding.id]
+        events: list[Event] = []
+        for index, text in enumerate(embedding.inputs):
+            content = text if isinstance(text, str) else " ".join(f"t{id}" for id in text)
+            order, *arguments = content.split(" ", 2)
+            if order == "!crash":
+                die(arguments[0])
+            if order == "!fail":
+                return send(ipc.Events([Failed(embedding.id, Fault(arguments[0], arguments[1]))]))
+            if order != "!stall":
+                events.insert(0, self.embedded(embedding, index, content))
+        if events:
+            send(ipc.Events(events))
+
+    def embedded(self, embedding: Embedding, index: int, text: str) -> Embedded:
+        num_words = len(words_of(text))
+        length = len(text)
+        if embedding.query is not None:
+            return Embedded(embedding.id, index, num_words, struct.pack("<f", length))
+        rows = num_words if embedding.pooling == "none" else 1
+        vectors = struct.pack("<3f", length, num_words, index) * rows
+        return Embedded(embedding.id, index, num_words, vectors[: 4 * (embedding.dimensions or len(vectors))])
 
     def accept(self, generation: Generation) -> None:
         text, num_tokens = prompt_of(generation)
@@ -208,10 +297,11 @@ class Worker:
             return send(ipc.Events([Failed(generation.id, Fault(code, reason))]))
         send(ipc.Events([Accepted(generation.id, num_tokens, text if generation.echo else None)]))
         sequence = Sequence(generation, num_tokens, text)
-        sequence.script = self.script(generation, sequence.text)
+        sequence.script = self.script(sequence, sequence.text)
         self.waiting.append(sequence)
 
-    def script(self, generation: Generation, text: str) -> Iterator[str | None]:
+    def script(self, sequence: Sequence, text: str) -> Iterator[Step]:
+        generation = sequence.generation
         order, *arguments = text.split(" ") if text.startswith("!") else [""]
         count = int(arguments[-1]) if arguments and arguments[-1].isdigit() else 0
         few = (f"{'' if i == 0 else ' '}w{i}" for i in range(count))
@@ -255,6 +345,25 @@ class Worker:
                 yield None
             case "!say":
                 yield text.removeprefix("!say ")
+            case "!think":
+                words = words_of(" ".join(arguments[1:]))
+                yield from map(Thought, words[: int(arguments[0])])
+                yield from words[int(arguments[0]) :]
+            case "!call":
+                yield "calling"
+                for number in range(int(arguments[0])):
+                    yield CallBegin(number, "f", f"id{number}")
+                    yield from (CallArguments(number, word) for word in words_of(" ".join(arguments[1:])))
+            case "!doubt":
+                sequence.warning = "a call is not valid JSON"
+                yield " ".join(arguments)
+            case "!crash-call" | "!stall-call":
+                yield CallBegin(0, "f", "id0")
+                yield CallArguments(0, '{"a')
+                if order == "!crash-call":
+                    die("SIGKILL")
+                while True:
+                    yield None
             case "!cached":
                 yield "cached"
             case "!drafted":

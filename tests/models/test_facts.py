@@ -24,7 +24,14 @@ def test_facts_of_a_model(tmp_path: Path) -> None:
         vocabulary_size=260,
         has_chat_template=True,
         tokenizer_model="llama",
+        capabilities=("completion",),
     )
+
+
+def test_facts_of_a_model_that_makes_vectors(tmp_path: Path) -> None:
+    file = model(general__architecture="bert", bert__block_count=1, bert__pooling_type=1)
+    facts = inspect([str(file.write(tmp_path / "m.gguf"))]).facts
+    assert facts and (facts.pooling, facts.capabilities, facts.is_encoder) == ("mean", ("embedding",), True)
 
 
 def test_what_the_header_does_not_say_is_none(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed, ModelInvalid, ShimmyError, TooLarge, WorkerLost
 from shimmy.core.events import Accepted, Event
+from shimmy.core.request import Text
 from shimmy.pool import handle as handle_module
+from shimmy.pool.asked import Asked
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.process import WorkerProcess
 from shimmy.pool.stream import Stream
@@ -301,5 +303,72 @@ def test_life_goes_one_way() -> None:
         await handle.close(CLOSED)
         with pytest.raises(RuntimeError, match="CLOSED cannot become READY"):
             handle._move(State.READY)
+
+    run(test())
+
+
+def test_questions_are_answered_beside_streams() -> None:
+    async def test() -> None:
+        handle = await opened()
+        stream = await handle.submit(generation("!stall 1"))
+        asked = [handle.ask(ipc.Tokenize(Text("x" * count), add_special=False)) for count in range(1, 9)]
+        answers = await asyncio.gather(*asked)
+        assert answers == [ipc.Tokenized([120] * count) for count in range(1, 9)]
+        assert not handle.idle.is_set()
+        handle.abort(stream)
+        assert handle.idle.is_set()
+        await handle.close(CLOSED)
+
+    run(test())
+
+
+def test_a_question_that_fails_fails_alone() -> None:
+    async def test() -> None:
+        handle = await opened()
+        with pytest.raises(ModelInvalid, match="broken"):
+            await handle.ask(ipc.Tokenize(Text("!fail model_invalid broken")))
+        assert await handle.ask(ipc.CountTokens(Text("abc"))) == ipc.Counted(3)
+        await handle.close(CLOSED)
+
+    run(test())
+
+
+def test_questions_to_a_worker_that_dies_fail() -> None:
+    async def test() -> None:
+        handle = await opened()
+        asked = [handle.ask(ipc.Tokenize(Text(text))) for text in ("!crash", "a")]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(result, WorkerLost) for result in results)
+        assert handle.idle.is_set()
+        with pytest.raises(WorkerLost):
+            await handle.ask(ipc.CountTokens(Text("a")))
+
+    run(test())
+
+
+def test_whoever_asks_may_leave() -> None:
+    async def test() -> None:
+        handle = await opened()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await handle.ask(ipc.CountTokens(Text("a")))
+        assert handle.idle.is_set()
+        assert await handle.ask(ipc.CountTokens(Text("abc"))) == ipc.Counted(3)
+        await handle.close(CLOSED)
+
+    run(test())
+
+
+def test_an_answer_in_parts_is_whole() -> None:
+    async def test() -> None:
+        asked = Asked()
+        asked.push(ipc.Tokenized([1, 2], [b"a", b"b"]), more=True)
+        assert not asked.answer.done()
+        asked.push(ipc.Tokenized([3], [b"c"]), more=False)
+        assert await asked.answer == ipc.Tokenized([1, 2, 3], [b"a", b"b", b"c"])
+        asked = Asked()
+        asked.push(ipc.Written("a"), more=True)
+        asked.push(ipc.Written("b"), more=False)
+        assert await asked.answer == ipc.Written("ab")
 
     run(test())

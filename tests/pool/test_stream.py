@@ -11,9 +11,11 @@ from shimmy.core.events import (
     Event,
     Failed,
     Finished,
+    ReasoningDelta,
     TextDelta,
     Timings,
     TokenLogprob,
+    ToolCallDelta,
     Usage,
 )
 from shimmy.pool.stream import MAX_WAITING_CHARS, MAX_WAITING_EVENTS, Stream
@@ -51,6 +53,48 @@ def test_everything_that_waits_comes_as_one_batch_and_the_last_choice_ends_the_s
         assert stream.over
         assert await batches(stream) == [[finished(1)]]
         assert await batches(stream) == []
+
+    run(test())
+
+
+def test_thoughts_and_arguments_are_joined_but_never_with_what_begins_a_call() -> None:
+    def thought(text: str, index: int = 0) -> ReasoningDelta:
+        return ReasoningDelta("r", index, text)
+
+    def call(number: int, arguments: str, name: str | None = None) -> ToolCallDelta:
+        return ToolCallDelta("r", 0, number, arguments, name and "id", name)
+
+    async def test() -> None:
+        thoughts: list[Event] = [thought("a"), thought("b"), thought("c", 1), text("d"), text("e")]
+        calls: list[Event] = [
+            call(0, "", "f"),
+            call(0, "{"),
+            call(0, "}"),
+            call(1, "", "f"),
+            call(1, "{"),
+            call(1, "}"),
+        ]
+        stream, _ = a_stream(*thoughts, *calls, num_choices=2)
+        assert await anext(stream) == [
+            thought("ab"),
+            thought("c", 1),
+            text("de"),
+            call(0, "", "f"),
+            call(0, "{}"),
+            call(1, "", "f"),
+            call(1, "{}"),
+        ]
+
+    run(test())
+
+
+@pytest.mark.parametrize("delta", [ReasoningDelta("r", 0, "x" * 1000), ToolCallDelta("r", 0, 0, "x" * 1000)])
+def test_a_reader_that_is_behind_in_thoughts_or_calls_is_waited_for(delta: Event) -> None:
+    async def test() -> None:
+        stream, sent = a_stream(*[delta] * (MAX_WAITING_CHARS // 1000 + 1))
+        assert sent == [ipc.Pause("r")]
+        await anext(stream)
+        assert sent == [ipc.Pause("r"), ipc.Resume("r")]
 
     run(test())
 

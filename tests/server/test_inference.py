@@ -24,6 +24,7 @@ from shimmy.core.errors import (
     WorkerLost,
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
+from shimmy.core.request import Chat, Embedding, Message
 from shimmy.pool import handle as handle_module
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime
@@ -302,6 +303,28 @@ def test_a_crash_fails_the_streams_of_that_model_only_and_the_model_comes_back(n
     run(test())
 
 
+def test_vectors_are_asked_for_again_when_their_worker_dies_but_only_once() -> None:
+    async def embed(inference: Inference) -> None:
+        request = Embedding(id="vectors", model="echo", inputs=["a", "!stall"])
+        async for _ in inference.embed(request):
+            pass
+
+    async def test() -> None:
+        async with fake_inference(sleep=FakeTime().sleep) as inference:
+            task = asyncio.create_task(embed(inference))
+            killed = 0
+            for _ in range(2):
+                await until_log(inference, "embed vectors")
+                assert (pid := int(await answer(inference, "!pid"))) != killed
+                os.kill(pid, signal.SIGSEGV)
+                killed = pid
+            with pytest.raises(WorkerLost, match="SIGSEGV"):
+                await task
+            assert inference.num_active == 0
+
+    run(test())
+
+
 def test_requests_that_had_no_text_yet_outlive_their_worker_unnoticed() -> None:
     async def test() -> None:
         options = ipc.EngineOptions(num_sequences=1)
@@ -498,5 +521,32 @@ def test_a_worker_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
             environment = json.loads(await answer(inference, "!environment"))
             assert "secret" not in environment.values()
             assert environment["GGML_NO_BACKTRACE"] == "1"
+
+    run(test())
+
+
+def test_tokens_are_counted() -> None:
+    async def test() -> None:
+        async with fake_inference("echo", "other") as inference:
+            chat = Chat([Message("user", "Hi")])
+            assert await inference.count_tokens("echo", chat) == len("[Hi]>")
+            assert await inference.render("echo", chat) == "[Hi]>"
+            assert await inference.context_length("echo") == 4096
+            assert await inference.context_length("other") is None
+            with pytest.raises(ModelNotFound):
+                await inference.count_tokens("nobody", chat)
+            assert inference.num_active == 0
+
+    run(test())
+
+
+def test_a_question_holds_a_place() -> None:
+    async def test() -> None:
+        async with fake_inference(max_requests=1) as inference:
+            async with aclosing(inference.generate(generation("!stall 1"))) as batches:
+                await anext(batches)
+                with pytest.raises(Busy):
+                    await inference.detokenize("echo", [97])
+            assert await inference.detokenize("echo", [97]) == "a"
 
     run(test())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.errors import RateLimited
-from shimmy.core.events import Accepted, Event, Finished, TextDelta, Timings, Usage
+from shimmy.core.events import Accepted, Embedded, Event, Finished, TextDelta, Timings, Usage
 from shimmy.core.keys import ApiKey
 from shimmy.server.limits import Bucket, Limits, Meter
 from tests.program import inside
@@ -180,6 +180,14 @@ def test_whoever_leaves_early_has_spent_what_came(num_seen: int) -> None:
     assert sum(spent) == sum(count for _, count in EVENTS[:num_seen])
     if num_seen == len(EVENTS):
         assert sum(spent) == 7 + 5 + 1
+
+
+def test_each_input_that_is_embedded_counts_once() -> None:
+    spent: list[int] = []
+    meter = Meter(spent.append)
+    for index, num_tokens in ((0, 5), (2, 7), (0, 5), (1, 1)):
+        meter.note([Embedded("r", index, num_tokens, b"")])
+    assert sum(spent) == 13
 
 
 KEYS = (

@@ -10,23 +10,29 @@ import random
 from collections.abc import Callable
 
 from shimmy.core.events import TokenLogprob
+from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.llama.context import Batch, KVCacheFull
 from shimmy.worker.prefix_states import Reuse
 
+# States, which may be another context's, say by number with which adapters they were computed.
+_MOST_CELLS = 1 << 16
+_known_sets: list[AdapterSet] = [()]
 
-def next_token(tokens: list[int], vocabulary_size: int) -> int:
-    """The fake model: a deterministic function of everything that came before."""
-    value = 17
+
+def next_token(tokens: list[int], vocabulary_size: int, adapters: AdapterSet = ()) -> int:
+    """The fake model: a deterministic function of everything that came before, and of the adapters."""
+    value = 17 + sum(int(1000 * scale) * (number + 1) for number, scale in adapters)
     for token in tokens:
         value = (value * 31 + token + 7) % 1_000_003
     return value % vocabulary_size
 
 
 class Cell:
-    """A token at a position; sequences that share a prefix have the same cell."""
+    """A token at a position, computed with these adapters; sequences that share a prefix have the same cell."""
 
-    def __init__(self, token: int) -> None:
+    def __init__(self, token: int, adapters: AdapterSet = ()) -> None:
         self.token = token
+        self.adapters = adapters
 
 
 class FakeContext:
@@ -65,6 +71,8 @@ class FakeContext:
         self.largest_batch = 0
         self.num_full = 0
         self.num_threads: int | None = None
+        self.adapters: AdapterSet = ()
+        self.num_switches = 0
         self._ends: dict[int, int] = {}
         self._dice = random.Random(seed)
         self._overwrites = seed is not None
@@ -106,6 +114,11 @@ class FakeContext:
         assert sorted(cells) == list(range(len(cells))), "there is a hole in what a sequence has"
         return [cells[position].token for position in range(len(cells))]
 
+    def adapters_of(self, id: int) -> AdapterSet:
+        """Those with which all that a sequence has was computed."""
+        [adapters] = {cell.adapters for cell in self.cells[id].values()}
+        return adapters
+
     def forget(self, sequence: int, start: int = 0, end: int = -1) -> None:
         assert not self.reuse.whole or (start, end) == (0, -1), "a recurrent state cannot be cut"
         for cells in (self.cells[sequence], self.near[sequence]):
@@ -133,16 +146,26 @@ class FakeContext:
 
     def save_state(self, sequence: int) -> bytes:
         first = max(self.first_position(sequence), len(self.cells[sequence]) - self.reuse.window)
-        return array.array("i", [first, *self.tokens(sequence)]).tobytes()
+        adapters = self.adapters_of(sequence) if self.cells[sequence] else ()
+        if adapters not in _known_sets:
+            _known_sets.append(adapters)
+        number = _known_sets.index(adapters)
+        return array.array("i", [first + _MOST_CELLS * number, *self.tokens(sequence)]).tobytes()
 
     def load_state(self, sequence: int, state: bytes) -> bool:
         first, *tokens = array.array("i", state)
+        number, first = divmod(first, _MOST_CELLS)
         self.forget(sequence)
         self._require_free(len(tokens))
-        self.cells[sequence] = cells = {position: Cell(token) for position, token in enumerate(tokens)}
+        adapters = _known_sets[number]
+        self.cells[sequence] = cells = {position: Cell(token, adapters) for position, token in enumerate(tokens)}
         if self.reuse.window:
             self.near[sequence] = {position: cell for position, cell in cells.items() if position >= first}
         return True
+
+    def set_adapters(self, adapters: AdapterSet) -> None:
+        self.num_switches += adapters != self.adapters
+        self.adapters = adapters
 
     def set_num_threads(self, count: int) -> None:
         self.num_threads = count
@@ -154,7 +177,7 @@ class FakeContext:
 
     def _store(self, slot: int, position: int, token: int) -> None:
         assert position == len(self.cells[slot]), "positions of a sequence must be contiguous"
-        self.cells[slot][position] = Cell(token)
+        self.cells[slot][position] = Cell(token, self.adapters)
         if window := self.reuse.window:
             if self._overwrites:
                 self.overwrite()
@@ -197,8 +220,16 @@ class FakeSampler:
         assert not self.freed
         assert self._context.row_logits[row], "a row without logits was sampled"
         slot, position = self._context.row_slots[row], self._context.row_positions[row]
-        self.sampled.append(next_token(self._context.tokens(slot)[: position + 1], self._vocabulary_size))
+        tokens, adapters = self._context.tokens(slot)[: position + 1], self._context.adapters_of(slot)
+        self.sampled.append(next_token(tokens, self._vocabulary_size, adapters))
         return self.sampled[-1]
+
+    def force(self, context: int, row: int, token: int) -> None:
+        assert not self.freed
+        self.sampled.append(token)
+
+    def begin_answer(self) -> None:
+        pass
 
     @property
     def is_complete(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from shimmy.core.events import Finished
-from shimmy.core.ipc import DiskCache, EngineOptions, Events, Generate, Pause, Resume, ToWorker
+from shimmy.core.ipc import Answer, DiskCache, EngineOptions, Events, Generate, Pause, Resume, ToWorker
 from shimmy.core.request import Generation, Sampling, Secret, Tokens
 from shimmy.worker.disk.index import _LIST_AGAIN_SECONDS
 from shimmy.worker.engine import Engine
@@ -171,7 +171,8 @@ def test_at_its_end_a_worker_stores_what_waits(model: Path, states: Path, monkey
         yield Generate(generation)
         assert finished.wait(60)
 
-    def send(frame: Events) -> None:
+    def send(frame: Events | Answer) -> None:
+        assert isinstance(frame, Events)
         if any(isinstance(event, Finished) for event in frame.events):
             finished.set()
 

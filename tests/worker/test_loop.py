@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from shimmy.core.events import Event, Failed, Finished, TextDelta
 from shimmy.core.ipc import Abort, Events, Pause, Resume
-from shimmy.core.request import Generation, Tokens
+from shimmy.core.request import Generation, Pooling, Tokens
 from shimmy.worker.drafting.drafts import Drafting
+from shimmy.worker.embedding import Embedder
 from shimmy.worker.llama.context import DecodeFailed
 from shimmy.worker.loop import Closed, Command, Loop
 from shimmy.worker.pacing import Pacer
@@ -22,6 +23,7 @@ from shimmy.worker.scheduler import Scheduler
 from shimmy.worker.sequence import Request
 from shimmy.worker.threads import ThreadGovernor
 from tests.worker.fake_context import FakeContext, FakeSampler, next_token
+from tests.worker.fake_pooled_context import FakePooledContext
 
 VOCABULARY = 40
 END = 0
@@ -98,7 +100,11 @@ class Bench:
             self._send,
             piece,
             lambda sampling, request, choice: self._make_sampler(),
+            Embedder(self._make_pooled_context),
         )
+
+    def _make_pooled_context(self, pooling: Pooling) -> FakePooledContext:
+        return FakePooledContext(pooling, max_tokens=self.context.context_length)
 
     def _send(self, message: Events) -> None:
         self.frames.append(message.events)

@@ -348,3 +348,14 @@ def test_priority_counts_among_the_prompts_of_one_tenant_only() -> None:
 def test_equals_keep_their_order() -> None:
     first, second = prompt(0.0, 30), prompt(1.0, 30)
     assert list(in_turn([second, first], 40)) == [(first, 30), (second, 10)]
+
+
+@pytest.mark.parametrize("token", [0.0001, 0.001, 0.01, 0.1, 2.0])
+@pytest.mark.parametrize("row", [0.001, 0.05, 0.4])
+def test_a_step_of_prompts_alone_is_as_short_for_those_who_wait(token: float, row: float) -> None:
+    machine = Machine(fixed=2 * row, row=row, token=token).start(num_decoding=3)
+    count = machine.pacer.budget_apart(3)
+    seconds = machine.seconds(0, count) - machine.fixed
+    assert seconds <= max(allowed_seconds(machine.seconds(3, 0)), SMALL_CHUNK_SECONDS, token) * 1.05
+    assert count == 1 or seconds >= 0.9 * min(SMOOTH_SECONDS, SMALL_CHUNK_TOKENS * token) - token
+    assert Pacer().budget_apart(3) == UNKNOWN_CHUNK_TOKENS

@@ -5,7 +5,9 @@ import pytest
 from shimmy.core.errors import ContextOverflow, RequestError, TooLarge
 from shimmy.core.request import Chat, Generation, Message, Prompt, Sampling, Speculative, Text, Tokens
 from shimmy.worker.chat.template import ChatTemplate
+from shimmy.worker.llama.model import InfillTokens
 from shimmy.worker.prompt import Prompter
+from shimmy.worker.sequence import Request
 
 
 class Letters:
@@ -17,8 +19,14 @@ class Letters:
     def text_of(self, token: int | None) -> str:
         return "" if token is None else chr(token)
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+    infill_tokens = InfillTokens(ord("("), ord("|"), ord(")"), ord("@"), ord("#"))
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        text = text if parse_special else text.replace("(", "?")
         return [ord("^")] * add_special + [ord(letter) for letter in text]
+
+    def spellings(self, tokens: list[int]) -> list[bytes]:
+        return [chr(token).encode() for token in tokens]
 
     def check_tokens(self, tokens: list[int]) -> None:
         for token in tokens:
@@ -83,11 +91,16 @@ def test_token_ids_outside_the_vocabulary_never_reach_the_library(fields: dict[s
     assert caught.value.param == param
 
 
+def stops_of(request: Request) -> list[str]:
+    scan = request.sequences[0].text._scan
+    return [] if scan is None else scan._stops
+
+
 def test_chatml_brings_its_stops_to_chats_only() -> None:
     chat = prompter(template=None).prepare(generation(Chat([Message("user", "hi")]), stop=["x"]))
-    assert chat.sequences[0].text._stops == ["x", "<|im_end|>", "<|im_start|>"]
+    assert stops_of(chat) == ["x", "<|im_end|>", "<|im_start|>"]
     raw = prompter(template=None).prepare(generation(Text("hi"), stop=["x"]))
-    assert raw.sequences[0].text._stops == ["x"]
+    assert stops_of(raw) == ["x"]
 
 
 @pytest.mark.parametrize(

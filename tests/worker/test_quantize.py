@@ -131,10 +131,17 @@ def repacked_megabytes(path: Path) -> float:
     return sum(map(float, sizes))
 
 
+def megabytes_of(path: Path, tensor_type: str) -> float:
+    return sum(tensor.size_bytes for tensor in read_header(str(path)).tensors if tensor.type == tensor_type) / (1 << 20)
+
+
 @pytest.mark.skipif(not cpu.flags() & {"avx2", "asimddp"}, reason="there are no such kernels for this processor")
 def test_q4_0_gets_the_repacked_kernels(q4_0: Path) -> None:
-    of_that_type = sum(tensor.size_bytes for tensor in read_header(str(q4_0)).tensors if tensor.type == "Q4_0")
-    assert of_that_type > 50 << 20
-    assert repacked_megabytes(q4_0) == pytest.approx(of_that_type / (1 << 20), abs=0.01)
-    # The same is not said of a model that has no such kernels.
-    assert repacked_megabytes(DEMO) == 0
+    assert megabytes_of(q4_0, "Q4_0") > 50
+    assert repacked_megabytes(q4_0) == pytest.approx(megabytes_of(q4_0, "Q4_0"), abs=0.01)
+
+
+@pytest.mark.skipif(not cpu.flags() & {"avx2"}, reason="there are no such kernels for this processor")
+def test_q4_1_gets_ours() -> None:
+    """build/patches/ggml-repack-q4-1.patch"""
+    assert repacked_megabytes(DEMO) == pytest.approx(megabytes_of(DEMO, "Q4_1"), abs=0.01)

@@ -70,6 +70,11 @@ def full(path: Path) -> None:
     _gemma3(path, 2, 0)
 
 
+def infilling(path: Path) -> None:
+    """As `full`, with the tokens 10 to 14 for the parts of a text that has a gap."""
+    _gemma3(path, 2, 0, marks=("pre", "suf", "mid", "rep", "sep"))
+
+
 def opinionated(path: Path) -> None:
     """As `full`, with wishes of its own about sampling, one of which makes no sense, and a token that must not come."""
     _gemma3(path, 2, 0, temp=0.0, top_k=7, top_p=7.0, sequence="top_k;nonsense;temperature")
@@ -80,8 +85,12 @@ def window(path: Path) -> None:
     _gemma3(path, 6, WINDOW_TOKENS)
 
 
-def _gemma3(path: Path, num_layers: int, window_tokens: int, **sampling: float | int | str) -> None:
+def _gemma3(
+    path: Path, num_layers: int, window_tokens: int, *, marks: tuple[str, ...] = (), **sampling: float | int | str
+) -> None:
     model = _Writer(path, "gemma3", num_layers)
+    for token, part in enumerate(marks, 10):
+        model.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", token)
     for key, value in sampling.items():
         add = {float: model.add_float32, int: model.add_int32, str: model.add_string}[type(value)]
         add(f"general.sampling.{key}", value)  # type: ignore[operator]
@@ -102,6 +111,31 @@ def _gemma3(path: Path, num_layers: int, window_tokens: int, **sampling: float |
         model.norm(f"{block}.post_attention_norm")
         model.feed_forward(block)
         model.norm(f"{block}.post_ffw_norm")
+    model.write()
+
+
+def experts(path: Path) -> None:
+    """Four layers, each with four experts of which two have a say (Qwen 3 MoE)."""
+    num_experts = 4
+    model = _Writer(path, "qwen3moe", 4)
+    model.add_feed_forward_length(_FF)
+    model.add_expert_feed_forward_length(_FF)
+    model.add_head_count(_HEADS)
+    model.add_head_count_kv(_KV_HEADS)
+    model.add_key_length(_HEAD)
+    model.add_value_length(_HEAD)
+    model.add_expert_count(num_experts)
+    model.add_expert_used_count(2)
+    model.norm("output_norm")
+    for layer in range(4):
+        block = f"blk.{layer}"
+        model.norm(f"{block}.attn_norm")
+        model.attention(block)
+        model.norm(f"{block}.ffn_norm")
+        model.random(f"{block}.ffn_gate_inp", _EMBD, num_experts)
+        model.random(f"{block}.ffn_gate_exps", _EMBD, _FF, num_experts)
+        model.random(f"{block}.ffn_up_exps", _EMBD, _FF, num_experts)
+        model.random(f"{block}.ffn_down_exps", _FF, _EMBD, num_experts)
     model.write()
 
 
@@ -154,5 +188,67 @@ def hybrid(path: Path) -> None:
             model.random(f"{block}.shortconv.out_proj", _EMBD, _EMBD)
     model.write()
 
+
+def reranker(path: Path) -> dict[str, np.ndarray]:
+    """Two layers that score a text for a query (BERT with a head). Words are "w0" to "w99"; anything else is unknown.
+    Returns the tensors by name, their rows as ggml has them."""
+    heads, feed_forward, num_positions, num_layers = 4, 128, 64, 2
+    random = np.random.default_rng(2)
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_block_count(num_layers)
+    writer.add_context_length(num_positions)
+    writer.add_embedding_length(_EMBD)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list([*RERANKER_SPECIAL, *(f"\u2581w{number}" for number in range(100))])
+    writer.add_token_types([3] * len(RERANKER_SPECIAL) + [1] * 100)
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_mask_token_id(4)
+    tensors: dict[str, np.ndarray] = {}
+
+    def add(name: str, *shape: int, scale: float = 0.0, offset: float = 0.0) -> None:
+        values = random.standard_normal(shape[::-1]) * (scale or shape[0] ** -0.5) + offset
+        tensors[name] = values.astype(np.float32)
+
+    def linear(name: str, inputs: int, outputs: int) -> None:
+        add(f"{name}.weight", inputs, outputs)
+        add(f"{name}.bias", outputs, scale=0.1)
+
+    def norm(name: str) -> None:
+        add(f"{name}.weight", _EMBD, scale=0.1, offset=1.0)
+        add(f"{name}.bias", _EMBD, scale=0.1)
+
+    add("token_embd.weight", _EMBD, len(RERANKER_SPECIAL) + 100, scale=1.0)
+    add("position_embd.weight", _EMBD, num_positions, scale=0.3)
+    add("token_types.weight", _EMBD, 2, scale=0.1)
+    norm("token_embd_norm")
+    for layer in range(num_layers):
+        block = f"blk.{layer}"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            linear(f"{block}.{part}", _EMBD, _EMBD)
+        norm(f"{block}.attn_output_norm")
+        linear(f"{block}.ffn_up", _EMBD, feed_forward)
+        linear(f"{block}.ffn_down", feed_forward, _EMBD)
+        norm(f"{block}.layer_output_norm")
+    linear("cls", _EMBD, _EMBD)
+    linear("cls.output", _EMBD, 1)
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+RERANKER_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 KINDS: dict[str, Callable[[Path], None]] = {kind.__name__: kind for kind in (full, window, recurrent, hybrid)}

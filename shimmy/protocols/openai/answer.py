@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 
 from shimmy import __version__
-from shimmy.core.events import Accepted, Event, Finished, FinishReason, TextDelta, TokenLogprob
+from shimmy.core.events import (
+    Accepted,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
 
 FINGERPRINT = f"shimmy-{__version__}"
 
@@ -33,10 +42,19 @@ def head(id: str, object: str, model: str) -> Head:
     return Head(id, object, int(time.time()), model)
 
 
+class Call(msgspec.Struct):
+    id: str
+    name: str
+    arguments: str = ""
+
+
 class Choice(msgspec.Struct):
     text: str
     reason: FinishReason
     tokens: list[TokenLogprob] = []
+    reasoning: str = ""
+    calls: list[Call] = []
+    warning: str | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -50,7 +68,7 @@ class Tally:
     def __init__(self) -> None:
         self._prompts: dict[int, Finished] = {}
         self._completion_tokens = 0
-        self._drafted_tokens = self._accepted_tokens = 0
+        self._drafted_tokens = self._accepted_tokens = self._reasoning_tokens = 0
         self._decode_seconds = 0.0
 
     def add(self, prompt: int, event: Finished) -> None:
@@ -60,22 +78,24 @@ class Tally:
         self._completion_tokens += event.usage.completion_tokens
         self._drafted_tokens += event.usage.drafted_tokens
         self._accepted_tokens += event.usage.accepted_tokens
+        self._reasoning_tokens += event.usage.reasoning_tokens
         self._decode_seconds = max(self._decode_seconds, event.timings.decode_seconds)
 
     def usage(self) -> dict[str, Any]:
         prompt_tokens = sum(event.usage.prompt_tokens for event in self._prompts.values())
-        usage = {
+        usage: dict[str, Any] = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "total_tokens": prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
         }
+        details = {"reasoning_tokens": self._reasoning_tokens} if self._reasoning_tokens else {}
         if self._drafted_tokens:
-            usage["completion_tokens_details"] = {
+            details |= {
                 "accepted_prediction_tokens": self._accepted_tokens,
                 "rejected_prediction_tokens": self._drafted_tokens - self._accepted_tokens,
             }
-        return usage
+        return usage | {"completion_tokens_details": details} if details else usage
 
     def timings(self) -> dict[str, Any]:
         """llama-server's fields of this name; with several prompts the longest prefill stands for all."""
@@ -100,26 +120,61 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
+class _Parts:
+    """What came of one choice so far."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._tokens: list[TokenLogprob] = []
+        self._calls: dict[int, Call] = {}
+        self._arguments: defaultdict[int, list[str]] = defaultdict(list)
+        self.finished: Finished | None = None
+
+    def echo(self, text: str) -> None:
+        self._texts.append(text)
+
+    def add(self, event: TextDelta | ReasoningDelta | ToolCallDelta) -> None:
+        if isinstance(event, ToolCallDelta):
+            self._arguments[event.call].append(event.arguments)
+            if event.name is not None:
+                self._calls[event.call] = Call(event.call_id or "", event.name)
+        else:
+            texts = self._texts if isinstance(event, TextDelta) else self._thoughts
+            texts.append(event.text)
+            self._tokens += event.tokens
+
+    def choice(self, finished: Finished) -> Choice:
+        for number, call in self._calls.items():
+            call.arguments = "".join(self._arguments[number])
+        calls = [call for _, call in sorted(self._calls.items())]
+        text, reasoning = "".join(self._texts), "".join(self._thoughts)
+        return Choice(text, finished.reason, self._tokens, reasoning, calls, finished.warning)
+
+
 async def collect(batches: Batches, num_choices: int) -> tuple[list[Choice], Tally]:
     """All choices, in the order of their numbers, once the last is finished. `num_choices` is that of one prompt."""
     tally = Tally()
-    texts: defaultdict[int, list[str]] = defaultdict(list)
-    tokens: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
-    reasons: dict[int, FinishReason] = {}
+    parts: defaultdict[int, _Parts] = defaultdict(_Parts)
     async with aclosing(batches):
         async for prompt, events in batches:
             for event in events:
-                if isinstance(event, TextDelta):
-                    texts[prompt * num_choices + event.index].append(event.text)
-                    tokens[prompt * num_choices + event.index] += event.tokens
+                if isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+                    parts[prompt * num_choices + event.index].add(event)
                 elif isinstance(event, Accepted) and event.echo:
                     for index in range(num_choices):
-                        texts[prompt * num_choices + index].append(event.echo)
+                        parts[prompt * num_choices + index].echo(event.echo)
                 elif isinstance(event, Finished):
-                    reasons[prompt * num_choices + event.index] = event.reason
+                    parts[prompt * num_choices + event.index].finished = event
                     tally.add(prompt, event)
-    numbers = sorted(reasons)
-    return [Choice("".join(texts[number]), reasons[number], tokens[number]) for number in numbers], tally
+    return [each.choice(each.finished) for _, each in sorted(parts.items()) if each.finished is not None], tally
+
+
+async def without_thoughts(batches: Batches) -> Batches:
+    """The same for those who do not want to see them."""
+    async with aclosing(batches):
+        async for prompt, events in batches:
+            yield prompt, [event for event in events if not isinstance(event, ReasoningDelta)]
 
 
 def best(choices: list[Choice], num_choices: int, num_kept: int) -> list[Choice]:

@@ -6,10 +6,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.events import FinishReason
-from shimmy.core.request import Chat, Generation, Message
-from shimmy.protocols.openai.answer import Choice
+from shimmy.core.errors import RequestError
+from shimmy.core.events import Finished, FinishReason, ToolCallDelta
+from shimmy.core.request import Chat, Generation
+from shimmy.protocols.openai import reasoning
+from shimmy.protocols.openai.answer import Call, Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
@@ -24,7 +25,10 @@ from shimmy.protocols.openai.generation import (
     stop_strings,
 )
 from shimmy.protocols.openai.logprobs import chat_form
-from shimmy.protocols.openai.wire import ChatMessage, ChatRequest, Part
+from shimmy.protocols.openai.messages import content, messages
+from shimmy.protocols.openai.template import template_fields
+from shimmy.protocols.openai.tools import is_legacy, tool_choice, tools
+from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.streaming import EventStream
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -33,13 +37,15 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 class ChatCompletions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = decode(_decoder, await request.body())
-        _refuse_unsupported(body)
+        refuse({"chat_template": body.chat_template})
+        if body.modalities != ["text"]:
+            refuse({"modalities": body.modalities})
         max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         check_min_tokens(body, max_tokens)
         generation = Generation(
             id=new_id("chatcmpl"),
             model=body.model,
-            prompt=Chat([_message(at, message) for at, message in enumerate(body.messages)]),
+            prompt=chat_of(body),
             sampling=sampling(body),
             max_tokens=max_tokens,
             stop=stop_strings(body),
@@ -47,22 +53,24 @@ class ChatCompletions(Endpoint):
             num_choices=body.n or 1,
             logprobs=_num_logprobs(body),
             speculative=speculative(body),
-            prediction=_content("prediction.content", body.prediction.content) if body.prediction else "",
+            prediction=content("prediction.content", body.prediction.content) if body.prediction else "",
             constraint=constraint(body),
             **scheduling(body, request.state.tenant),
         )
-        return await self.answer(request, body, _KIND, generation.id, [generation])
+        kind = _LEGACY_KIND if is_legacy(body) else _KIND
+        hides = reasoning.is_hidden(body)
+        return await self.answer(request, body, kind, generation.id, [generation], hides_thoughts=hides)
 
 
-def _refuse_unsupported(body: ChatRequest) -> None:
-    if body.tool_choice not in ("none", "auto"):
-        refuse({"tool_choice": body.tool_choice})
-    if body.tool_choice != "none":
-        refuse({"tools": body.tools})
-    if body.function_call != "none":
-        refuse({"functions": body.functions})
-    if body.modalities != ["text"]:
-        refuse({"modalities": body.modalities})
+def chat_of(body: ChatRequest) -> Chat:
+    given = tools(body)
+    return Chat(
+        messages(body.messages),
+        tools=given,
+        tool_choice=tool_choice(body, given),
+        reasoning=reasoning.reasoning(body),
+        **template_fields(body.chat_template_kwargs, body.add_generation_prompt, body.continue_final_message),
+    )
 
 
 def _num_logprobs(body: ChatRequest) -> int | None:
@@ -71,30 +79,38 @@ def _num_logprobs(body: ChatRequest) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _message(at: int, message: ChatMessage) -> Message:
-    refuse({f"messages[{at}].tool_calls": message.tool_calls, f"messages[{at}].function_call": message.function_call})
-    # A developer message is OpenAI's newer name for a system message; templates know the older one.
-    role = "system" if message.role == "developer" else message.role
-    return Message(role, _content(f"messages[{at}].content", message.content), message.name)
-
-
-def _content(field: str, content: str | list[Part] | None) -> str:
-    if isinstance(content, list):
-        return "".join(_text(f"{field}[{at}]", part) for at, part in enumerate(content))
-    return content or ""
-
-
-def _text(field: str, part: Part) -> str:
-    if part.type != "text":
-        raise Unsupported(f"{field}.type: only text is supported, not {part.type!r}", param=f"{field}.type")
-    if part.text is None:
-        raise RequestError(f"{field}.text: this field is required", param=f"{field}.text")
-    return part.text
-
-
 def _choice(index: int, choice: Choice) -> dict[str, Any]:
-    message = {"role": "assistant", "content": choice.text, "refusal": None}
-    return {"index": index, "message": message}
+    message = _message(choice)
+    if choice.calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": _function(call)} for call in choice.calls
+        ]
+    return _with_warning({"index": index, "message": message}, choice)
+
+
+def _legacy_choice(index: int, choice: Choice) -> dict[str, Any]:
+    """Of before there were several calls in one answer."""
+    message = _message(choice)
+    if choice.calls:
+        message["function_call"] = _function(choice.calls[0])
+    return _with_warning({"index": index, "message": message}, choice)
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    """Thoughts go by both names that clients look for."""
+    text = None if choice.calls and not choice.text else choice.text
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if choice.reasoning:
+        message |= {"reasoning_content": choice.reasoning, "reasoning": choice.reasoning}
+    return message
+
+
+def _function(call: Call) -> dict[str, str]:
+    return {"name": call.name, "arguments": call.arguments}
+
+
+def _with_warning(shown: dict[str, Any], choice: Choice) -> dict[str, Any]:
+    return shown | {"warning": choice.warning} if choice.warning else shown
 
 
 def _begin(index: int, echo: str | None) -> bytes:
@@ -105,12 +121,54 @@ def _go_on(index: int, text: str, logprobs: bytes) -> bytes:
     return _delta(index, b'{"content":' + encode(text) + b"}", logprobs)
 
 
-def _finish(index: int, reason: FinishReason) -> bytes:
-    return _delta(index, b"{}", reason=b'"%s"' % reason.encode())
+def _think(index: int, text: str, logprobs: bytes) -> bytes:
+    thought = encode(text)
+    return _delta(index, b'{"reasoning_content":%s,"reasoning":%s}' % (thought, thought), logprobs)
 
 
-def _delta(index: int, delta: bytes, logprobs: bytes = b"null", reason: bytes = b"null") -> bytes:
-    return b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":%s}' % (index, delta, logprobs, reason)
+def _call(index: int, event: ToolCallDelta) -> bytes:
+    """Id and name come once and never as null: clients take each that they see for a new call."""
+    begun = b'"id":%s,"type":"function",' % encode(event.call_id) if event.name is not None else b""
+    call = b'{"index":%d,%s"function":%s}' % (event.call, begun, _function_delta(event))
+    return _delta(index, b'{"tool_calls":[%s]}' % call)
 
 
-_KIND = Kind("chat.completion", "chat.completion.chunk", _choice, Shape(_begin, _go_on, _finish), chat_form)
+def _legacy_call(index: int, event: ToolCallDelta) -> bytes:
+    return _delta(index, b'{"function_call":%s}' % _function_delta(event))
+
+
+def _function_delta(event: ToolCallDelta) -> bytes:
+    name = b'"name":%s,' % encode(event.name) if event.name is not None else b""
+    return b'{%s"arguments":%s}' % (name, encode(event.arguments))
+
+
+def _finish(index: int, event: Finished) -> bytes:
+    return _delta(index, b"{}", reason=encode(event.reason), warning=event.warning)
+
+
+def _legacy_finish(index: int, event: Finished) -> bytes:
+    return _delta(index, b"{}", reason=encode(_legacy_reason(event.reason)), warning=event.warning)
+
+
+def _legacy_reason(reason: FinishReason) -> str:
+    return "function_call" if reason == "tool_calls" else reason
+
+
+def _delta(
+    index: int, delta: bytes, logprobs: bytes = b"null", reason: bytes = b"null", warning: str | None = None
+) -> bytes:
+    more = b',"warning":' + encode(warning) if warning else b""
+    return b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":%s%s}' % (index, delta, logprobs, reason, more)
+
+
+_KIND = Kind(
+    "chat.completion", "chat.completion.chunk", _choice, Shape(_begin, _go_on, _finish, _think, _call), chat_form
+)
+_LEGACY_KIND = Kind(
+    "chat.completion",
+    "chat.completion.chunk",
+    _legacy_choice,
+    Shape(_begin, _go_on, _legacy_finish, _think, _legacy_call),
+    chat_form,
+    _legacy_reason,
+)

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from shimmy.core.events import Accepted, Event, Finished, FinishReason, TextDelta
+from shimmy.core.events import Accepted, Event, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
 from shimmy.protocols.openai.answer import Batches, Head, Tally
 from shimmy.protocols.openai.logprobs import Form, Offsets
 
@@ -17,11 +17,13 @@ encode = msgspec.json.encode
 
 class Shape(msgspec.Struct, frozen=True):
     """A choice within a chunk, encoded: when it begins (if that is worth a chunk), maybe with its prompt, goes on, with
-    what is told of its tokens, and ends."""
+    what is told of its tokens, and ends. Where nobody thinks or calls there is no `reasoning` and no `call`."""
 
     begin: Callable[[int, str | None], bytes]
     text: Callable[[int, str, bytes], bytes]
-    finish: Callable[[int, FinishReason], bytes]
+    finish: Callable[[int, Finished], bytes]
+    reasoning: Callable[[int, str, bytes], bytes] | None = None
+    call: Callable[[int, ToolCallDelta], bytes] | None = None
 
 
 class ChunkEncoder:
@@ -52,15 +54,21 @@ class ChunkEncoder:
     def _choices(self, base: int, prompt: int, event: Event) -> list[bytes]:
         match event:
             case TextDelta(_, index, text, tokens):
-                told = encode(self._form(tokens, self._offsets[base + index])) if tokens else b"null"
-                return [self._shape.text(base + index, text, told)]
-            case Finished(_, index, reason):
+                return [self._shape.text(base + index, text, self._told(base + index, tokens))]
+            case ReasoningDelta(_, index, text, tokens) if self._shape.reasoning:
+                return [self._shape.reasoning(base + index, text, self._told(base + index, tokens))]
+            case ToolCallDelta(_, index) if self._shape.call:
+                return [self._shape.call(base + index, event)]
+            case Finished(_, index):
                 self.tally.add(prompt, event)
-                return [self._shape.finish(base + index, reason)]
+                return [self._shape.finish(base + index, event)]
             case Accepted(_, _, echo):
                 begun = [self._shape.begin(base + index, echo) for index in range(self._num_choices)]
                 return [choice for choice in begun if choice]
         return []
+
+    def _told(self, number: int, tokens: list[TokenLogprob]) -> bytes:
+        return encode(self._form(tokens, self._offsets[number])) if tokens else b"null"
 
 
 async def stream(
@@ -74,7 +82,7 @@ async def stream(
         async for prompt, events in batches:
             num_waiting -= sum(isinstance(event, Accepted) for event in events)
             held.append(encoder.encode(prompt, events))
-            if num_waiting == 0:
-                yield b"".join(held)
+            if num_waiting == 0 and (ready := b"".join(held)):
+                yield ready
                 held.clear()
     yield (encoder.usage() if include_usage else b"") + DONE

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.events import FinishReason
-from shimmy.core.request import Generation, Prompt, Text, Tokens
+from shimmy.core.events import Finished
+from shimmy.core.request import Generation, Infill, Prompt, Text, Tokens
 from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
@@ -17,7 +17,6 @@ from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
-    refuse,
     sampling,
     scheduling,
     speculative,
@@ -62,7 +61,6 @@ class Completions(Endpoint):
 
 
 def _refuse_unsupported(body: CompletionRequest) -> None:
-    refuse({"suffix": body.suffix})
     if body.echo and body.tells_tokens:
         raise Unsupported(
             "logprobs: those of the prompt are not supported; leave echo or logprobs out", param="logprobs"
@@ -87,9 +85,17 @@ def _num_logprobs(body: CompletionRequest) -> int | None:
 def prompts_of(body: CompletionRequest) -> list[Prompt]:
     """Raises `RequestError` for a mixture, for nothing, and for too much."""
     prompts = _split(body.prompt)
+    if body.suffix:
+        prompts = [_infill(prompt, body.suffix) for prompt in prompts]
     if len(prompts) * _num_choices(body) > MAX_CHOICES:
         raise RequestError(f"prompt: prompts times n is over the limit of {MAX_CHOICES} choices", param="prompt")
     return prompts
+
+
+def _infill(prompt: Prompt, suffix: str) -> Infill:
+    if not isinstance(prompt, Text):
+        raise RequestError("suffix: the prompt must be a text for that, not token ids", param="suffix")
+    return Infill(prompt.text, suffix)
 
 
 def _split(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
@@ -118,8 +124,8 @@ def _go_on(index: int, text: str, logprobs: bytes) -> bytes:
     return b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":null}' % (index, encode(text), logprobs)
 
 
-def _finish(index: int, reason: FinishReason) -> bytes:
-    return b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%s"}' % (index, reason.encode())
+def _finish(index: int, event: Finished) -> bytes:
+    return b'{"index":%d,"text":"","logprobs":null,"finish_reason":"%s"}' % (index, event.reason.encode())
 
 
 _KIND = Kind("text_completion", "text_completion", _choice, Shape(_begin, _go_on, _finish), completion_form)

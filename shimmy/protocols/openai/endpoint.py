@@ -7,9 +7,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.events import FinishReason
 from shimmy.core.request import Generation
 from shimmy.core.settings import Settings
-from shimmy.protocols.openai.answer import Choice, Head, Tally, best, collect, head
+from shimmy.protocols.openai.answer import Choice, Head, Tally, best, collect, head, without_thoughts
 from shimmy.protocols.openai.chunks import ChunkEncoder, Shape, stream
 from shimmy.protocols.openai.errors import encode_error_event
 from shimmy.protocols.openai.logprobs import Form, Offsets
@@ -28,10 +29,11 @@ class Kind(msgspec.Struct, frozen=True):
     choice: Callable[[int, Choice], dict[str, Any]]
     shape: Shape
     form: Form
+    reason: Callable[[FinishReason], str] = str
 
     def whole(self, index: int, choice: Choice, tells_tokens: bool) -> dict[str, Any]:
         logprobs = self.form(choice.tokens, Offsets()) if tells_tokens else None
-        return self.choice(index, choice) | {"logprobs": logprobs, "finish_reason": choice.reason}
+        return self.choice(index, choice) | {"logprobs": logprobs, "finish_reason": self.reason(choice.reason)}
 
 
 class Endpoint:
@@ -46,10 +48,14 @@ class Endpoint:
         kind: Kind,
         id: str,
         generations: list[Generation],
+        *,
+        hides_thoughts: bool = False,
     ) -> Response | EventStream:
         """One generation per prompt; the answer goes by `id`. It has the best `n` choices of each."""
         generate = self._inference.generate
         batches = merge([observed(request.scope, body.model, generate(generation)) for generation in generations])
+        if hides_thoughts:
+            batches = without_thoughts(batches)
         num_choices = generations[0].num_choices
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)

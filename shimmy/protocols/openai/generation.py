@@ -49,12 +49,14 @@ def check_min_tokens(body: CommonFields, max_tokens: int | None) -> None:
 
 
 def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
-    """The fields of a `Generation` that say whose it is and what it may share, and when it should run."""
+    """The fields of a `Generation` that say whose it is, when it should run, and what it may share, for which its
+    adapters count."""
     return {
         "priority": body.priority or 0,
         "tenant": tenant,
         "timeout_seconds": body.timeout,
         "queue_seconds": body.queue_timeout,
+        "lora": body.lora,
         "encryption_key": Secret(body.encryption_key) if body.encryption_key is not None else None,
     }
 

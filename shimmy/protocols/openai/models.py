@@ -11,8 +11,10 @@ from shimmy.server.inference import Inference
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `context_length` is what a request may use, `layers` how many layers each device has; both are known
-    once the model is loaded. Sizes in bytes."""
+    """One model. `capabilities` is what it was made for: "completion", "embedding" or "rerank". `context_length` is
+    what a request may use, `layers` how many layers each device has, `buffers` how many bytes of the weights each kind
+    of memory, `adapters` the scales for requests that do not say; they are known once the model is loaded. Sizes in
+    bytes."""
 
     id: str
     object: Literal["model"] = "model"
@@ -25,10 +27,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     quantization: str | None
     num_parameters: int | None
+    capabilities: tuple[str, ...]
     context_length: int | None
     training_context_length: int | None
     template_source: str | None
     layers: dict[str, int] | None
+    buffers: dict[str, int] | None
+    adapters: dict[str, float] | None
 
 
 class Models:
@@ -51,7 +56,8 @@ class Models:
             facts = model.facts
             status = statuses.get(model.id)
             loaded = status.loaded if status else None
-            template = None if facts is None else "gguf" if facts.has_chat_template else "chatml"
+            generates = facts is not None and not facts.is_encoder
+            template = None if facts is None or not generates else "gguf" if facts.has_chat_template else "chatml"
             yield Entry(
                 id=model.id,
                 created=int(model.modified_unix),
@@ -62,10 +68,13 @@ class Models:
                 size=model.size_bytes,
                 quantization=facts.quantization if facts else None,
                 num_parameters=facts.num_parameters if facts else None,
+                capabilities=facts.capabilities if facts else (),
                 context_length=loaded.context_length if loaded else None,
                 training_context_length=facts.context_length if facts else None,
-                template_source=loaded.template_source if loaded else template,
+                template_source=loaded.template_source or None if loaded else template,
                 layers=loaded.layers if loaded else None,
+                buffers=loaded.buffers if loaded else None,
+                adapters=loaded.adapters if loaded else None,
             )
 
 

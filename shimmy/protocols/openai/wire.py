@@ -10,6 +10,8 @@ from msgspec import Meta, field
 
 from shimmy.core.request import (
     MAX_STOP_STRINGS,
+    MAX_TOOLS,
+    Adapters,
     BadWords,
     Bias,
     Breakers,
@@ -35,8 +37,10 @@ from shimmy.core.request import (
     Surprise,
     Temperature,
     TemperatureRange,
+    ThinkingBudget,
     TokenId,
     TokenIds,
+    ToolName,
     TopK,
     Window,
 )
@@ -51,6 +55,7 @@ Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1,
 # More than any conversation has: each one costs time before anything can be refused.
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # JSON of any kind as it was sent; the same where null was.
 ABSENT = msgspec.Raw(b"null")
 
@@ -90,7 +95,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
     `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. `encryption_key`, in
-    base64, is Spindll's. The names with a dot are llama-server's.
+    base64, is Spindll's. `lora` and the names with a dot are llama-server's.
     """
 
     model: ModelName
@@ -133,6 +138,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
     encryption_key: EncryptionKey | None = None
+    lora: Adapters | None = None
     speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
     speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
     response_format: ResponseFormat | None = None
@@ -162,24 +168,96 @@ class Prediction(msgspec.Struct, frozen=True):
 Parts = Annotated[list[Part], Meta(max_length=MAX_PARTS)]
 
 
+class Function(msgspec.Struct, frozen=True):
+    name: ToolName
+    description: str | None = None
+    parameters: msgspec.Raw = ABSENT
+    strict: bool | None = None
+
+
+class ToolField(msgspec.Struct, frozen=True):
+    type: str
+    function: Function | None = None
+
+
+class FunctionName(msgspec.Struct, frozen=True):
+    name: str
+
+
+class NamedTool(msgspec.Struct, frozen=True):
+    type: str
+    function: FunctionName | None = None
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """`arguments` are JSON in a string; some clients send the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class CallField(msgspec.Struct, frozen=True):
+    function: CalledFunction
+    id: str | None = None
+    type: str | None = None
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
+    """`reasoning_content` is DeepSeek's and llama-server's, `reasoning` vLLM's and OpenRouter's."""
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Parts | None = None
     name: str | None = None
-    tool_calls: Any = None
-    function_call: Any = None
+    tool_calls: Annotated[list[CallField], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ReasoningField(msgspec.Struct, frozen=True):
+    """OpenAI's in the Responses API, and OpenRouter's."""
+
+    effort: Effort | None = None
+    max_tokens: ThinkingBudget | None = None
+    enabled: bool | None = None
+    exclude: bool | None = None
+
+
+class ThinkingField(msgspec.Struct, frozen=True):
+    """Anthropic's, which DeepSeek and Z.ai take here."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: ThinkingBudget | None = None
 
 
 class ChatRequest(CommonFields, frozen=True, kw_only=True):
+    """`functions` and `function_call` are what OpenAI had before `tools`. Of the budgets the first is llama-server's,
+    the second vLLM's, the third DashScope's."""
+
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
+    tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], Meta(max_length=MAX_TOOLS)] | None = None
+    function_call: str | FunctionName | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: ReasoningField | None = None
+    thinking: ThinkingField | None = None
+    enable_thinking: bool | None = None
+    thinking_budget_tokens: ThinkingBudget | None = None
+    thinking_token_budget: ThinkingBudget | None = None
+    thinking_budget: ThinkingBudget | None = None
+    reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
+    include_reasoning: bool | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
     modalities: Any = None
+    chat_template: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     prediction: Prediction | None = None
 
     @property
@@ -192,7 +270,7 @@ class CompletionRequest(CommonFields, frozen=True, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: NumLogprobs | bool | None = None
     echo: bool | None = None
-    suffix: Any = None
+    suffix: str | None = None
     best_of: NumChoices | None = None
 
     @property

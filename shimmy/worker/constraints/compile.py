@@ -7,11 +7,11 @@ all tokens that may follow, and not only those that a tokenizer would choose.
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from shimmy.core.errors import RequestError, Unavailable
+from shimmy.core.errors import RequestError, Unavailable, Unsupported
 from shimmy.core.request import Constraint
 from shimmy.worker.constraints.cache import Cache
 from shimmy.worker.constraints.gbnf import to_lark
@@ -36,8 +36,24 @@ _EMPTY_OPTIONS = re.compile(r"^\s*%llguidance\s*\{\s*\}", re.MULTILINE)
 _LARK_START = re.compile(r"^\s*start(?:\[[^\]]*\])?\s*:(?!:=)", re.MULTILINE)
 
 
+_START = re.compile(r"^start:", re.MULTILINE)
+
+
 class _TooSlow(RequestError):
     """There was no time to find out what is wrong."""
+
+
+class _Job(NamedTuple):
+    """What is to be compiled: its text is made when it is needed."""
+
+    lark: Callable[[], str]
+    field: str
+    is_json: bool
+    num_chars: int
+
+    @property
+    def size(self) -> int:
+        return _BYTES_EACH + _BYTES_PER_CHAR * self.num_chars
 
 
 class Compiler:
@@ -50,27 +66,37 @@ class Compiler:
 
     def compile(self, constraint: Constraint) -> Compiled:
         """Raises `RequestError`, naming the field, for what is wrong, not supported, or too complex."""
-        key = constraint.kind, constraint.text
-        found = self._cache.get(key, lambda: self._compiled(constraint), lambda _: _size(constraint))
+        is_json = constraint.kind in ("json_schema", "json_object")
+        job = _Job(lambda: _LARK[constraint.kind](constraint.text), constraint.field, is_json, len(constraint.text))
+        return self._kept((constraint.kind, constraint.text), job)
+
+    def compile_calls(self, lark: str, field: str, answer: Constraint | None) -> Compiled:
+        """What calls must be, in Lark that begins with the rule named start; with `answer` there may be that instead.
+        Raises the same."""
+        job = _Job(lambda: _either(lark, answer), field, False, len(lark) + len(answer.text if answer else ""))
+        return self._kept((lark, answer and (answer.kind, answer.text)), job)
+
+    def _kept(self, key: Hashable, job: "_Job") -> Compiled:
+        found = self._cache.get(key, lambda: self._compiled(job), lambda _: job.size)
         if isinstance(found, Compiled) and found.is_spent:
             self._cache.drop(key)
-            found = self._cache.get(key, lambda: self._compiled(constraint), lambda _: _size(constraint))
+            found = self._cache.get(key, lambda: self._compiled(job), lambda _: job.size)
         if isinstance(found, RequestError):
-            raise type(found)(f"{constraint.field}: {found.message}", param=constraint.field)
+            raise type(found)(f"{job.field}: {found.message}", param=job.field)
         return found
 
-    def _compiled(self, constraint: Constraint) -> Compiled | RequestError:
+    def _compiled(self, job: "_Job") -> Compiled | RequestError:
         """An error is worth keeping as well: it may have taken long to find."""
         try:
-            lark = _OPTIONS + _LARK[constraint.kind](constraint.text)
-            return self._within_time(lambda: self._matcher(lark, constraint), constraint)
+            lark = _OPTIONS + job.lark()
+            return self._within_time(lambda: self._matcher(lark, job), job.field)
         except _TooSlow:
             # That may have been the machine.
             raise
         except RequestError as error:
             return error
 
-    def _within_time(self, make: Callable[[], Compiled], constraint: Constraint) -> Compiled:
+    def _within_time(self, make: Callable[[], Compiled], field: str) -> Compiled:
         """llguidance cannot be interrupted. Its limits and ours should not let it come to this."""
         if self._stuck is not None and self._stuck.is_alive():
             raise Unavailable("another constraint is still being compiled", retry_after_seconds=1)
@@ -88,14 +114,12 @@ class Compiler:
         worker.join(COMPILE_SECONDS)
         if not made:
             self._stuck = worker
-            raise _TooSlow(
-                f"{constraint.field}: it takes more than {COMPILE_SECONDS:g} s to compile", param=constraint.field
-            )
+            raise _TooSlow(f"{field}: it takes more than {COMPILE_SECONDS:g} s to compile", param=field)
         if isinstance(made[0], RequestError):
             raise made[0]
         return made[0]
 
-    def _matcher(self, lark: str, constraint: Constraint) -> Compiled:
+    def _matcher(self, lark: str, job: "_Job") -> Compiled:
         library = llguidance()
         grammar = library.LLMatcher.grammar_from_lark(lark)
         native = library.LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
@@ -107,8 +131,7 @@ class Compiler:
             native = first if first.is_error() else native
         if native.is_error():
             raise RequestError(explained(native.get_error()) or "it cannot be compiled")
-        is_json = constraint.kind in ("json_schema", "json_object")
-        return Compiled(native, self._tokenizer, constraint.field, is_json=is_json)
+        return Compiled(native, self._tokenizer, job.field, is_json=job.is_json)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -128,8 +151,15 @@ class Compiler:
         )
 
 
-def _size(constraint: Constraint) -> int:
-    return _BYTES_EACH + _BYTES_PER_CHAR * len(constraint.text)
+def _either(calls: str, answer: Constraint | None) -> str:
+    """Calls or an answer. The rules of a client's grammar could have the same names as those of the calls."""
+    if answer is None:
+        return calls
+    if answer.kind == "grammar":
+        raise Unsupported(f"not together with {answer.field}, unless tool_choice is none or required")
+    return "\n".join(
+        ["start: calls | answer", _START.sub("calls:", calls), _START.sub("answer:", _LARK[answer.kind](answer.text))]
+    )
 
 
 def _of_schema(text: str) -> str:

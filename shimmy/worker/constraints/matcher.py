@@ -46,6 +46,9 @@ class Guide:
         self._compiled = compiled
         self._native = native
 
+    def begin(self) -> None:
+        """It has begun already (gate.py)."""
+
     def take(self, token: int) -> bool:
         """Whether `token` may come next; if so, it has."""
         return bool(self._native.try_consume_tokens([token]))

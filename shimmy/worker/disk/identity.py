@@ -53,11 +53,12 @@ def identity(
         with open(path, "rb", buffering=0) as file:
             state.update(blake2b(file.read()).digest())
     for path, stamp in model.items():
-        state.update(_sample(path, stamp))
+        state.update(fingerprint(path, stamp))
     return state.digest()
 
 
-def _sample(path: str, stamp: Stamp) -> bytes:
+def fingerprint(path: str, stamp: Stamp) -> bytes:
+    """What `identity` takes of one file. Raises `FileChanged` and other `OSError`s."""
     state = blake2b(f"{stamp.size} {stamp.modified_at}".encode())
     with open(path, "rb", buffering=0) as file:
         for offset, size in _samples(stamp.size):

@@ -18,7 +18,8 @@ _MIN_BITS = 10
 
 
 class NgramIndex:
-    """Where each n-gram of a text that grows came up last.
+    """Where each n-gram of a text that grows came up last. A tuple of numbers has the same hash in every process, which
+    bytes have not, so that the same requests are drafted alike.
 
     The table has room for twice the tokens that the text begins with. What does not fit pushes other n-grams out, and
     what is found is compared with the text.
@@ -36,13 +37,13 @@ class NgramIndex:
         text, table, mask = self.text, self._table, self._mask
         start, end = self._num_indexed + 1, min(len(text), self._num_indexed + 1 + CHUNK_TOKENS)
         for at in range(max(start, NGRAM_TOKENS), end):
-            table[hash(text[at - NGRAM_TOKENS : at].tobytes()) & mask] = at
+            table[hash(tuple(text[at - NGRAM_TOKENS : at])) & mask] = at
         self._num_indexed = max(start, end) - 1
 
     def find(self) -> int:
         """The place of what followed the latest tokens when they came up before; -1 when they did not."""
         latest = self.text[-NGRAM_TOKENS:]
-        at = self._table[hash(latest.tobytes()) & self._mask]
+        at = self._table[hash(tuple(latest)) & self._mask]
         return at if at and self.text[at - NGRAM_TOKENS : at] == latest else -1
 
 

@@ -18,12 +18,15 @@ from shimmy.worker.llama import abi
 from shimmy.worker.llama.library import backend_file, find, llama, load_backend, names
 
 # ggml.h, ggml_log_level
-_DEBUG_LEVEL, _ERROR_LEVEL = 1, 4
+_DEBUG_LEVEL, _INFO_LEVEL, _ERROR_LEVEL = 1, 2, 4
 # llama-model.cpp, load_tensors: once for each layer, the output layer included. No function says the same.
 _LAYER, _DEVICE, _REST = b"load_tensors: layer ", b" assigned to device ", b", is_swa"
+# The same, once for each buffer: "load_tensors:   CPU_Mapped model buffer size =   12.34 MiB".
+_TENSORS, _BUFFER, _UNIT = b"load_tensors: ", b" model buffer size = ", b" MiB"
 
 _recent_errors: deque[str] = deque(maxlen=20)
 _layers: dict[str, int] = {}
+_buffers: dict[str, int] = {}
 _listeners: list[Callable[[str], None]] = []
 
 
@@ -34,6 +37,10 @@ def _on_log(level: int, text: bytes, _data: Any) -> None:
     elif level == _DEBUG_LEVEL and text and text.startswith(_LAYER) and _DEVICE in text:
         device = text.partition(_DEVICE)[2].partition(_REST)[0].decode("utf-8", "replace")
         _layers[device] = _layers.get(device, 0) + 1
+    elif level == _INFO_LEVEL and text and text.startswith(_TENSORS) and _BUFFER in text:
+        name, _, size = text.removeprefix(_TENSORS).partition(_BUFFER)
+        kind = name.strip().decode("utf-8", "replace")
+        _buffers[kind] = _buffers.get(kind, 0) + int(float(size.partition(_UNIT)[0]) * (1 << 20))
     for listener in _listeners:
         listener((text or b"").decode("utf-8", "replace"))
 
@@ -58,11 +65,13 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def placed_layers() -> dict[str, int]:
-    """How many layers of the model loaded last each device has; clears the memory."""
-    placed = dict(_layers)
+def placed() -> tuple[dict[str, int], dict[str, int]]:
+    """Of the model loaded last, how many layers each device has, and how many bytes each kind of memory, to a hundredth
+    of a MiB; clears the memory of it."""
+    found = dict(_layers), dict(_buffers)
     _layers.clear()
-    return placed
+    _buffers.clear()
+    return found
 
 
 def start() -> str:

@@ -6,14 +6,19 @@ only when it asked for logits: llama.cpp abort()s otherwise.
 
 import array
 import ctypes as c
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelFailed, ShimmyError
+from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.growth import Growth
 from shimmy.worker.llama import abi, backend, zeroing
 from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.model import Model
+
+if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
 
 BATCH_TOKENS = 512
 # What makes no difference to a state, whichever context it came from.
@@ -91,10 +96,18 @@ class Context:
     """
 
     def __init__(
-        self, model: Model, *, context_length: int, num_sequences: int, num_threads: int, fit_memory: bool = False
+        self,
+        model: Model,
+        *,
+        context_length: int,
+        num_sequences: int,
+        num_threads: int,
+        fit_memory: bool = False,
+        settings: "EngineSettings | None" = None,
+        adapters: Sequence[int] = (),
     ) -> None:
-        """With `fit_memory` it is shorter where there is no memory for that length. Raises `ModelFailed` when llama.cpp
-        cannot make it."""
+        """With `fit_memory` it is shorter where there is no memory for that length. `adapters` are llama.cpp's handles
+        of those that `set_adapters` numbers. Raises `ModelFailed` when llama.cpp cannot make it."""
         self._library = llama()
         max_ids = int(self._library.llama_max_parallel_sequences())
         # One id more, through which the state of a holder is saved.
@@ -110,6 +123,11 @@ class Context:
         # All layers get as many cells, so that those that see a window have room for what is kept as well.
         parameters.swa_full = True
         parameters.no_perf = True
+        if settings is not None:
+            from shimmy.worker.llama.tuning import tune_context
+
+            tune_context(parameters, settings)
+        backend.last_error("")
         with zeroing.on_demand() as lazy_bytes:
             self._handle = self._library.llama_init_from_model(model.handle, parameters)
         if not self._handle:
@@ -124,6 +142,8 @@ class Context:
             self._growth.fit_memory()
         self.context_length = self._growth.limit
         self._parameters = parameters
+        self._adapter_handles = adapters
+        self._adapters: AdapterSet = ()
         self.batch = Batch(BATCH_TOKENS, num_sequences)
 
     @staticmethod
@@ -159,6 +179,16 @@ class Context:
         return {name: value for name, value in numbers.items() if name not in _INDIFFERENT} | {
             "n_ctx": self._num_native_cells
         }
+
+    def set_adapters(self, adapters: AdapterSet) -> None:
+        """What is decoded from now on is computed with these adapters. llama.cpp plans its memory anew whenever they
+        change, which takes some milliseconds of the next decode."""
+        if adapters == self._adapters:
+            return
+        handles = (c.c_void_p * len(adapters))(*(self._adapter_handles[number] for number, _ in adapters))
+        scales = (c.c_float * len(adapters))(*(scale for _, scale in adapters))
+        self._library.llama_set_adapters_lora(self._handle, handles, len(adapters), scales)
+        self._adapters = adapters
 
     def decode(self) -> None:
         """Runs the batch. Raises `KVCacheFull` (recoverable) or `DecodeFailed`."""

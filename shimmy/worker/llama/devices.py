@@ -4,8 +4,9 @@ Only here optional backends are loaded, because somebody asked for them.
 """
 
 import ctypes as c
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
+from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ModelFailed
 from shimmy.core.ipc import AbsentBackend, Device, Devices, LoadedBackend
 from shimmy.worker.llama import backend, optional
@@ -15,7 +16,6 @@ from shimmy.worker.llama.model import ON_THE_CPU, Offload
 # ggml-backend.h, ggml_backend_dev_type
 _KINDS = ["cpu", "gpu", "integrated gpu", "accelerator", "meta"]
 _GPU_KINDS = ("gpu", "integrated gpu")
-_ALL_LAYERS = -1
 
 
 def listing(on_open: Callable[[str], None], unusable: Mapping[str, str]) -> Devices:
@@ -43,27 +43,28 @@ def listing(on_open: Callable[[str], None], unusable: Mapping[str, str]) -> Devi
     )
 
 
-def offload(num_layers: int | None, names: Sequence[str], on_open: Callable[[str], None]) -> Offload:
-    """Where layers go: `num_layers` of them (-1 for all; None for all if there are `names`, else none) to the devices
-    with these names, or to those that llama.cpp prefers. Loads optional backends if it is any. Raises `ModelFailed`.
-    """
-    wanted = num_layers if num_layers is not None else _ALL_LAYERS if names else 0
-    if wanted == 0:
+def offload(settings: EngineSettings, on_open: Callable[[str], None]) -> Offload:
+    """Where layers go: to the devices that are named, or to those that llama.cpp prefers. Loads optional backends, if
+    any layer goes anywhere. Raises `ModelFailed`."""
+    if not settings.num_gpu_layers:
         return ON_THE_CPU
-    gpus, reasons = _gpus(on_open)
+    gpus, reasons = _gpus(on_open, settings.gpu_backend)
     if not gpus:
         raise ModelFailed(f"layers cannot be put on a GPU: {'; '.join(reasons)}")
-    unknown = [name for name in names if name.lower() not in gpus]
+    unknown = [name for name in settings.device if name.lower() not in gpus]
     if unknown:
         there_are = ", ".join(_name(handle) for handle in gpus.values())
         raise ModelFailed("; ".join([f"there is no GPU {unknown[0]!r}, but {there_are}", *reasons]))
-    return Offload(wanted, tuple(dict.fromkeys(gpus[name.lower()] for name in names)))
+    devices = tuple(dict.fromkeys(gpus[name.lower()] for name in settings.device))
+    # Those of the processor are used where there are no others.
+    discrete = [handle for handle in gpus.values() if _kind(handle) == _GPU_KINDS[0]]
+    return Offload(settings.num_gpu_layers, devices, devices or tuple(discrete or gpus.values()))
 
 
-def _gpus(on_open: Callable[[str], None]) -> tuple[dict[str, int], list[str]]:
-    """The GPUs of all backends by their names, in small letters, and why backends bring none."""
+def _gpus(on_open: Callable[[str], None], only: str | None) -> tuple[dict[str, int], list[str]]:
+    """The GPUs of all backends, or only of one, by their names in small letters, and why backends bring none."""
     reasons, missing = [], []
-    for name in optional.GPU_BACKENDS:
+    for name in optional.GPU_BACKENDS if only in (None, "auto") else (only,):
         known = set(_handles())
         try:
             path = optional.load(name, on_open, {})

@@ -25,6 +25,7 @@ _LONG_CALLS = {
     "llama_model_load_from_file",
     "llama_model_load_from_splits",
     "llama_init_from_model",
+    "llama_adapter_lora_init",
     "llama_decode",
     "llama_tokenize",
     "llama_state_seq_get_data",
@@ -37,6 +38,8 @@ _LONG_CALLS = {
 _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_load": (c.c_void_p, (c.c_char_p,)),
     "ggml_backend_cpu_buffer_type": (c.c_void_p, ()),
+    "ggml_backend_buft_name": (c.c_char_p, (c.c_void_p,)),
+    "ggml_backend_dev_buffer_type": (c.c_void_p, (c.c_void_p,)),
     "ggml_backend_dev_count": (c.c_size_t, ()),
     "ggml_backend_dev_get": (c.c_void_p, (c.c_size_t,)),
     "ggml_backend_dev_name": (c.c_char_p, (c.c_void_p,)),

@@ -6,48 +6,72 @@ Every argument that would make llama.cpp abort() is checked here first: token id
 import ctypes as c
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
+from shimmy.core.request import Pooling
 from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
 
 if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
     from shimmy.worker.prefix_states import Reuse
 
 MAX_TEXT_BYTES = 4 << 20
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
 _METADATA_BYTES = 512
+_SLICE = 1 << 13
+MAX_SPELLING_BYTES = 64 << 10
 
 
 class Offload(msgspec.Struct, frozen=True):
     """The layers that do not stay on the CPU: how many (-1 is all), and ggml's handles of the devices that they go to;
-    without any, to those that llama.cpp prefers."""
+    without any, to those that llama.cpp prefers. `gpus` are the ones that it comes down to."""
 
     num_layers: int = 0
     devices: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
 
 
 ON_THE_CPU = Offload()
 
 
-class Model:
-    """One model in memory. `tokenize`, `check_tokens`, `metadata`, `pieces`, `suppressed_tokens` and `end_tokens` are
-    safe from any thread; the rest is the step thread's.
+class InfillTokens(NamedTuple):
+    """What marks the parts of a text that has a gap; `repository` and `file` begin other texts that belong to it."""
 
-    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}.
+    prefix: int | None
+    suffix: int | None
+    middle: int | None
+    repository: int | None = None
+    file: int | None = None
+
+
+class Model:
+    """One model in memory. `tokenize`, `control_token`, `check_tokens`, `metadata`, `pieces`, `spellings`,
+    `infill_tokens`, `suppressed_tokens`, `end_tokens`, `joints` and `rank_template` are safe from any thread; the rest
+    is the step thread's.
+
+    `layers` is how many layers each device has, the output layer included, e.g. {"CPU": 31}, `buffers` how many bytes
+    of the weights each kind of memory.
     """
 
-    def __init__(self, paths: list[str], on_progress: Callable[[float], None], offload: Offload = ON_THE_CPU) -> None:
-        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason."""
+    def __init__(
+        self,
+        paths: list[str],
+        on_progress: Callable[[float], None],
+        offload: Offload = ON_THE_CPU,
+        settings: "EngineSettings | None" = None,
+    ) -> None:
+        """Loads the file, or all shards in order. Raises `ModelInvalid` with llama.cpp's reason, `ModelFailed` where
+        the settings ask for what there is not."""
         self._library = llama()
-        self._handle = _load(paths, on_progress, offload)
-        self.layers = backend.placed_layers()
+        self._handle = _load(paths, on_progress, offload, settings)
+        self.layers, self.buffers = backend.placed()
         self._vocab = self._library.llama_model_get_vocab(self._handle)
         self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes | None] = {}
@@ -56,7 +80,7 @@ class Model:
         if self._library.llama_model_has_encoder(self._handle) and not self._library.llama_model_has_decoder(
             self._handle
         ):
-            raise ModelInvalid("the model is an encoder and cannot generate text")
+            raise ModelInvalid("encoders of the T5 kind are not supported")
 
     @property
     def handle(self) -> int:
@@ -74,6 +98,31 @@ class Model:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether it has no memory of a text that it could go on with: it makes vectors only."""
+        # Not before the file is read, which is what a worker does first; so below.
+        from shimmy.core.capabilities import is_encoder
+
+        return is_encoder(self.metadata)
+
+    @property
+    def stated_pooling(self) -> Pooling | None:
+        """How vectors are made of those of tokens, if the file says so."""
+        from shimmy.core.capabilities import stated_pooling
+
+        return stated_pooling(self.metadata)
+
+    @property
+    def vector_width(self) -> int:
+        """Numbers in a vector."""
+        return int(self._library.llama_model_n_embd_out(self._handle))
+
+    @property
+    def num_scores(self) -> int:
+        """Numbers in what a model that ranks says of a text; the first one is the score."""
+        return int(self._library.llama_model_n_cls_out(self._handle))
+
+    @property
     def training_context_length(self) -> int:
         return int(self._library.llama_model_n_ctx_train(self._handle))
 
@@ -88,7 +137,6 @@ class Model:
     @property
     def reuse(self) -> "Reuse":
         """What of a sequence's memory can be used again for another one."""
-        # Not before the file is read, which is what a worker does first.
         from shimmy.worker.prefix_states import Reuse
 
         recurrent = self._library.llama_model_is_recurrent(self._handle)
@@ -104,6 +152,26 @@ class Model:
         """
         num_heads = self._library.llama_model_n_layer(self._handle) * self._library.llama_model_n_head(self._handle)
         return int(0.05 / 25 * self.num_parameters / max(1, num_heads))
+
+    @cached_property
+    def rank_template(self) -> str | None:
+        """How a model that ranks wants "{query}" and "{document}" (tokenizer.chat_template.rerank)."""
+        text = self._library.llama_model_chat_template(self._handle, b"rerank")
+        return text.decode("utf-8", "replace") if text else None
+
+    @cached_property
+    def joints(self) -> "tuple[list[int], list[int], list[int]]":
+        """Tokens before, between and after two texts that are judged together, as the vocabulary's own flags say."""
+        library, vocab = self._library, self._vocab
+        sep = self._checked(library.llama_vocab_sep(vocab))
+        eos = sep if self.eos_token is None else self.eos_token
+        has_bos, has_eos = self.adds_bos, bool(library.llama_vocab_get_add_eos(vocab))
+        ends = [eos] if has_eos else []
+        separators = [sep] if library.llama_vocab_get_add_sep(vocab) else []
+        # A BERT has no end token of its own: its separator stands at the end as well.
+        parts = ([self.bos_token] if has_bos else [], [*ends, *separators], ends or separators)
+        before, between, after = ([token for token in part if token is not None] for part in parts)
+        return before, between, after
 
     @property
     def chat_template(self) -> str | None:
@@ -171,22 +239,53 @@ class Model:
             for token in range(self.vocabulary_size)
         ]
 
+    def spellings(self, tokens: Iterable[int]) -> list[bytes]:
+        """Tokens as `spelling` has them."""
+        convert, vocab, size = self._library.llama_token_to_piece, self._vocab, MAX_SPELLING_BYTES
+        buffer = c.create_string_buffer(size)
+        view = memoryview(buffer)
+        known: dict[int, bytes] = {}
+        for token in tokens:
+            if token not in known:
+                self._require_token(token)
+                known[token] = bytes(view[: max(0, convert(vocab, token, buffer, size, 0, True))])
+        return [known[token] for token in tokens]
+
+    @cached_property
+    def infill_tokens(self) -> InfillTokens:
+        """Those that the file names, or llama.cpp knows by their spelling."""
+        library, vocab = self._library, self._vocab
+        functions = (getattr(library, f"llama_vocab_fim_{part}") for part in ("pre", "suf", "mid", "rep", "sep"))
+        return InfillTokens(*(self._checked(function(vocab)) for function in functions))
+
+    def control_token(self, text: str) -> int | None:
+        """The token that is written like this where it is named, but adds nothing to a text, and does not end it."""
+        tokens = self.tokenize(text, add_special=False)
+        if len(tokens) != 1 or self._library.llama_vocab_is_eog(self._vocab, tokens[0]):
+            return None
+        buffer = c.create_string_buffer(1)
+        adds = self._library.llama_token_to_piece(self._vocab, tokens[0], buffer, len(buffer), 0, False)
+        return None if adds else tokens[0]
+
     def check_tokens(self, tokens: list[int]) -> None:
         """Raises `RequestError` for an id outside the vocabulary."""
         for token in tokens:
             self._require_token(token)
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids of `text`; special tokens spelled in it become single tokens. Slow for megabytes of one letter."""
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`; with `parse_special`, special tokens spelled in it become single tokens. Slow for
+        megabytes of one letter."""
         data = _utf8(text)
         if len(data) > MAX_TEXT_BYTES:
             raise TooLarge(f"the prompt has {len(data)} bytes; at most {MAX_TEXT_BYTES} are tokenized", param="prompt")
-        capacity = len(data) // 2 + 16
+        capacity = len(data) + 16
         while True:
             tokens = (c.c_int32 * capacity)()
-            count = self._library.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, True)
+            count = self._library.llama_tokenize(
+                self._vocab, data, len(data), tokens, capacity, add_special, parse_special
+            )
             if count >= 0:
-                return tokens[:count]
+                return _as_list(tokens, count)
             if count == -(2**31):
                 raise TooLarge("the prompt has too many tokens to count", param="prompt")
             capacity = -count
@@ -203,6 +302,14 @@ class Model:
         return self._buffer.raw[:size]
 
 
+def _as_list(tokens: "c.Array[c.c_int32]", count: int) -> list[int]:
+    """In slices: other threads have to wait while one is made."""
+    listed: list[int] = []
+    for at in range(0, count, _SLICE):
+        listed += tokens[at : min(count, at + _SLICE)]
+    return listed
+
+
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()
@@ -210,13 +317,20 @@ def _utf8(text: str) -> bytes:
         raise RequestError(f"the prompt is not valid Unicode: {error.reason}", param="prompt") from error
 
 
-def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offload) -> int:
+def _load(
+    paths: list[str], on_progress: Callable[[float], None], offload: Offload, settings: "EngineSettings | None"
+) -> int:
     library = llama()
     parameters = library.llama_model_default_params()
     parameters.n_gpu_layers = offload.num_layers
     devices = (c.c_void_p * (len(offload.devices) + 1))(*offload.devices)
     if offload.devices:
         parameters.devices = c.addressof(devices)
+    kept = None
+    if settings is not None:
+        from shimmy.worker.llama.tuning import tune_model
+
+        kept = tune_model(parameters, settings, offload.gpus)
     callback = _throttled(on_progress)
     parameters.progress_callback = c.cast(callback, c.c_void_p)
     if len(paths) == 1:
@@ -226,6 +340,7 @@ def _load(paths: list[str], on_progress: Callable[[float], None], offload: Offlo
         handle = library.llama_model_load_from_splits(names, len(paths), parameters)
     if not handle:
         raise ModelInvalid(backend.last_error("llama.cpp could not load the file"))
+    del kept
     return int(handle)
 
 

@@ -10,18 +10,21 @@ from shimmy.core.defaults import own_sampling
 from shimmy.core.errors import RequestError
 from shimmy.core.request import Generation, Sampling
 from shimmy.worker.banned import Banned, banned_by
+from shimmy.worker.chat.plan import Plan
 from shimmy.worker.llama.dry import Dries, Dry
 from shimmy.worker.llama.model import Model
 
 if TYPE_CHECKING:
     from shimmy.worker.constraints.compile import Compiler
-    from shimmy.worker.constraints.matcher import Compiled
+    from shimmy.worker.constraints.gate import Gate, Terms
+    from shimmy.worker.constraints.matcher import Compiled, Guide
 
 log = logging.getLogger("shimmy.worker")
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """`sampling` has the model's own values where the request has none; counts are in tokens."""
+    """`sampling` has the model's own values where the request has none; counts are in tokens. `terms` say when the
+    constraint begins, if not at once."""
 
     sampling: Sampling
     banned: Banned
@@ -30,6 +33,18 @@ class Recipe(msgspec.Struct, frozen=True):
     context_length: int
     logprobs: int | None
     constraint: "Compiled | None" = None
+    terms: "Terms | None" = None
+
+    def guide(self) -> "Guide | Gate | None":
+        """For one answer: what follows it through its constraint."""
+        if self.constraint is None:
+            return None
+        guide = self.constraint.guide()
+        if self.terms is None:
+            return guide
+        from shimmy.worker.constraints.gate import Gate
+
+        return Gate(guide, self.terms)
 
 
 class Recipes:
@@ -41,7 +56,7 @@ class Recipes:
         self._dries = Dries(model.vocab, context_length)
         self._own = own_sampling(model.metadata, _report)
 
-    def of(self, generation: Generation) -> Recipe:
+    def of(self, generation: Generation, plan: Plan | None = None) -> Recipe:
         """Raises `RequestError`, naming the field, for text that is not Unicode, and for a constraint that is wrong."""
         sampling = generation.sampling.or_else(self._own)
         try:
@@ -52,9 +67,17 @@ class Recipes:
             banned = banned_by(generation, self._model)
         except RequestError as error:
             raise RequestError(error.message, param="bad_words") from error
-        constraint = None if generation.constraint is None else self._compiler.compile(generation.constraint)
-        size = self._model.vocabulary_size
-        return Recipe(sampling, banned, dry, size, self._context_length, generation.logprobs, constraint)
+        size, terms = self._model.vocabulary_size, None if plan is None else plan.terms
+        constraint = self._constraint(generation, plan)
+        return Recipe(sampling, banned, dry, size, self._context_length, generation.logprobs, constraint, terms)
+
+    def _constraint(self, generation: Generation, plan: Plan | None) -> "Compiled | None":
+        if plan is not None and plan.calls is not None:
+            calls = plan.calls
+            return self._compiler.compile_calls(
+                calls.lark, calls.field, generation.constraint if calls.or_answer else None
+            )
+        return None if generation.constraint is None else self._compiler.compile(generation.constraint)
 
     @cached_property
     def _compiler(self) -> "Compiler":

@@ -14,6 +14,7 @@ from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipe
 
 if TYPE_CHECKING:
+    from shimmy.worker.constraints.gate import Gate
     from shimmy.worker.constraints.matcher import Guide
 
 
@@ -33,7 +34,7 @@ class Sampler:
         self._probe = probe if recipe.logprobs is not None else None
         self._num_alternatives = recipe.logprobs or 0
         self._records: deque[TokenLogprob] = deque()
-        self._guide = None if recipe.constraint is None else recipe.constraint.guide()
+        self._guide = recipe.guide()
         self._draw = self._sample_any if self._guide is None else self._guided(self._guide, recipe.vocabulary_size)
 
     def sample(self, context: int, row: int) -> int:
@@ -41,6 +42,22 @@ class Sampler:
         if self._ban is None and self._probe is None:
             return self._draw(context, row)
         return self._sample_watched(context, row)
+
+    def force(self, context: int, row: int, token: int) -> None:
+        """`token` comes, whatever would be drawn; a constraint that is followed must allow it."""
+        reading = self._probe.read(context, row) if self._probe else None
+        self._library.llama_sampler_accept(self._chain, token)
+        if self._guide is not None and not self._guide.take(token):
+            raise self._guide.failure()
+        if self._ban:
+            self._ban.observe(token)
+        if self._probe and reading:
+            self._records.append(self._probe.record(reading, token, self._num_alternatives))
+
+    def begin_answer(self) -> None:
+        """What has come so far were thoughts; the constraint is for what comes now."""
+        if self._guide is not None:
+            self._guide.begin()
 
     @property
     def is_complete(self) -> bool:
@@ -65,7 +82,7 @@ class Sampler:
     def _sample_any(self, context: int, row: int) -> int:
         return int(self._sample(self._chain, context, row))
 
-    def _guided(self, guide: "Guide", vocabulary_size: int) -> Callable[[int, int], int]:
+    def _guided(self, guide: "Guide | Gate", vocabulary_size: int) -> Callable[[int, int], int]:
         from shimmy.worker.llama.guided import GuidedDraw
 
         return GuidedDraw(self._chain, guide, vocabulary_size).sample

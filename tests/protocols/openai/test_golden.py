@@ -18,6 +18,7 @@ pytestmark = pytest.mark.program
 GOLDEN = Path(__file__).parents[2] / "golden"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USAGE = {"stream_options": {"include_usage": True}}
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 EXCHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "openai-chat": (CHAT, chat_body("!say Hello there.")),
@@ -26,6 +27,11 @@ EXCHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "openai-chat-stream-error": (CHAT, chat_body("!crash SIGABRT 1", stream=True)),
     "openai-chat-error": (CHAT, chat_body("hello", temperature="hot")),
     "openai-chat-unknown-model": (CHAT, chat_body("hello") | {"model": "nope"}),
+    "openai-chat-tools": (CHAT, chat_body('!call 1 {"a":1}', tools=[TOOL])),
+    "openai-chat-tools-stream": (CHAT, chat_body('!call 2 {"a":1}', tools=[TOOL], stream=True)),
+    "openai-chat-tools-error": (CHAT, chat_body("hello", tools=[TOOL, TOOL])),
+    "openai-chat-reasoning": (CHAT, chat_body("!think 1 Hm. Yes")),
+    "openai-chat-reasoning-stream": (CHAT, chat_body("!think 1 Hm. Yes", stream=True, **USAGE)),
     "openai-completions": (COMPLETIONS, {"model": "echo", "prompt": ["!say one", "!say two"]}),
     "openai-completions-stream": (COMPLETIONS, {"model": "echo", "prompt": "!say one", "stream": True, **USAGE}),
 }

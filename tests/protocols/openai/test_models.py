@@ -26,11 +26,12 @@ def test_what_is_listed(tmp_path: Path) -> None:
     echo = model(llama__context_length=None).write(tmp_path / "echo.gguf")
     os.utime(echo, (1_700_000_000, 1_700_000_000))
     model(general__file_type=15, tokenizer__chat_template="x").write(tmp_path / "known.gguf")
+    model(general__architecture="bert", bert__block_count=1, bert__pooling_type=4).write(tmp_path / "judge.gguf")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
 
     async def test(server: Live) -> None:
         models = listed(await server.ask("GET", "/v1/models"))
-        assert list(models) == ["broken", "echo", "known"]
+        assert list(models) == ["broken", "echo", "judge", "known"]
         assert models["echo"] == {
             "id": "echo",
             "object": "model",
@@ -43,16 +44,21 @@ def test_what_is_listed(tmp_path: Path) -> None:
             "size": echo.stat().st_size,
             "quantization": "F32",
             "num_parameters": 2088,
+            "capabilities": ["completion"],
             "context_length": None,
             "training_context_length": None,
             "template_source": "chatml",
             "layers": None,
+            "buffers": None,
+            "adapters": None,
         }
         broken, known = models["broken"], models["known"]
         assert broken["status"] == "invalid" and broken["reason"].startswith("truncated")
         assert (broken["quantization"], broken["num_parameters"], broken["template_source"]) == (None, None, None)
         assert (known["quantization"], known["training_context_length"]) == ("Q4_K_M", 4096)
         assert known["template_source"] == "gguf"
+        assert (models["judge"]["capabilities"], models["judge"]["template_source"]) == (["rerank"], None)
+        assert broken["capabilities"] == []
 
     run_live(test, folder=tmp_path)
 

@@ -115,7 +115,7 @@ def test_closing_a_stream_stops_its_sequence() -> None:
         (say("hi", temperature=1000), BadRequestError, "invalid_request"),
         (say("hi", model="nope"), NotFoundError, "model_not_found"),
         (say("word " * 5000), BadRequestError, "context_length_exceeded"),
-        (say("hi", tools=[{"type": "function", "function": {"name": "f"}}]), BadRequestError, "unsupported_parameter"),
+        (say("hi", tools=[{"type": "custom", "custom": {"name": "f"}}]), BadRequestError, "unsupported_parameter"),
         (say("!crash SIGABRT 2"), InternalServerError, "worker_lost"),
     ],
 )

@@ -209,8 +209,8 @@ def test_messages_of_every_form() -> None:
             Message("user", "ab", "Ann"),
             Message("assistant", ""),
             Message("assistant", ""),
-            Message("tool", "42"),
-            Message("function", "", "f"),
+            Message("tool", "42", tool_call_id="call_1"),
+            Message("tool", "", "f"),
             Message("user", "!request"),
         ]
 
@@ -238,7 +238,6 @@ def test_what_clients_send_beside_it_is_accepted() -> None:
 
     async def test(server: Live) -> None:
         assert (await asked(server, CHAT, **extra)).sampling == Sampling()
-        await asked(server, CHAT, tools=[{"type": "function"}], tool_choice="none")
         await asked(server, COMPLETIONS, user="u1", echo=False, suffix="", best_of=1, logprobs=None)
 
     run_live(test)
@@ -247,14 +246,14 @@ def test_what_clients_send_beside_it_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice"),
-        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom", "function": {"name": "f"}}]}]},
+            "messages[0].tool_calls[0].type",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         (
             {"messages": [*REQUEST, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file"}]}]},
@@ -271,13 +270,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
     run_live(test)
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"suffix": "end"}, "suffix"),
-        ({"logprobs": 0, "echo": True}, "logprobs"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "param"), [({"logprobs": 0, "echo": True}, "logprobs")])
 def test_the_same_for_plain_completions(fields: dict[str, Any], param: str) -> None:
     async def test(server: Live) -> None:
         answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": "x", **fields})

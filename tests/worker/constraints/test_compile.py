@@ -173,9 +173,9 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     release = threading.Event()
     original = Compiler._matcher
 
-    def slow(self: Compiler, lark: str, constraint: Constraint) -> Compiled:
+    def slow(self: Compiler, lark: str, job: Any) -> Compiled:
         release.wait()
-        return original(self, lark, constraint)
+        return original(self, lark, job)
 
     monkeypatch.setattr(Compiler, "_matcher", slow)
     monkeypatch.setattr(compile, "COMPILE_SECONDS", 0.05)
@@ -190,3 +190,35 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     compiler._stuck.join()
     monkeypatch.undo()
     assert compiled("regex", "slow", compiler).accepts("slow")
+
+
+CALLS = 'start: r_0\nr_0: "<call>" r_1\nr_1: %json {"type": "object", "additionalProperties": false}'
+
+
+def meets(guide: Any, text: str) -> bool:
+    return all(guide.take(token) for token in text.encode()) and guide.is_complete
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "answer"),
+    [
+        ("json_schema", '{"type": "integer", "minimum": 7, "maximum": 7}', "7"),
+        ("json_schema", "true", "null"),
+        ("regex", "ab|cd", "cd"),
+        ("choice", '["red", "green"]', "green"),
+    ],
+)
+def test_calls_or_an_answer(kind: ConstraintKind, text: str, answer: str) -> None:
+    compiler = Compiler(ByteModel())
+    both = compiler.compile_calls(CALLS, "tools", Constraint(kind, text, "field"))
+    assert meets(both.guide(), "<call>{}") and meets(both.guide(), answer)
+    assert not meets(both.guide(), "x") and not meets(both.guide(), answer + "<call>{}")
+    alone = compiler.compile_calls(CALLS, "tools", None)
+    assert meets(alone.guide(), "<call>{}") and not meets(alone.guide(), answer)
+    assert compiler.compile_calls(CALLS, "tools", None) is alone
+
+
+def test_calls_that_cannot_be_compiled_name_their_field() -> None:
+    with pytest.raises(RequestError, match="^tools: ") as raised:
+        Compiler(ByteModel()).compile_calls("start: missing", "tools", None)
+    assert raised.value.param == "tools"

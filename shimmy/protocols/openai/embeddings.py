@@ -1,0 +1,117 @@
+"""POST /v1/embeddings, and llama-server's own /embeddings, which also gives a vector for each token."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+
+from shimmy.core.errors import RequestError
+from shimmy.core.request import MAX_INPUTS, Dimensions, Embedding, Norm, Patience, Pooling, Priority, TokenId
+from shimmy.protocols.openai.errors import decode
+from shimmy.protocols.openai.generation import new_id
+from shimmy.protocols.openai.vectors import Encode, as_base64, as_floats, as_row, as_rows, collect
+from shimmy.protocols.openai.wire import ModelName
+from shimmy.server.inference import Inference
+from shimmy.server.streaming import LongAnswer, until_disconnect
+
+Inputs = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
+
+_encode = msgspec.json.encode
+
+
+class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
+    """`pooling` is one of llama-server's --pooling, and `embd_normalize` its field; the rest as in completions."""
+
+    model: ModelName
+    pooling: Pooling | None = None
+    embd_normalize: Norm | None = None
+    priority: Priority | None = None
+    timeout: Patience | None = None
+    queue_timeout: Patience | None = None
+
+
+class EmbeddingsRequest(CommonFields, frozen=True, kw_only=True):
+    input: Inputs
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Dimensions | None = None
+
+
+class NativeRequest(CommonFields, frozen=True, kw_only=True):
+    input: Inputs | None = None
+    content: Inputs | None = None
+
+
+_decoder = msgspec.json.Decoder(EmbeddingsRequest)
+_native_decoder = msgspec.json.Decoder(NativeRequest)
+
+
+class Embeddings:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def create(self, request: Request) -> LongAnswer:
+        body = decode(_decoder, await request.body())
+        if body.pooling == "none":
+            raise RequestError("pooling: a vector for each token is what /embeddings gives", param="pooling")
+        wanted = _embedding(request, body, body.input, "input", dimensions=body.dimensions)
+        encode = as_base64 if body.encoding_format == "base64" else as_floats
+        vectors, num_tokens = await self._collect(request, wanted, encode)
+        entries = _entries(b'{"object":"embedding","index":%d,"embedding":', vectors)
+        tail = _encode({"model": body.model, "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens}})
+        return LongAnswer([b'{"object":"list","data":[', *entries, b"]," + tail[1:]])
+
+    async def create_native(self, request: Request) -> LongAnswer:
+        body = decode(_native_decoder, await request.body())
+        field, inputs = ("content", body.content) if body.input is None else ("input", body.input)
+        if inputs is None:
+            raise RequestError("input: this field is required", param="input")
+        wanted = _embedding(request, body, inputs, field)
+        vectors, _ = await self._collect(request, wanted, as_rows if body.pooling == "none" else as_row)
+        return LongAnswer([b"[", *_entries(b'{"index":%d,"embedding":', vectors), b"]"])
+
+    async def _collect(self, request: Request, wanted: Embedding, encode: Encode) -> tuple[list[bytes], int]:
+        request.state.access.model = wanted.model
+        work = collect(self._inference.embed(wanted), len(wanted.inputs), encode)
+        return await until_disconnect(request.receive, work)
+
+
+def _embedding(request: Request, body: CommonFields, inputs: Inputs, field: str, **fields: Any) -> Embedding:
+    is_alone = isinstance(inputs, str) or isinstance(inputs[0], int)
+    return Embedding(
+        id=new_id("embd"),
+        model=body.model,
+        inputs=_split(inputs, field),
+        field=field if is_alone else f"{field}[*]",
+        pooling=body.pooling,
+        norm=2 if body.embd_normalize is None else body.embd_normalize,
+        priority=body.priority or 0,
+        tenant=request.state.tenant,
+        timeout_seconds=body.timeout,
+        queue_seconds=body.queue_timeout,
+        **fields,
+    )
+
+
+def _split(inputs: Inputs, field: str) -> list[str | list[int]]:
+    """A string, strings, token ids, or lists of token ids; not a mixture of them."""
+    if isinstance(inputs, str):
+        return [inputs]
+    kind = type(inputs[0])
+    for number, each in enumerate(inputs):
+        if type(each) is not kind:
+            at = f"{field}[{number}]"
+            raise RequestError(f"{at}: expected a {_NAMES[kind]}, as those before it", param=at)
+    if kind is int:
+        return [[each for each in inputs if isinstance(each, int)]]
+    if len(inputs) > MAX_INPUTS:
+        raise RequestError(f"{field}: {len(inputs)} inputs are more than {MAX_INPUTS}", param=field)
+    return [each for each in inputs if not isinstance(each, int)]
+
+
+_NAMES = {str: "string", int: "token id", list: "list of token ids"}
+
+
+def _entries(opening: bytes, vectors: list[bytes]) -> list[bytes]:
+    """`opening` takes the number of its vector."""
+    return [b"%s%s%s}" % (b"," if number else b"", opening % number, each) for number, each in enumerate(vectors)]

@@ -1,0 +1,135 @@
+"""POST /infill, as llama-server has it: what belongs between two texts. Its answers have llama-server's shape too."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.events import Event, Finished, TextDelta
+from shimmy.core.request import File, Generation, Infill
+from shimmy.protocols.openai.answer import Tally
+from shimmy.protocols.openai.constraint import constraint
+from shimmy.protocols.openai.endpoint import Endpoint
+from shimmy.protocols.openai.errors import decode, encode_error_event
+from shimmy.protocols.openai.generation import (
+    check_min_tokens,
+    new_id,
+    refuse,
+    sampling,
+    scheduling,
+    speculative,
+    stop_strings,
+)
+from shimmy.protocols.openai.wire import CommonFields, ModelName
+from shimmy.server.streaming import EventStream, observed, until_disconnect
+
+MAX_FILES = 256
+
+
+class Extra(msgspec.Struct, frozen=True):
+    text: str = ""
+    filename: str = "tmp"
+
+
+class InfillRequest(CommonFields, frozen=True, kw_only=True):
+    """`n_predict` is llama-server's name for `max_tokens`: -1 is no limit, and with 0 the prompt is computed and
+    nothing is answered, which editors do ahead of time."""
+
+    model: ModelName = ""
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[Extra], Meta(max_length=MAX_FILES)] | None = None
+    prompt: str | None = None
+    n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+
+
+_decoder = msgspec.json.Decoder(InfillRequest)
+
+
+class Infills(Endpoint):
+    async def create(self, request: Request) -> Response | EventStream:
+        body = decode(_decoder, await request.body())
+        refuse({"n": body.n if body.n != 1 else None})
+        max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens
+        max_tokens = None if max_tokens == -1 else max_tokens
+        check_min_tokens(body, max_tokens)
+        model = body.model or await self._inference.only_model()
+        generation = Generation(
+            id=new_id("infill"),
+            model=model,
+            prompt=_prompt(body),
+            sampling=sampling(body),
+            max_tokens=max(1, max_tokens) if max_tokens is not None else None,
+            stop=stop_strings(body),
+            stop_tokens=body.stop_token_ids or [],
+            speculative=speculative(body),
+            constraint=constraint(body),
+            **scheduling(body, request.state.tenant),
+        )
+        events = observed(request.scope, model, self._inference.generate(generation))
+        answer = _Answer(model, is_silent=max_tokens == 0)
+        if body.stream:
+            return EventStream(answer.stream(events), encode_error_event, self._ping_seconds)
+        content = await until_disconnect(request.receive, answer.whole(events))
+        return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _prompt(body: InfillRequest) -> Infill:
+    extra = [File(file.filename, file.text) for file in body.input_extra or []]
+    return Infill(body.input_prefix, body.input_suffix, body.prompt or "", extra, "input_suffix")
+
+
+class _Answer:
+    """One answer, whole or in pieces; `is_silent` leaves its text out."""
+
+    def __init__(self, model: str, *, is_silent: bool) -> None:
+        self._model = model
+        self._is_silent = is_silent
+        self._tally = Tally()
+
+    async def whole(self, batches: AsyncGenerator[list[Event], None]) -> dict[str, Any]:
+        texts: list[str] = []
+        end: dict[str, Any] = {}
+        async with aclosing(batches):
+            async for events in batches:
+                for event in events:
+                    if isinstance(event, TextDelta):
+                        texts.append(event.text)
+                    elif isinstance(event, Finished):
+                        end = self._end(event)
+        return end | {"content": "" if self._is_silent else "".join(texts)}
+
+    async def stream(self, batches: AsyncGenerator[list[Event], None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(batches):
+            async for events in batches:
+                yield b"".join(self._piece(event) for event in events)
+
+    def _piece(self, event: Event) -> bytes:
+        if isinstance(event, TextDelta) and event.text and not self._is_silent:
+            return _event({"index": 0, "content": event.text, "stop": False})
+        return _event(self._end(event)) if isinstance(event, Finished) else b""
+
+    def _end(self, event: Finished) -> dict[str, Any]:
+        self._tally.add(0, event)
+        usage = event.usage
+        return {
+            "index": 0,
+            "content": "",
+            "stop": True,
+            "model": self._model,
+            "stop_type": "limit" if event.reason == "length" else "word" if event.stop is not None else "eos",
+            "stopping_word": event.stop or "",
+            "tokens_predicted": usage.completion_tokens,
+            "tokens_evaluated": usage.prompt_tokens,
+            "tokens_cached": usage.cached_tokens,
+            "truncated": False,
+            "timings": self._tally.timings(),
+        }
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"

@@ -1,0 +1,118 @@
+"""POST /tokenize, /detokenize and /apply-template, as llama-server and vLLM have them: what a model makes of a text."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core import ipc
+from shimmy.core.errors import RequestError
+from shimmy.core.request import Prompt, Text, TokenId
+from shimmy.protocols.openai.chat import chat_of
+from shimmy.protocols.openai.errors import decode
+from shimmy.protocols.openai.wire import ChatRequest, ModelName
+from shimmy.server.inference import Inference
+from shimmy.server.streaming import until_disconnect
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True):
+    """llama-server's has `content`, vLLM's `prompt`, or `messages` with all that belongs to them."""
+
+    model: ModelName | None = None
+    content: str | None = None
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+    messages: Any = None
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True):
+    tokens: list[TokenId]
+    model: ModelName | None = None
+
+
+class ChatFields(ChatRequest, frozen=True, kw_only=True):
+    """A chat whose model need not be named."""
+
+    model: ModelName = ""
+
+
+_tokenize = msgspec.json.Decoder(TokenizeRequest)
+_detokenize = msgspec.json.Decoder(DetokenizeRequest)
+_chat = msgspec.json.Decoder(ChatFields)
+
+
+class TokenEndpoints:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def tokenize(self, request: Request) -> Response:
+        body = decode(_tokenize, await request.body())
+        given = [name for name in ("content", "prompt", "messages") if getattr(body, name) is not None]
+        if len(given) != 1:
+            raise RequestError("content: this field is required, or prompt, or messages; one of them", param="content")
+        question = _question(body, await request.body())
+        model = await self._model(body.model)
+        answer = await self._asked(request, lambda: self._inference.tokenize(model, question, request.state.tenant))
+        if body.content is not None:
+            return _json({"tokens": _with_pieces(answer) if question.spelled else answer.tokens})
+        strings = [_text(piece) for piece in answer.pieces] if question.spelled else None
+        length = await self._inference.context_length(model)
+        counted = {"count": len(answer.tokens), "max_model_len": length}
+        return _json(counted | {"tokens": answer.tokens, "token_strs": strings})
+
+    async def detokenize(self, request: Request) -> Response:
+        """llama-server calls the text `content`, vLLM `prompt`."""
+        body = decode(_detokenize, await request.body())
+        model, tenant = await self._model(body.model), request.state.tenant
+        text = await self._asked(request, lambda: self._inference.detokenize(model, body.tokens, tenant))
+        return _json({"content": text, "prompt": text})
+
+    async def apply_template(self, request: Request) -> Response:
+        body = decode(_chat, await request.body())
+        chat, model = chat_of(body), await self._model(body.model)
+        text = await self._asked(request, lambda: self._inference.render(model, chat, request.state.tenant))
+        return _json({"prompt": text})
+
+    async def _model(self, name: str | None) -> str:
+        return name if name else await self._inference.only_model()
+
+    async def _asked(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:
+        async def answer() -> Any:
+            return await ask()
+
+        return await until_disconnect(request.receive, answer())
+
+
+def _question(body: TokenizeRequest, content: bytes) -> ipc.Tokenize:
+    """By default llama-server adds nothing to a text, and vLLM what the model begins texts with."""
+    if body.content is not None:
+        add, spelled = bool(body.add_special), bool(body.with_pieces)
+        return ipc.Tokenize(Text(body.content), add, body.parse_special is not False, spelled)
+    prompt: Prompt = Text(body.prompt) if body.prompt is not None else chat_of(decode(_chat, content))
+    return ipc.Tokenize(prompt, body.add_special_tokens is not False, True, bool(body.return_token_strs))
+
+
+def _with_pieces(answer: ipc.Tokenized) -> list[dict[str, Any]]:
+    """A piece is a text, or where it is only a part of a character, its bytes."""
+    return [{"id": token, "piece": _piece(piece)} for token, piece in zip(answer.tokens, answer.pieces, strict=True)]
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", "replace")
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

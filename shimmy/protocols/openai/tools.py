@@ -1,0 +1,134 @@
+"""The tools of a chat request, whether they may or must be called, and OpenAI's older `functions`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.request import MAX_TOOL_BYTES, MAX_TOOL_DEPTH, MAX_TOOLS_BYTES, Tool, ToolChoice, ToolMode
+from shimmy.protocols.openai.wire import ABSENT, ChatRequest, Function, FunctionName, NamedTool
+
+_MODES: tuple[ToolMode, ...] = ("none", "auto", "required")
+
+
+def is_legacy(body: ChatRequest) -> bool:
+    """Whether the answer is to have a `function_call`."""
+    return bool(body.functions)
+
+
+def tools(body: ChatRequest) -> list[Tool]:
+    """Raises `RequestError` naming the field of what is no tool, has a name twice, or is too large."""
+    if body.functions and body.tools:
+        raise RequestError("functions: there are already tools; choose one", param="functions")
+    found: list[Tool] = []
+    names: set[str] = set()
+    for field, function in _functions(body):
+        if function.name in names:
+            raise RequestError(f"{field}.name: there are two tools {function.name!r}", param=f"{field}.name")
+        names.add(function.name)
+        found.append(_tool(field, function))
+    if sum(len(tool.parameters) + len(tool.description or "") for tool in found) > MAX_TOOLS_BYTES:
+        field = "functions" if is_legacy(body) else "tools"
+        raise RequestError(f"{field}: more than {MAX_TOOLS_BYTES} bytes in all", param=field)
+    return found
+
+
+def tool_choice(body: ChatRequest, tools: list[Tool]) -> ToolChoice:
+    """Raises `RequestError` naming the field, for a tool that is not there, too."""
+    if is_legacy(body):
+        choice = _chosen("function_call", body.function_call, ("none", "auto"))
+        field, name_field, parallel = "function_call", "function_call.name", False
+    else:
+        choice = _chosen("tool_choice", _named(body.tool_choice), _MODES)
+        field, name_field, parallel = "tool_choice", "tool_choice.function.name", body.parallel_tool_calls is not False
+    if choice.mode == "required" and not tools:
+        raise RequestError(f"{field}: there are no tools to call", param=field)
+    if choice.name is not None and choice.name not in {tool.name for tool in tools}:
+        raise RequestError(f"{name_field}: there is no tool {choice.name[:80]!r}", param=name_field)
+    # A tool that is named is called once.
+    return msgspec.structs.replace(choice, parallel=parallel and choice.name is None)
+
+
+def _functions(body: ChatRequest) -> Iterator[tuple[str, Function]]:
+    for at, function in enumerate(body.functions or []):
+        yield f"functions[{at}]", function
+    for at, tool in enumerate(body.tools or []):
+        field = f"tools[{at}]"
+        if tool.type != "function":
+            raise Unsupported(
+                f"{field}.type: only functions are supported, not {tool.type[:40]!r}", param=f"{field}.type"
+            )
+        if tool.function is None:
+            raise RequestError(f"{field}.function: this field is required", param=f"{field}.function")
+        yield f"{field}.function", tool.function
+
+
+def _tool(field: str, function: Function) -> Tool:
+    if function.parameters == ABSENT:
+        return Tool(function.name, function.description, strict=bool(function.strict))
+    parameters = _parameters(f"{field}.parameters", bytes(function.parameters))
+    return Tool(function.name, function.description, parameters, strict=bool(function.strict))
+
+
+def _parameters(field: str, raw: bytes) -> str:
+    """A schema as it stands in the request, in which the order of the properties matters."""
+    if len(raw) > MAX_TOOL_BYTES:
+        raise RequestError(f"{field}: more than {MAX_TOOL_BYTES} bytes", param=field)
+    try:
+        text = raw.decode()
+        schema = msgspec.json.decode(raw)
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise RequestError(f"{field}: not valid: {error}", param=field) from None
+    except RecursionError:
+        raise RequestError(f"{field}: nested too deeply", param=field) from None
+    if reason := _fault(schema):
+        raise RequestError(f"{field}: {reason}", param=field)
+    return text
+
+
+def _fault(schema: Any) -> str | None:
+    """What is wrong with a schema of arguments, for whatever reads it later."""
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        return 'expected the schema of an object, with "type": "object"'
+    if not isinstance(schema.get("properties", {}), dict):
+        return "properties: expected an object"
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        return "required: expected an array of strings"
+    if _is_deeper(schema, MAX_TOOL_DEPTH):
+        return f"nested more than {MAX_TOOL_DEPTH} levels deep"
+    return None
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        nested = [part for part in level if isinstance(part, dict | list)]
+        if not nested:
+            return False
+        level = [each for part in nested for each in (part.values() if isinstance(part, dict) else part)]
+    return any(isinstance(part, dict | list) for part in level)
+
+
+def _named(choice: str | NamedTool | None) -> str | FunctionName | None:
+    if not isinstance(choice, NamedTool):
+        return choice
+    if choice.type != "function":
+        raise Unsupported(
+            f"tool_choice.type: only a function can be named, not {choice.type[:40]!r}", param="tool_choice.type"
+        )
+    if choice.function is None:
+        raise RequestError("tool_choice.function: this field is required", param="tool_choice.function")
+    return choice.function
+
+
+def _chosen(field: str, choice: str | FunctionName | None, modes: tuple[ToolMode, ...]) -> ToolChoice:
+    if choice is None:
+        return ToolChoice()
+    if isinstance(choice, FunctionName):
+        return ToolChoice("required", choice.name)
+    for mode in modes:
+        if choice == mode:
+            return ToolChoice(mode)
+    raise RequestError(f"{field}: there is no {choice[:40]!r}, only {', '.join(modes)}, or a name", param=field)

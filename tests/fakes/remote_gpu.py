@@ -1,0 +1,131 @@
+"""A second device for llama.cpp on any machine: this CPU, offered over loopback by a process of its own through ggml's
+RPC backend. llama.cpp takes such a device for a GPU with memory of its own, and says what it puts there.
+
+    python -m tests.fakes.remote_gpu serve NUM_DEVICES               offers devices; prints the endpoint
+    python -m tests.fakes.remote_gpu load ENDPOINT MODEL SETTINGS    loads a model; prints what came of it, as JSON
+
+Both are processes because devices cannot be taken back from the one that has them.
+"""
+
+import ctypes as c
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 90
+
+
+@contextmanager
+def remote_gpus(num_devices: int) -> Iterator[str]:
+    """Their endpoint. Each is called RPC0, RPC1 ... by those who load it."""
+    command = [sys.executable, "-m", "tests.fakes.remote_gpu", "serve", str(num_devices)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout
+        yield server.stdout.readline().strip()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def load(endpoint: str, model: Path, **settings: Any) -> dict[str, Any]:
+    """`settings` as in the `[engine]` table, with `_`. Returns `error`, or else `layers`, `buffers`, `overridden` (each
+    tensor whose place was overridden, and the place), `log`, and the greedy `text` that follows a prompt."""
+    table = {name.replace("_", "-"): value for name, value in settings.items()}
+    command = [sys.executable, "-m", "tests.fakes.remote_gpu", "load", endpoint, str(model), json.dumps(table)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout))
+
+
+def _rpc() -> c.CDLL:
+    from shimmy.worker.llama import backend, library
+
+    backend.start()
+    path = library.find(library.backend_file("rpc"))
+    assert library.load_backend(path)
+    return c.CDLL(str(path))
+
+
+def _serve(num_devices: int) -> None:
+    from shimmy.worker.llama.library import ggml
+
+    rpc, registry = _rpc(), ggml()
+    cpu = registry.ggml_backend_dev_get(0)
+    devices = (c.c_void_p * num_devices)(*[cpu] * num_devices)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    # It says a lot, and from here on it listens without ever coming back.
+    sys.stdout.write(f"{endpoint}\n")
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    start = rpc.ggml_backend_rpc_start_server
+    start.restype, start.argtypes = None, [c.c_char_p, c.c_char_p, c.c_size_t, c.c_size_t, c.c_void_p]
+    start(endpoint.encode(), None, 1, num_devices, c.addressof(devices))
+
+
+def _wait_for(endpoint: str) -> None:
+    """An endpoint that does not answer would end the process."""
+    host, port = endpoint.split(":")
+    for _ in range(LIMIT_SECONDS * 20):
+        try:
+            return socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            import time
+
+            time.sleep(0.05)
+    raise TimeoutError(endpoint)
+
+
+def _load(endpoint: str, model: str, settings: str) -> None:
+    import msgspec
+
+    from shimmy.core.engine_settings import EngineSettings, parse_adapter
+    from shimmy.core.errors import ShimmyError
+    from shimmy.core.ipc import EngineOptions
+    from shimmy.core.request import Sampling, Tokens
+    from shimmy.worker.llama import backend, library
+    from shimmy.worker.loading import load_engine
+    from tests.worker.test_engine import Session
+
+    _wait_for(endpoint)
+    rpc = _rpc()
+    rpc.ggml_backend_rpc_add_server.restype = c.c_void_p
+    registry = rpc.ggml_backend_rpc_add_server(endpoint.encode())
+    register = c.PyDLL(str(library.find(library.linked_file("ggml")))).ggml_backend_register
+    register.restype, register.argtypes = None, [c.c_void_p]
+    register(registry)
+    table = msgspec.json.decode(settings, type=EngineSettings)
+    adapters, given = tuple(map(parse_adapter, table.lora)), msgspec.msgpack.encode(table)
+    options = EngineOptions(context_length=256, num_sequences=1, num_threads=1, settings=given, adapters=adapters)
+    log: list[str] = []
+    try:
+        with backend.listening(log.append):
+            engine = load_engine([model], options, lambda fraction: None)
+    except ShimmyError as error:
+        return print(json.dumps({"error": error.message}))
+    session = Session(engine)
+    session.submit("a", Tokens(list(range(10, 40))), max_tokens=8, sampling=Sampling(temperature=0))
+    session.run()
+    lines = "".join(log).splitlines()
+    mark = " buffer type overridden to "
+    overridden = dict((line.split()[1], line.split(mark)[1]) for line in lines if mark in line)
+    facts = engine.facts(0.0)
+    told = {"layers": facts.layers, "buffers": facts.buffers, "overridden": overridden}
+    print(json.dumps({**told, "log": lines, "text": session.text("a")}))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        _serve(int(sys.argv[2]))
+    else:
+        _load(*sys.argv[2:])

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from shimmy.worker.fingerprint import fingerprint
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_it_names_content_and_setup_apart(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.gguf", bytes(range(256)) * 4096)
+    same = write(tmp_path / "b.gguf", bytes(range(256)) * 4096)
+    other = write(tmp_path / "c.gguf", bytes(range(256)) * 4095 + bytes(256))
+    name, model, setup = fingerprint([first], {"length": 8, "build": "x"}).split("_")
+    assert name == "fp"
+    assert fingerprint([same], {"build": "x", "length": 8}) == f"fp_{model}_{setup}"
+    assert fingerprint([other], {"length": 8, "build": "x"}).split("_")[1] != model
+    changed = fingerprint([first], {"length": 9, "build": "x"}).split("_")
+    assert changed[1] == model
+    assert changed[2] != setup
+
+
+def test_shards_count_in_their_order(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "1", b"one"), write(tmp_path / "2", b"two")
+    assert fingerprint([first, second], {}) != fingerprint([second, first], {})
+    assert fingerprint([first, second], {}) != fingerprint([first], {})
+
+
+def test_an_empty_file_has_one_too(tmp_path: Path) -> None:
+    assert fingerprint([write(tmp_path / "empty", b"")], {}).startswith("fp_")
+
+
+def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        fingerprint([str(tmp_path / "none")], {})
