@@ -5,7 +5,6 @@ Covered by tests/faults, which fail when these insides change.
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 from starlette.types import Message, Receive, Send
@@ -39,11 +38,10 @@ class Connection:
     async def refuse_rest(self) -> None:
         """The answer is complete, the request is not, and need not be (RFC 9113, section 8.1). What still comes of it
         would end an HTTP/2 connection with all of its streams: Hypercorn has forgotten that one."""
-        if self._is_http2:
-            from h2.exceptions import H2Error
-
-            with suppress(H2Error):
-                self._protocol.connection.reset_stream(self._stream.stream_id, error_code=_NO_ERROR)
+        if self._is_http2 and not self._protocol.closed:
+            stream = self._protocol.connection.streams.get(self._stream.stream_id)
+            if stream is not None and not stream.closed:
+                self._protocol.connection.reset_stream(stream.stream_id, error_code=_NO_ERROR)
                 await self._protocol._flush()
 
     def watch(self, receive: Receive) -> Receive:

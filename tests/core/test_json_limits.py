@@ -80,7 +80,7 @@ def test_counts_are_refused_by_field_and_limit(fields: dict[str, Any], limit: st
         decode(decoder, body(**fields))
 
 
-@pytest.mark.parametrize("field", ["unknown", "tools"])
+@pytest.mark.parametrize("field", ["unknown", "modalities"])
 def test_depth(field: str) -> None:
     """The limit is the decoder's own; that it ends in an error, however deep, tests/faults/test_malformed.py shows."""
     for opening, closing in (("[", "]"), ('{"a":', "}")):
