@@ -11,6 +11,7 @@
     ├── NotFound                   404  not_found
     │   └── ModelNotFound          404  model_not_found
     ├── MethodNotAllowed           405  method_not_allowed
+    ├── Unimplemented              501  unimplemented
     ├── ModelInvalid               422  model_invalid
     ├── QueueTimeout               408  queue_timeout
     ├── DeadlineExceeded           504  deadline_exceeded
@@ -108,6 +109,13 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(ShimmyError):
     status = 405
     code = "method_not_allowed"
+
+
+class Unimplemented(ShimmyError):
+    """A call that its protocol has, and this server cannot do."""
+
+    status = 501
+    code = "unimplemented"
 
 
 class ModelInvalid(ShimmyError):

@@ -6,7 +6,9 @@ What an error looks like is the protocols' business.
 import asyncio
 import os
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
@@ -30,6 +32,11 @@ from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
 
+if TYPE_CHECKING:
+    from shimmy.protocols.grpc import Services
+
+_GRPC = b"application/grpc"
+_PUBLIC_CALLS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
 _CLIENT_GONE = 499  # nginx's number for it
 _SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 
@@ -43,9 +50,17 @@ def build_app(
 ) -> "App":
     """`host` and `address` are where the server is bound, by name and by IP address, or both by a socket's path."""
     guard = Guard(settings.api_keys, host, address, origins=settings.cors_origins, salt=_tenant_salt(settings))
-    probes = Probes(readiness or Readiness(inference))
+    readiness = readiness or Readiness(inference)
+    probes = Probes(readiness)
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
-    return App(routes, guard, settings, inference)
+
+    @cache
+    def services() -> "Services":
+        from shimmy.protocols.grpc import Services
+
+        return Services(inference, lambda: readiness.state)
+
+    return App(routes, guard, settings, inference, services)
 
 
 def _tenant_salt(settings: Settings) -> bytes | None:
@@ -71,7 +86,16 @@ class Probes:
 
 
 class App:
-    def __init__(self, routes: list[Route], guard: Guard, settings: Settings, inference: Inference) -> None:
+    def __init__(
+        self,
+        routes: list[Route],
+        guard: Guard,
+        settings: Settings,
+        inference: Inference,
+        services: "Callable[[], Services]",
+    ) -> None:
+        """`services` are those of gRPC, made when the first call comes."""
+        self._services = services
         self.routes = routes
         self._guard = guard
         self._settings = settings
@@ -133,6 +157,8 @@ class App:
 
     async def _route(self, scope: Scope, body: Body, reply: Reply) -> None:
         try:
+            if _is_call(scope):
+                return await self._call(scope, body, reply)
             reply.headers = self._guard.cors(scope)
             self._guard.enter(scope)
             if is_preflight(scope["method"], dict(scope["headers"])):
@@ -182,10 +208,46 @@ class App:
         matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
         return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
+    async def _call(self, scope: Scope, body: Body, reply: Reply) -> None:
+        """A gRPC call tells its errors in trailers."""
+        from shimmy.protocols.grpc import Call
+
+        call = Call(self._services(), scope, reply, self._settings.max_body_bytes)
+        try:
+            self._guard.enter(scope)
+            tenant = self._admit_call(scope)
+            scope["state"]["tenant"] = tenant
+            with self._limits.hold(tenant):
+                method = call.method
+                if not method.conversation:
+                    await body.read(scope, self._settings.body_seconds)
+                await call.run(method, body.replay)
+        except ClientGone:
+            raise
+        except Exception as exception:
+            error = _as_shimmy(exception, scope)
+            scope["state"]["access"].error = error.code
+            await call.fail(error, body.discard)
+
+    def _admit_call(self, scope: Scope) -> str:
+        """The tenant. Only the health service is for everyone."""
+        if scope["path"] in _PUBLIC_CALLS:
+            return ""
+        caller = self._guard.identify(scope)
+        scope["state"]["access"].key = caller.name or None
+        self._guard.permit(caller, "infer")
+        return caller.tenant
+
 
 def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
     """In the shape of the protocol that the path belongs to."""
     return openai.encode_error(error)
+
+
+def _is_call(scope: Scope) -> bool:
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    # Not "application/grpc-web", which is another protocol.
+    return content_type.startswith(_GRPC) and content_type[len(_GRPC) :][:1] in (b"", b"+", b";")
 
 
 def _as_shimmy(error: Exception, scope: Scope) -> ShimmyError:

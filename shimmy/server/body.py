@@ -17,7 +17,8 @@ _GRACE_BYTES = 64 << 10
 
 
 class Body:
-    """One request's body; after `read` it is what `replay` gives to the route."""
+    """One request's body; after `read` it is what `replay` gives to the route. Without that `replay` gives it as it
+    comes, however long it is."""
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive = receive
@@ -43,7 +44,9 @@ class Body:
     async def replay(self) -> Message:
         """Receive for the route: the body in one message, then what the server says."""
         if self._data is None:
-            return await self._receive()
+            message = await self._receive()
+            self.ended = not message.get("more_body", False)
+            return message
         data, self._data = self._data, None
         return {"type": "http.request", "body": data, "more_body": False}
 

@@ -7,6 +7,7 @@ Covered by tests/faults, which fail when these insides change.
 import asyncio
 from typing import Any
 
+from hypercorn.events import Updated
 from starlette.types import Message, Receive, Send
 
 _NO_ERROR = 0
@@ -74,8 +75,15 @@ class Connection:
 
     async def settle(self) -> None:
         """To be called when the exchange is over. For a next request that will never have its turn, Hypercorn would
-        wait for ever; without it the end of the connection is found."""
-        if not self._is_http2 and (self._transport.is_closing() or self._reader.at_eof()):
+        wait for ever; without it the end of the connection is found.
+
+        A connection whose last stream the client has reset it would keep for ever: it only counts one as idle when it
+        has ended a stream itself."""
+        if self._is_http2:
+            was_reset = self._stream.closed and self._stream.state.name != "CLOSED"
+            if was_reset and self._protocol.idle and not self._protocol.closed:
+                await self._protocol.send(Updated(idle=True))
+        elif self._transport.is_closing() or self._reader.at_eof():
             h11_connection = self._protocol.connection
             self._protocol.connection = type(h11_connection)(h11_connection.our_role)
             await self._protocol.can_read.set()

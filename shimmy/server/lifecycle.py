@@ -45,6 +45,8 @@ _SPAWN_TURNS = 50
 _FLUSH_SECONDS = 3.0
 # Nobody presses Ctrl-C twice within this time, and every bootloader hands a signal on within it.
 _ECHO_SECONDS = 0.1
+# As many as HTTP/2 has stream ids for.
+_LAST_REQUEST = 1 << 30
 # macOS takes no more for a process, not even from a process that may have any number (OPEN_MAX in sys/syslimits.h).
 _MACOS_OPEN_FILES = 10_240
 
@@ -310,6 +312,8 @@ def http_config() -> "Config":
 
     config = Config()
     config.include_server_header = False
+    # On HTTP/2 Hypercorn does not wait for what runs when it closes a connection for its many requests.
+    config.keep_alive_max_requests = _LAST_REQUEST
     config.errorlog = logging.getLogger("hypercorn")
     return config
 
