@@ -19,6 +19,7 @@ class Access(msgspec.Struct):
     method: str
     path: str
     model: str | None = None
+    key: str | None = None
     status: int | None = None
     error: str | None = None
     num_tokens: int = 0
@@ -44,6 +45,7 @@ class Access(msgspec.Struct):
             "method": self.method,
             "path": self.path,
             "model": self.model,
+            "key": self.key,
             "status": self.status,
             "error": self.error,
             "ttft": None if self.first_text_at is None else round(self.first_text_at - self.started_at, 4),

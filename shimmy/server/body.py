@@ -4,6 +4,7 @@ Hypercorn has no body limit, and a body that nobody reads blocks its connection 
 """
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import Message, Receive, Scope
 
@@ -11,6 +12,8 @@ from shimmy.core.errors import RequestError, RequestTimeout, TooLarge
 from shimmy.server.streaming import ClientGone
 
 _LINGER_SECONDS = 2.0
+_GRACE_SECONDS = 0.02
+_GRACE_BYTES = 64 << 10
 
 
 class Body:
@@ -46,6 +49,14 @@ class Body:
             return message
         data, self._data = self._data, None
         return {"type": "http.request", "body": data, "more_body": False}
+
+    async def settle(self) -> None:
+        """Take what is there already, if that is little: then a connection need not end with a refusal."""
+        num_bytes = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE_SECONDS):
+                while not self.ended and num_bytes <= _GRACE_BYTES:
+                    num_bytes += len(await self._next())
 
     async def discard(self) -> None:
         """Take what the client still sends, for a moment, so that it reads the answer and not a reset."""

@@ -1,4 +1,5 @@
-"""What ASGI has no words for. The only module that knows Hypercorn's insides (0.18): from its `send` to the connection.
+"""What ASGI has no words for. With accept.py the only module that knows Hypercorn's insides (0.18): from its `send` to
+the connection.
 
 Covered by tests/faults, which fail when these insides change.
 """
@@ -9,6 +10,7 @@ from typing import Any
 from hypercorn.events import Updated
 from starlette.types import Message, Receive, Send
 
+_NO_ERROR = 0
 _CANCEL = 8  # RFC 9113, section 7
 _HIGH_WATER_BYTES = 32 << 10
 _LOOK_SECONDS = 1.0
@@ -33,6 +35,15 @@ class Connection:
             await self._reset()
         else:
             self._transport.abort()
+
+    async def refuse_rest(self) -> None:
+        """The answer is complete, the request is not, and need not be (RFC 9113, section 8.1). What still comes of it
+        would end an HTTP/2 connection with all of its streams: Hypercorn has forgotten that one."""
+        if self._is_http2 and not self._protocol.closed:
+            stream = self._protocol.connection.streams.get(self._stream.stream_id)
+            if stream is not None and not stream.closed:
+                self._protocol.connection.reset_stream(stream.stream_id, error_code=_NO_ERROR)
+                await self._protocol._flush()
 
     def watch(self, receive: Receive) -> Receive:
         """A `receive` that also notices the end of a client that has sent its next request already: while that one

@@ -26,6 +26,7 @@ CODES: dict[type[ShimmyError], int] = {
     errors.QueueTimeout: RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: DEADLINE_EXCEEDED,
     errors.Busy: RESOURCE_EXHAUSTED,
+    errors.RateLimited: RESOURCE_EXHAUSTED,
     errors.Unavailable: UNAVAILABLE,
     errors.ModelFailed: INTERNAL,
     errors.WorkerLost: UNAVAILABLE,
