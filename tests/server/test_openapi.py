@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ METHODS = {"get", "put", "post", "delete"}
 
 
 def made() -> tuple[list[Route], Any]:
-    routes = build_app(None, SETTINGS, readiness=object()).routes  # type: ignore[arg-type]
+    routes = build_app(SimpleNamespace(), SETTINGS, readiness=object()).routes  # type: ignore[arg-type]
     return routes, json.loads(document(routes, openai.operations()))
 
 

@@ -7,6 +7,7 @@ import msgspec
 from starlette.requests import Request
 
 from shimmy.core.errors import RequestError, ShimmyError
+from shimmy.core.json_limits import SURE_DEPTH, check_structure
 from shimmy.core.unknown_fields import Decoder
 from shimmy.server.strictness import note
 
@@ -55,6 +56,7 @@ async def read(request: Request, decoder: Decoder[T]) -> T:
 
 def decode(decoder: Decodes[T], content: bytes) -> T:
     """Raises `RequestError` for whatever is wrong with the bytes, naming the field if there is one."""
+    check_structure(content)
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
@@ -64,7 +66,7 @@ def decode(decoder: Decodes[T], content: bytes) -> T:
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not valid UTF-8: {error.reason}") from None
     except RecursionError:
-        raise RequestError("the body is nested too deeply") from None
+        raise RequestError(f"the body is nested too deeply; {SURE_DEPTH} levels are certain to be read") from None
 
 
 def _invalid(text: str) -> RequestError:
