@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from shimmy import __version__
 from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError
 from shimmy.core.settings import DEFAULT_HOST, Settings
-from shimmy.protocols import openai
+from shimmy.protocols import anthropic, openai
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
@@ -42,7 +42,12 @@ def build_app(
     """`host` and `address` are where the server is bound, by name and by IP address."""
     guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
     probes = Probes(readiness or Readiness(inference))
-    routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
+    routes = [
+        Route("/health", probes.health),
+        Route("/readyz", probes.readyz),
+        *openai.routes(inference, settings),
+        *anthropic.routes(inference, settings),
+    ]
     return App(routes, guard, settings)
 
 
@@ -79,6 +84,7 @@ class App:
     def prepare(self) -> None:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
         openai.prepare()
+        anthropic.prepare()
 
     async def finish(self, seconds: float) -> None:
         """Wait for the answers that are under way, at most `seconds`, and cut off the rest."""
@@ -102,7 +108,7 @@ class App:
         scope["state"] = {"access": access}
         scope["app"] = self  # or Starlette answers 404 and 405 itself, in plain text, and does not raise them
         connection = Connection(send)
-        reply = Reply(send, connection, access, self._settings.stall_seconds)
+        reply = Reply(send, connection, access, self._settings.stall_seconds, _id_headers(scope))
         self._replies.add(reply)
         self._idle.clear()
         try:
@@ -125,7 +131,24 @@ class App:
             raise
         except Exception as exception:
             error = _as_shimmy(exception, scope)
-            await reply.refuse(error, openai.encode_error(error), body, scope["http_version"])
+            await reply.refuse(error, _encode_error(scope, error), body, scope["http_version"])
+
+
+def _is_anthropic(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path == anthropic.PATH or path.startswith(f"{anthropic.PATH}/")
+
+
+def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
+    """In the shape of the protocol that the path belongs to."""
+    if _is_anthropic(scope):
+        return anthropic.encode_error(error, scope["state"]["access"].id)
+    return openai.encode_error(error)
+
+
+def _id_headers(scope: Scope) -> tuple[bytes, ...]:
+    own = (anthropic.REQUEST_ID,) if _is_anthropic(scope) else ()
+    return (b"x-request-id", *own)
 
 
 def _as_shimmy(error: Exception, scope: Scope) -> ShimmyError:

@@ -38,16 +38,23 @@ class EventStream:
 
     `source` yields encoded events, any number at a time, and is closed in every case. The status waits for its first
     yield (which may be empty), so that an error before it has a status of its own, but no longer than `ping_seconds`;
-    after that, and in every later silence, comments keep the connection alive. Nothing is pulled from `source` while
-    the client takes nothing.
+    after that, and in every later silence, pings keep the connection alive: comments until `source` has said something,
+    then `ping`. Nothing is pulled from `source` while the client takes nothing.
     """
 
     def __init__(
-        self, source: AsyncGenerator[bytes, None], encode_error: Callable[[ShimmyError], bytes], ping_seconds: float
+        self,
+        source: AsyncGenerator[bytes, None],
+        encode_error: Callable[[ShimmyError], bytes],
+        ping_seconds: float,
+        *,
+        ping: bytes = PING,
     ) -> None:
         self._source = source
         self._encode_error = encode_error
         self._ping_seconds = ping_seconds
+        self._later_ping = ping
+        self._next_ping = PING
         self._started = False
         self._writing = False
         self._wrote_at = 0.0
@@ -70,6 +77,8 @@ class EventStream:
                 num_written = 0
                 async for data in source:
                     await self._write(send, data)
+                    if data:
+                        self._next_ping = self._later_ping
                     num_written += 1
                     # Hypercorn's send neither raises nor suspends when the client has left, nor does a source that
                     # always has something. Every time would be a turn of the loop more for every token.
@@ -90,7 +99,7 @@ class EventStream:
             if self._writing or silent < self._ping_seconds:
                 await asyncio.sleep(self._ping_seconds if self._writing else self._ping_seconds - silent)
             else:
-                await self._write(send, PING)
+                await self._write(send, self._next_ping)
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._writing = True
