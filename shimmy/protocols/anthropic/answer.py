@@ -29,7 +29,7 @@ def opened(event: Delta, current: Opened | None) -> Opened | None:
     """The block that begins with a delta, if it does not go on with the current one."""
     match event:
         case ToolCallDelta(call=call) if current is None or current.call != call:
-            return Opened("tool_use", call, event.call_id or f"toolu_{call}", event.name or "")
+            return Opened("tool_use", call, event.call_id or "", event.name or "")
         case TextDelta(text=text) if text and (current is None or current.type != "text"):
             return Opened("text")
         case ReasoningDelta(text=text) if text and (current is None or current.type != "thinking"):
