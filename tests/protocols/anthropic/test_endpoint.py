@@ -42,11 +42,12 @@ def test_a_whole_message() -> None:
 
 def test_why_an_answer_ended() -> None:
     async def test(server: Live) -> None:
-        for fields, reason, stop in [
+        cases: list[tuple[dict[str, Any], str, str | None]] = [
             ({"max_tokens": 2}, "max_tokens", None),
             ({"stop_sequences": ["", "three"]}, "stop_sequence", "three"),
             ({}, "end_turn", None),
-        ]:
+        ]
+        for fields, reason, stop in cases:
             whole = await ask(server, "one two three", **fields)
             *_, delta, _ = await streamed(server, "one two three", **fields)
             for ended in (whole, delta["delta"]):
