@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shimmy.core.errors import ShimmyError
+from shimmy.core.keys import infer
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
@@ -42,9 +43,11 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
 
         return Messages(inference, settings)
 
+    @infer
     async def create_message(request: Request) -> "Response | EventStream":
         return await messages().create(request)
 
+    @infer
     async def count_tokens(request: Request) -> Response:
         return await messages().count_tokens(request)
 
