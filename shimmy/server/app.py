@@ -20,7 +20,7 @@ from shimmy import __version__
 from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError, Unavailable
 from shimmy.core.keys import ApiKey, infer, needed_scope, public
 from shimmy.core.settings import DEFAULT_HOST, Settings
-from shimmy.protocols import openai
+from shimmy.protocols import anthropic, openai
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
@@ -33,6 +33,7 @@ from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
 
 if TYPE_CHECKING:
+    from shimmy.core.operation import Operation
     from shimmy.protocols.grpc import Services
 
 _GRPC = b"application/grpc"
@@ -52,7 +53,12 @@ def build_app(
     guard = Guard(settings.api_keys, host, address, origins=settings.cors_origins, salt=_tenant_salt(settings))
     readiness = readiness or Readiness(inference)
     probes = Probes(readiness)
-    routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
+    routes = [
+        Route("/health", probes.health),
+        Route("/readyz", probes.readyz),
+        *openai.routes(inference, settings),
+        *anthropic.routes(inference, settings),
+    ]
     routes.append(Route("/openapi.json", Description(routes).get))
 
     @cache
@@ -98,9 +104,12 @@ class Description:
         if self._document is None:
             from shimmy.server.openapi import document
 
-            operations = await asyncio.to_thread(openai.operations)
-            self._document = await asyncio.to_thread(document, self._routes, operations)
+            self._document = await asyncio.to_thread(lambda: document(self._routes, _operations()))
         return Response(self._document, media_type="application/json")
+
+
+def _operations() -> "dict[str, Operation]":
+    return openai.operations() | anthropic.operations()
 
 
 class App:
@@ -128,6 +137,7 @@ class App:
     def prepare(self) -> None:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
         openai.prepare()
+        anthropic.prepare()
 
     @staticmethod
     def too_many_connections() -> bytes:
@@ -159,7 +169,7 @@ class App:
         access = Access(_request_id(scope), scope["method"], scope["path"])
         scope["state"] = {"access": access}
         connection = Connection(send)
-        reply = Reply(send, connection, access, self._settings.stall_seconds)
+        reply = Reply(send, connection, access, self._settings.stall_seconds, _id_headers(scope))
         self._replies.add(reply)
         self._idle.clear()
         try:
@@ -259,9 +269,21 @@ class App:
         return caller.tenant
 
 
+def _is_anthropic(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path == anthropic.PATH or path.startswith(f"{anthropic.PATH}/")
+
+
 def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
     """In the shape of the protocol that the path belongs to."""
+    if _is_anthropic(scope):
+        return anthropic.encode_error(error, scope["state"]["access"].id)
     return openai.encode_error(error)
+
+
+def _id_headers(scope: Scope) -> tuple[bytes, ...]:
+    own = (anthropic.REQUEST_ID,) if _is_anthropic(scope) else ()
+    return (b"x-request-id", *own)
 
 
 def _is_call(scope: Scope) -> bool:

@@ -23,19 +23,27 @@ class Reply:
     """An ASGI `send` that adds `headers` and the request id, notes the status, and cuts a client that takes nothing for
     `stall_seconds`."""
 
-    def __init__(self, send: Send, connection: Connection, access: Access, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        connection: Connection,
+        access: Access,
+        stall_seconds: float,
+        id_headers: tuple[bytes, ...] = (b"x-request-id",),
+    ) -> None:
+        """`id_headers` are the names by which the client may look for the request's id."""
         self._send = send
         self._connection = connection
         self._access = access
         self._stall_seconds = stall_seconds
+        self._ids = [(name, access.id.encode()) for name in id_headers]
         self.headers: list[Header] = []
 
     async def __call__(self, message: Message) -> None:
         """Raises `ClientGone` for a client that had to be cut."""
         if message["type"] == "http.response.start":
             self._access.status = message["status"]
-            own = (b"x-request-id", self._access.id.encode())
-            message = {**message, "headers": [*message["headers"], *self.headers, own]}
+            message = {**message, "headers": [*message["headers"], *self.headers, *self._ids]}
         # A timer for each token costs more than encoding it.
         if self._connection.takes(len(message.get("body", b""))):
             return await self._send(message)

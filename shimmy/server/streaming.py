@@ -38,16 +38,23 @@ class EventStream:
 
     `source` yields encoded events, any number at a time, and is closed in every case. The status waits for its first
     yield (which may be empty), so that an error before it has a status of its own, but no longer than `ping_seconds`;
-    after that, and in every later silence, comments keep the connection alive. Nothing is pulled from `source` while
-    the client takes nothing.
+    after that, and in every later silence, pings keep the connection alive: comments until `source` has said something,
+    then `ping`. Nothing is pulled from `source` while the client takes nothing.
     """
 
     def __init__(
-        self, source: AsyncGenerator[bytes, None], encode_error: Callable[[ShimmyError], bytes], ping_seconds: float
+        self,
+        source: AsyncGenerator[bytes, None],
+        encode_error: Callable[[ShimmyError], bytes],
+        ping_seconds: float,
+        *,
+        ping: bytes = PING,
     ) -> None:
         self._source = source
         self._encode_error = encode_error
         self._ping_seconds = ping_seconds
+        self._later_ping = ping
+        self._next_ping = PING
         self._started = False
         self._writing = False
         self._wrote_at = 0.0
@@ -66,7 +73,7 @@ class EventStream:
 
     async def _pump(self, scope: Scope, send: Send) -> None:
         try:
-            await hand_on(self._source, lambda data: self._write(send, data))
+            await hand_on(self._source, lambda data: self._tell(send, data))
         except ClientGone:
             raise
         except Exception as error:
@@ -75,6 +82,11 @@ class EventStream:
             await self._write(send, self._encode_error(_shown(error, scope)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _tell(self, send: Send, data: bytes) -> None:
+        await self._write(send, data)
+        if data:
+            self._next_ping = self._later_ping
+
     async def _ping(self, send: Send) -> None:
         now = asyncio.get_running_loop().time
         while True:
@@ -82,7 +94,7 @@ class EventStream:
             if self._writing or silent < self._ping_seconds:
                 await asyncio.sleep(self._ping_seconds if self._writing else self._ping_seconds - silent)
             else:
-                await self._write(send, PING)
+                await self._write(send, self._next_ping)
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._writing = True

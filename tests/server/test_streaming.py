@@ -133,6 +133,24 @@ def test_the_status_does_not_wait_longer_than_a_ping() -> None:
     run(test)
 
 
+def test_a_protocol_s_own_pings_come_after_its_first_event() -> None:
+    async def test(wire: Wire) -> None:
+        async def source() -> AsyncGenerator[bytes, None]:
+            yield b""
+            while wire.body.count(PING) < 2:
+                await asyncio.sleep(0.001)
+            yield b"<first>"
+            while wire.body.count(b"<ping>") < 2:
+                await asyncio.sleep(0.001)
+            yield b"<last>"
+
+        await EventStream(source(), encode, 0.01, ping=b"<ping>")(wire.scope, wire.receive, wire.send)
+        before, _, after = wire.body.partition(b"<first>")
+        assert before == PING * before.count(PING) and after == b"<ping>" * after.count(b"<ping>") + b"<last>"
+
+    run(test)
+
+
 def test_pings_fill_silence_only() -> None:
     async def test(wire: Wire) -> None:
         async def chatty() -> AsyncGenerator[bytes, None]:

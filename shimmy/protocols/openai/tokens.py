@@ -8,11 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core import ipc
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
 from shimmy.core.request import Prompt, Text, TokenId
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.chat import chat_of
-from shimmy.protocols.openai.errors import decode, read
+from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.wire import ChatRequest, ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect

@@ -1,0 +1,134 @@
+"""What clients send, field by field. Unknown fields are accepted and ignored; null means absent.
+
+The names are Anthropic's, and for what it does not have the same as over the OpenAI API.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shimmy.core.request import (
+    MAX_STOP_STRINGS,
+    MAX_TOOLS,
+    Adapters,
+    MaxTokens,
+    Patience,
+    Penalty,
+    Priority,
+    Probability,
+    RepetitionPenalty,
+    Seed,
+    ToolName,
+    TopK,
+)
+
+ModelName = Annotated[str, Meta(max_length=1024)]
+StopString = Annotated[str, Meta(max_length=1024)]
+Temperature = Annotated[float, Meta(ge=0, le=1)]
+ThinkingBudget = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+# More than any conversation has: each one costs time before anything can be refused.
+MAX_MESSAGES = 10_000
+MAX_BLOCKS = 10_000
+# JSON of any kind as it was sent; the same where null was.
+ABSENT = msgspec.Raw(b"null")
+
+
+def absent() -> msgspec.Raw:
+    """As a default; the OpenAPI document cannot say what a `Raw` is."""
+    return ABSENT
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A content block of any type, with the fields that the types we take have. `content` is a tool's result."""
+
+    type: str
+    text: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: Any = None
+    is_error: bool | None = None
+    thinking: str | None = None
+
+
+Blocks = Annotated[list[Block], Meta(max_length=MAX_BLOCKS)]
+
+
+class MessageField(msgspec.Struct, frozen=True):
+    role: Literal["user", "assistant", "system"]
+    content: str | Blocks
+
+
+class ToolField(msgspec.Struct, frozen=True):
+    """Without a `type`, or with "custom", a tool of the client's own; all others are Anthropic's."""
+
+    name: str | None = None
+    type: str | None = None
+    description: str | None = None
+    input_schema: msgspec.Raw = msgspec.field(default_factory=absent)
+    strict: bool | None = None
+
+
+class ToolChoiceField(msgspec.Struct, frozen=True):
+    type: Literal["auto", "any", "tool", "none"]
+    name: ToolName | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingField(msgspec.Struct, frozen=True):
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: ThinkingBudget | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class FormatField(msgspec.Struct, frozen=True):
+    type: Literal["json_schema"]
+    schema: msgspec.Raw
+
+
+class OutputConfig(msgspec.Struct, frozen=True):
+    effort: Effort | None = None
+    format: FormatField | None = None
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    user_id: str | None = None
+
+
+class CountRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a prompt."""
+
+    model: ModelName
+    messages: Annotated[list[MessageField], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    system: str | Blocks | None = None
+    tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoiceField | None = None
+    thinking: ThinkingField | None = None
+    output_config: OutputConfig | None = None
+    output_format: FormatField | None = None
+    mcp_servers: Any = None
+    container: Any = None
+
+
+class MessagesRequest(CountRequest, frozen=True, kw_only=True):
+    """`output_format` was the name of `output_config.format` in a beta. From `min_p` on the fields are ours."""
+
+    max_tokens: MaxTokens
+    stream: bool | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: Probability | None = None
+    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    metadata: Metadata | None = None
+    min_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    seed: Seed | None = None
+    priority: Priority | None = None
+    timeout: Patience | None = None
+    queue_timeout: Patience | None = None
+    lora: Adapters | None = None
