@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Headers = list[tuple[bytes, bytes]]
+
 PING = b": ping\n\n"
 _WRITES_IN_A_ROW = 8
 _PIECE_BYTES = 64 << 10
@@ -39,12 +41,18 @@ class EventStream:
     `source` yields encoded events, any number at a time, and is closed in every case. The status waits for its first
     yield (which may be empty), so that an error before it has a status of its own, but no longer than `ping_seconds`;
     after that, and in every later silence, comments keep the connection alive. Nothing is pulled from `source` while
-    the client takes nothing.
+    the client takes nothing. `more_headers` is asked when the status is sent: a ping may come before what they depend
+    on is known.
     """
 
     def __init__(
-        self, source: AsyncGenerator[bytes, None], encode_error: Callable[[ShimmyError], bytes], ping_seconds: float
+        self,
+        source: AsyncGenerator[bytes, None],
+        encode_error: Callable[[ShimmyError], bytes],
+        ping_seconds: float,
+        more_headers: Callable[[], Headers] = list,
     ) -> None:
+        self._more_headers = more_headers
         self._source = source
         self._encode_error = encode_error
         self._ping_seconds = ping_seconds
@@ -96,7 +104,8 @@ class EventStream:
         self._writing = True
         if not self._started:
             self._started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            headers = _HEADERS + self._more_headers()
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._writing = False
         self._wrote_at = asyncio.get_running_loop().time()

@@ -57,6 +57,7 @@ from shimmy.core.errors import ContextOverflow, Fault
 from shimmy.core.events import (
     Accepted,
     Alternative,
+    Dropped,
     Embedded,
     Event,
     Failed,
@@ -295,7 +296,11 @@ class Worker:
         if text.startswith("!fail "):
             _, code, reason = text.split(" ", 2)
             return send(ipc.Events([Failed(generation.id, Fault(code, reason))]))
-        send(ipc.Events([Accepted(generation.id, num_tokens, text if generation.echo else None)]))
+        fingerprint, dropped = "fp_0123456789_abcdef0123", None
+        if generation.truncation is not None:
+            dropped = Dropped(generation.truncation.what, 7, 2)
+        echo = text if generation.echo else None
+        send(ipc.Events([Accepted(generation.id, num_tokens, echo, fingerprint, dropped)]))
         sequence = Sequence(generation, num_tokens, text)
         sequence.script = self.script(sequence, sequence.text)
         self.waiting.append(sequence)

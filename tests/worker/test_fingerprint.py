@@ -2,7 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from shimmy.worker.fingerprint import fingerprint
+from shimmy.worker.fingerprint import Fingerprint
+
+
+def fingerprint(paths: list[str], setup: dict[str, object]) -> str:
+    return Fingerprint(paths, setup).of()
 
 
 def write(path: Path, content: bytes) -> str:
@@ -36,3 +40,11 @@ def test_an_empty_file_has_one_too(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         fingerprint([str(tmp_path / "none")], {})
+
+
+def test_what_a_request_selects_belongs_to_it(tmp_path: Path) -> None:
+    named = Fingerprint([write(tmp_path / "a.gguf", b"a model")], {"build": "x"})
+    strong, weak = named.of(((0, 1.0),)), named.of(((0, 0.5),))
+    assert len({named.of(), strong, weak}) == 3
+    assert len({name.split("_")[1] for name in (named.of(), strong, weak)}) == 1
+    assert named.of() == named.of(()) and named.of(((0, 1.0),)) == strong
