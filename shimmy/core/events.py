@@ -128,12 +128,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     """What came of input `index`: one vector, or one for each of its tokens, or its score, as 32-bit floats one after
-    the other, little-endian."""
+    the other, little-endian. `num_dropped` tokens are missing of it, as its request said."""
 
     id: str
     index: int
     num_tokens: int
     vectors: bytes
+    num_dropped: int = 0
 
 
 Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Failed

@@ -364,8 +364,9 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Texts, or token ids, of which one model makes vectors: one of each, or with `pooling` "none" one of each token.
     With a `query` it makes a score of each, which says how well that text answers the query.
 
-    `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled by
-    their `norm`. `field` is what the client calls an input, with "*" for its number. The rest is as in a `Generation`.
+    `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled
+    by their `norm`. Without a `truncation` an input that is too long is an error. `field` is what the client calls
+    an input, with "*" for its number. The rest is as in a `Generation`.
     """
 
     id: str
@@ -376,6 +377,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pooling: Pooling | None = None
     dimensions: Dimensions | None = None
     norm: Norm = 2
+    truncation: Truncation | None = None
     priority: Priority = 0
     tenant: str = ""
     timeout_seconds: Patience | None = None

@@ -114,12 +114,13 @@ class EventStream:
 class LongAnswer:
     """A whole JSON answer, sent piece by piece: of a slow client more is expected than to take something of it all."""
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes], more_headers: Headers | None = None) -> None:
         self._pieces = pieces
+        self._more_headers = more_headers or []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = str(sum(map(len, self._pieces))).encode()
-        headers = [(b"content-length", size), (b"content-type", b"application/json")]
+        headers = [(b"content-length", size), (b"content-type", b"application/json"), *self._more_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         waiting: list[bytes] = []
         num_bytes = 0

@@ -282,7 +282,9 @@ class Worker:
             return Embedded(embedding.id, index, num_words, struct.pack("<f", length))
         rows = num_words if embedding.pooling == "none" else 1
         vectors = struct.pack("<3f", length, num_words, index) * rows
-        return Embedded(embedding.id, index, num_words, vectors[: 4 * (embedding.dimensions or len(vectors))])
+        num_dropped = 0 if embedding.truncation is None else 3
+        wanted = vectors[: 4 * (embedding.dimensions or len(vectors))]
+        return Embedded(embedding.id, index, num_words, wanted, num_dropped)
 
     def accept(self, generation: Generation) -> None:
         text, num_tokens = prompt_of(generation)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -128,25 +128,34 @@ class Tally:
 
     def truncation(self) -> dict[str, Any]:
         """What was dropped of the prompts, as a field of the answer; nothing where nothing was."""
-        if not self._dropped:
-            return {}
-        return {
-            "truncation": {
-                "policy": self._dropped[0].what,
-                "dropped_messages": sum(dropped.num_messages for dropped in self._dropped),
-                "dropped_tokens": sum(dropped.num_tokens for dropped in self._dropped),
-            }
-        }
+        return truncation_field(self._dropped)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The same for those who do not look into the body."""
-        if not (told := self.truncation().get("truncation")):
-            return []
-        value = f"{told['policy']}; messages={told['dropped_messages']}; tokens={told['dropped_tokens']}"
-        return [(b"x-shimmy-truncated", value.encode())]
+        return truncation_headers(self.truncation())
 
     def _cached_tokens(self) -> int:
         return sum(event.usage.cached_tokens for event in self._prompts.values())
+
+
+def truncation_field(dropped: Sequence[Dropped]) -> dict[str, Any]:
+    """What several prompts lost, which is all by the same policy."""
+    if not dropped:
+        return {}
+    return {
+        "truncation": {
+            "policy": dropped[0].what,
+            "dropped_messages": sum(each.num_messages for each in dropped),
+            "dropped_tokens": sum(each.num_tokens for each in dropped),
+        }
+    }
+
+
+def truncation_headers(field: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    if not (told := field.get("truncation")):
+        return []
+    value = f"{told['policy']}; messages={told['dropped_messages']}; tokens={told['dropped_tokens']}"
+    return [(b"x-shimmy-truncated", value.encode())]
 
 
 def _speed(name: str, count: int, seconds: float) -> dict[str, float]:

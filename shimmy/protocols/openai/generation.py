@@ -64,12 +64,17 @@ def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
 def truncation(body: CommonFields, *, drops_turns: bool = False) -> Truncation | None:
     """None where nothing was asked for, so that nothing is ever cut."""
     count, side = body.truncate_prompt_tokens, body.truncation_side
-    if drops_turns and count is not None:
+    if not drops_turns:
+        return token_truncation(count, side or "left", is_said=side is not None)
+    if count is not None or side is not None:
         raise RequestError("truncation: it goes without truncate_prompt_tokens only", param="truncation")
-    if side is not None and count is None:
+    return Truncation("oldest_turns")
+
+
+def token_truncation(count: int | None, side: str, *, is_said: bool) -> Truncation | None:
+    """`is_said` tells a `side` that the client named from one that is usual."""
+    if is_said and count is None:
         raise RequestError("truncation_side: it says nothing without truncate_prompt_tokens", param="truncation_side")
-    if drops_turns:
-        return Truncation("oldest_turns")
     if count is None:
         return None
     if count == 0:

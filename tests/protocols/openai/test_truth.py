@@ -184,3 +184,16 @@ def test_the_first_to_answer_names_it() -> None:
     for name in ("fp_a", "fp_b"):
         tally.accept(Accepted("r", 1, fingerprint=name))
     assert tally.fingerprint == "fp_a"
+
+
+def test_vectors_tell_what_was_dropped_of_their_texts() -> None:
+    async def test(server: Live) -> None:
+        body = {"model": "echo", "input": ["one", "two"]}
+        headers, answer = await posted(server, "/v1/embeddings", body | {"truncate_prompt_tokens": -1})
+        told = {"policy": "last_tokens", "dropped_messages": 0, "dropped_tokens": 6}
+        assert json.loads(answer)["truncation"] == told
+        assert headers["x-shimmy-truncated"] == "last_tokens; messages=0; tokens=6"
+        headers, answer = await posted(server, "/v1/embeddings", body)
+        assert "truncation" not in json.loads(answer) and "x-shimmy-truncated" not in headers
+
+    run_live(test)
