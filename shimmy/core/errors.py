@@ -11,10 +11,12 @@
     ├── NotFound                   404  not_found
     │   └── ModelNotFound          404  model_not_found
     ├── MethodNotAllowed           405  method_not_allowed
+    ├── Unimplemented              501  unimplemented
     ├── ModelInvalid               422  model_invalid
     ├── QueueTimeout               408  queue_timeout
     ├── DeadlineExceeded           504  deadline_exceeded
     ├── Busy                       429  queue_full
+    ├── RateLimited                429  rate_limit_exceeded
     ├── Unavailable                503  unavailable
     │   └── Draining               503  server_draining
     ├── ModelFailed                500  model_failed
@@ -109,6 +111,13 @@ class MethodNotAllowed(ShimmyError):
     code = "method_not_allowed"
 
 
+class Unimplemented(ShimmyError):
+    """A call that its protocol has, and this server cannot do."""
+
+    status = 501
+    code = "unimplemented"
+
+
 class ModelInvalid(ShimmyError):
     """The model file cannot be served; the message says why."""
 
@@ -135,6 +144,13 @@ class Busy(ShimmyError):
 
     status = 429
     code = "queue_full"
+
+
+class RateLimited(ShimmyError):
+    """The API key has used up what it may; worth retrying after `retry_after_seconds` (a detail)."""
+
+    status = 429
+    code = "rate_limit_exceeded"
 
 
 class Unavailable(ShimmyError):
