@@ -11,14 +11,17 @@ import msgspec
 from shimmy.core.errors import Fault
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+DroppedPart = Literal["oldest_turns", "first_tokens", "last_tokens"]
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Where the time went, in seconds of the worker's monotonic clock."""
+    """Where the time went, one after the other, in seconds of a monotonic clock. `load_seconds` is how long the request
+    waited for its model, which the server adds to what the worker says."""
 
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    load_seconds: float = 0.0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -34,13 +37,25 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
+class Dropped(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a prompt lost by the truncation that its request asked for: so many tokens and, where those were whole
+    turns of a chat, so many messages."""
+
+    what: DroppedPart
+    num_tokens: int
+    num_messages: int = 0
+
+
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
     """The prompt was rendered, tokenized and fits; from here on errors arrive mid-stream. `echo` is the prompt's text,
-    where that was asked for."""
+    where that was asked for. `fingerprint` names the model, the build and the set-up that answer
+    (worker/fingerprint.py); `dropped` is what is missing of the prompt."""
 
     id: str
     prompt_tokens: int
     echo: str | None = None
+    fingerprint: str = ""
+    dropped: Dropped | None = None
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):
@@ -113,12 +128,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     """What came of input `index`: one vector, or one for each of its tokens, or its score, as 32-bit floats one after
-    the other, little-endian."""
+    the other, little-endian. `num_dropped` tokens are missing of it, as its request said."""
 
     id: str
     index: int
     num_tokens: int
     vectors: bytes
+    num_dropped: int = 0
 
 
 Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Failed

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shimmy.core.events import DroppedPart
 from shimmy.core.secret import Secret as Secret
 from shimmy.core.startup import SpeculativeType as SpeculativeType
 
@@ -36,6 +37,7 @@ NumLogprobs = Annotated[int, Meta(ge=0, le=20)]
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+NumKept = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -301,6 +303,14 @@ class LoraScale(msgspec.Struct, frozen=True, omit_defaults=True):
 Adapters = Annotated[list[LoraScale], Meta(max_length=64)]
 
 
+class Truncation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What may be dropped of a prompt that is too long: tokens at one side until `num_tokens` are left (-1: as many as
+    fit), or, for chats, the oldest turns until the rest fits. Fitting leaves room for the answer."""
+
+    what: DroppedPart = "first_tokens"
+    num_tokens: NumKept = -1
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
@@ -312,7 +322,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     its end, `queue_seconds` until it begins to run: without them it may take as long as it takes. What is computed for
     a request with an `encryption_key` (32 bytes) is only found again by requests with the same one. The answer will
     perhaps resemble `prediction`. Of the model's LoRA adapters it has those in `lora`, and without that those that the
-    server has for it.
+    server has for it. Without a `truncation` a prompt that is too long is an error.
     """
 
     id: str
@@ -334,6 +344,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     speculative: Speculative = Speculative()
     prediction: str = ""
     lora: Adapters | None = None
+    truncation: Truncation | None = None
 
     @property
     def num_results(self) -> int:
@@ -345,8 +356,9 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Texts, or token ids, of which one model makes vectors: one of each, or with `pooling` "none" one of each token.
     With a `query` it makes a score of each, which says how well that text answers the query.
 
-    `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled by
-    their `norm`. `field` is what the client calls an input, with "*" for its number. The rest is as in a `Generation`.
+    `pooling` None is the model's own. Of each vector the first `dimensions` numbers are kept, and those are scaled
+    by their `norm`. Without a `truncation` an input that is too long is an error. `field` is what the client calls
+    an input, with "*" for its number. The rest is as in a `Generation`.
     """
 
     id: str
@@ -357,6 +369,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pooling: Pooling | None = None
     dimensions: Dimensions | None = None
     norm: Norm = 2
+    truncation: Truncation | None = None
     priority: Priority = 0
     tenant: str = ""
     timeout_seconds: Patience | None = None

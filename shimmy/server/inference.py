@@ -13,7 +13,7 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError, ShimmyError, WorkerLost
-from shimmy.core.events import Accepted, Embedded, Event
+from shimmy.core.events import Accepted, Embedded, Event, Finished
 from shimmy.core.request import Chat, Embedding, Generation, Prompt
 from shimmy.pool.admission import Admission
 from shimmy.pool.placement import ModelStatus, Placement
@@ -62,12 +62,13 @@ class Inference:
 
         with self._admission.admit(request.tenant):
             deadline = Deadline(request, self._queue_seconds)
-            sent, meter = _Sent(), self.meter(request.tenant)
+            sent, meter, began_at = _Sent(), self.meter(request.tenant), self._clock()
             while True:
                 try:
                     async with self._stream(request.model, deadline) as stream:
+                        load_seconds = self._clock() - began_at
                         async for batch in stream:
-                            if fresh := sent.note(batch):
+                            if fresh := _timed(sent.note(batch), load_seconds):
                                 if meter:
                                     meter.note(fresh)
                                 yield fresh
@@ -203,6 +204,15 @@ class Inference:
         except (ModelNotFound, ModelInvalid):
             await self.refresh()
             return self.catalog.find(name)
+
+
+def _timed(batch: list[Event], load_seconds: float) -> list[Event]:
+    """With what the worker cannot know of a request's time."""
+    for at, event in enumerate(batch):
+        if isinstance(event, Finished):
+            timings = msgspec.structs.replace(event.timings, load_seconds=load_seconds)
+            batch[at] = msgspec.structs.replace(event, timings=timings)
+    return batch
 
 
 class _Sent:

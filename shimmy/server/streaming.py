@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Headers = list[tuple[bytes, bytes]]
+
 PING = b": ping\n\n"
 _WRITES_IN_A_ROW = 8
 _PIECE_BYTES = 64 << 10
@@ -39,7 +41,8 @@ class EventStream:
     `source` yields encoded events, any number at a time, and is closed in every case. The status waits for its first
     yield (which may be empty), so that an error before it has a status of its own, but no longer than `ping_seconds`;
     after that, and in every later silence, pings keep the connection alive: comments until `source` has said something,
-    then `ping`. Nothing is pulled from `source` while the client takes nothing.
+    then `ping`. Nothing is pulled from `source` while the client takes nothing. `more_headers` is asked when the status
+    is sent: a ping may come before what they depend on is known.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class EventStream:
         source: AsyncGenerator[bytes, None],
         encode_error: Callable[[ShimmyError], bytes],
         ping_seconds: float,
+        more_headers: Callable[[], Headers] = list,
         *,
         ping: bytes = PING,
     ) -> None:
+        self._more_headers = more_headers
         self._source = source
         self._encode_error = encode_error
         self._ping_seconds = ping_seconds
@@ -100,7 +105,8 @@ class EventStream:
         self._writing = True
         if not self._started:
             self._started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            headers = _HEADERS + self._more_headers()
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._writing = False
         self._wrote_at = asyncio.get_running_loop().time()
@@ -109,12 +115,13 @@ class EventStream:
 class LongAnswer:
     """A whole JSON answer, sent piece by piece: of a slow client more is expected than to take something of it all."""
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes], more_headers: Headers | None = None) -> None:
         self._pieces = pieces
+        self._more_headers = more_headers or []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = str(sum(map(len, self._pieces))).encode()
-        headers = [(b"content-length", size), (b"content-type", b"application/json")]
+        headers = [(b"content-length", size), (b"content-type", b"application/json"), *self._more_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         waiting: list[bytes] = []
         num_bytes = 0

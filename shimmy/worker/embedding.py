@@ -8,7 +8,7 @@ import array
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shimmy.core.errors import Fault, QueueTimeout, ShimmyError, Unavailable
@@ -44,19 +44,30 @@ class Job:
     """An `Embedding` with its inputs in tokens, none of them empty or too long, and its pooling settled."""
 
     def __init__(
-        self, request: Embedding, inputs: "list[array.array[int]]", pooling: Pooling, arrived_at: float
+        self,
+        request: Embedding,
+        inputs: "list[array.array[int]]",
+        pooling: Pooling,
+        arrived_at: float,
+        dropped: Sequence[int] = (),
     ) -> None:
+        """`dropped` is how many tokens each input has lost, or nothing where none has."""
         self.request = request
         self.id = request.id
         self.tenant = request.tenant
         self.priority = request.priority
         self.inputs = inputs
+        self._dropped = dropped
         self.pooling = pooling
         self.arrived_at = arrived_at
         limit = request.queue_seconds
         self.start_by = math.inf if limit is None else arrived_at + limit
         self.num_begun = 0
         self.num_unfinished = len(inputs)
+
+    def result(self, index: int, vectors: bytes) -> Embedded:
+        num_dropped = self._dropped[index] if self._dropped else 0
+        return Embedded(self.id, index, len(self.inputs[index]), vectors, num_dropped)
 
 
 class _Part:
@@ -168,14 +179,14 @@ class _Lane:
         job, found = part.job, part.found
         job.num_unfinished -= 1
         if self._pooling == "none":
-            return Embedded(job.id, part.index, len(part.tokens), b"".join(found))
+            return job.result(part.index, b"".join(found))
         if self._pooling == "mean" and len(found) > 1:
             vector = mean(found, part.counts)
         else:
             vector = found[0 if self._pooling == "cls" else -1]
         if self._pooling == "rank":
-            return Embedded(job.id, part.index, len(part.tokens), vector[:4])
-        return Embedded(job.id, part.index, len(part.tokens), scaled(vector, job.request.dimensions, job.request.norm))
+            return job.result(part.index, vector[:4])
+        return job.result(part.index, scaled(vector, job.request.dimensions, job.request.norm))
 
     def _release(self, part: _Part) -> None:
         self.context.forget(part.sequence)

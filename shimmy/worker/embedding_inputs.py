@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from shimmy.core.errors import ContextOverflow, RequestError, TooLarge, Unsupported
-from shimmy.core.request import Embedding, Pooling
+from shimmy.core.request import Embedding, Pooling, Truncation
 from shimmy.worker.embedding import Job
 
 # In the vectors of the tokens of one request: 32 MB, which fit into a frame, and several times as much in JSON.
@@ -57,13 +57,16 @@ class InputReader:
                 f"dimensions: {request.dimensions} are more than the model's {self._width}", param="dimensions"
             )
         query = None if request.query is None else self._text_tokens(request.query, "query")
-        inputs = []
+        inputs, dropped = [], []
         for number, each in enumerate(request.inputs):
             field = request.field.replace("*", str(number))
-            inputs.append(array.array("i", self._fitting(self._tokens(each, request, query, field), field)))
+            tokens = self._tokens(each, request, query, field)
+            kept = tokens if request.truncation is None else self._cut(tokens, request.truncation)
+            inputs.append(array.array("i", self._fitting(kept, field)))
+            dropped.append(len(tokens) - len(kept))
         if pooling == "none":
             self._check_rows(request, sum(map(len, inputs)))
-        return Job(request, inputs, pooling, arrived_at)
+        return Job(request, inputs, pooling, arrived_at, dropped)
 
     def _check_rows(self, request: Embedding, num_tokens: int) -> None:
         if num_tokens * self._width > MAX_NUMBERS:
@@ -109,6 +112,21 @@ class InputReader:
             return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
         except (RequestError, TooLarge) as error:
             raise type(error)(f"{field}: {error.message.replace('the prompt', 'it')}", param=field) from error
+
+    def _cut(self, tokens: list[int], truncation: Truncation) -> list[int]:
+        """At most as many as are wanted. What begins and ends every text stays."""
+        num_kept = self._max_tokens if truncation.num_tokens < 0 else truncation.num_tokens
+        if len(tokens) <= num_kept:
+            return tokens
+        before, _, after = self._model.joints
+        first = len(before) if tokens[: len(before)] == before else 0
+        last = len(tokens) - (len(after) if after and tokens[-len(after) :] == after else 0)
+        num_left = num_kept - first - (len(tokens) - last)
+        if num_left <= 0:
+            return tokens[:num_kept]
+        keeps_end = truncation.what == "first_tokens"
+        body = tokens[last - num_left : last] if keeps_end else tokens[first : first + num_left]
+        return tokens[:first] + body + tokens[last:]
 
     def _fitting(self, tokens: list[int], field: str) -> list[int]:
         if not tokens:

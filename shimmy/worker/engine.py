@@ -7,6 +7,9 @@ from functools import cached_property
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from shimmy import __version__
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed
 from shimmy.core.request import Pooling, Sampling
@@ -18,8 +21,10 @@ from shimmy.worker.drafting.drafts import Drafter, Drafting
 from shimmy.worker.drafting.lookup import LookupDrafter
 from shimmy.worker.embedding import Embedder
 from shimmy.worker.embedding_inputs import InputReader
+from shimmy.worker.fingerprint import Fingerprint, content
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
+from shimmy.worker.llama.library import llama
 from shimmy.worker.llama.model import Model
 from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipes
@@ -56,9 +61,11 @@ class Engine:
         draft: Model | None = None,
         settings: "EngineSettings | None" = None,
         adapters: Adapters | None = None,
+        paths: Listed[str] = (),
     ) -> None:
-        """`files` are the model's as they were before the load, for the disk tier. `draft` is the draft model, which
-        has the vocabulary of `model`. `settings` are for the contexts of both, `adapters` belong to `model`."""
+        """`paths` are the files of `model`. `files` are the model's as they were before the load, for the disk
+        tier. `draft` is the draft model, which has the vocabulary of `model`. `settings` are for the contexts of
+        both, `adapters` belong to `model`."""
         self._model = model
         self._cpu_variant = cpu_variant
         self._options = options
@@ -73,6 +80,7 @@ class Engine:
             eos_token=model.text_of(model.eos_token),
         )
         self._disk = self._open_disk(files)
+        self._fingerprint = self._named(paths, settings)
 
     def facts(self, load_seconds: float) -> ipc.Loaded:
         return ipc.Loaded(
@@ -113,6 +121,7 @@ class Engine:
             planner,
             has_draft_model=has_draft_model,
             adapters=self._adapters,
+            fingerprint=self._fingerprint.of if self._fingerprint else lambda adapters: "",
         )
 
     def inputs(self) -> InputReader:
@@ -176,6 +185,25 @@ class Engine:
         from shimmy.worker.disk_tier import open_tier
 
         return open_tier(self._options.disk_cache, files, self._model, self._context, self._cpu_variant)
+
+    def _named(self, paths: Listed[str], settings: "EngineSettings | None") -> "Fingerprint | None":
+        """A name for what answers: all that can change an answer, and no paths. None where the files are gone."""
+        options = self._options
+        try:
+            setup = {
+                "shimmy": __version__,
+                "llama.cpp": llama().llama_version(),
+                "cpu": self._cpu_variant,
+                "context": sorted(self._context.traits.items()),
+                # Where adapters lie says nothing of what they are.
+                "engine": settings and msgspec.structs.replace(settings, lora=()),
+                "layers": sorted(self._model.layers.items()),
+                "adapters": [(each.name, content([each.path])) for each in options.adapters],
+                "drafts": (options.speculative, content(options.draft_paths)),
+            }
+            return Fingerprint(paths, setup)
+        except OSError:
+            return None
 
     def _drafting(self, governor: ThreadGovernor) -> Drafting:
         """What was computed of a wrong guess has to be taken back, which not every memory can."""

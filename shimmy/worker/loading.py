@@ -51,7 +51,7 @@ def load(
 
     adapters = _load_adapters(options, paths, model) if options.adapters else None
     draft = _load_draft(options, offload, model, settings) if options.draft_paths else None
-    return Engine(model, cpu_variant, options, files, draft, settings, adapters)
+    return Engine(model, cpu_variant, options, files, draft, settings, adapters, paths)
 
 
 def load_engine(paths: list[str], options: EngineOptions, on_progress: Callable[[float], None]) -> "Engine":

@@ -154,8 +154,7 @@ class Loop:
     def _apply(self, command: Command) -> None:
         match command:
             case Request():
-                self._events.append(Accepted(command.id, len(command.prompt), self._echo(command)))
-                self._scheduler.add(command)
+                self._accept(command)
             case Job():
                 if (failed := self._embedder.add(command)) is not None:
                     self._events.append(failed)
@@ -170,6 +169,11 @@ class Loop:
                 self._scheduler.set_paused(id, False)
             case Closed():
                 self._open = False
+
+    def _accept(self, request: Request) -> None:
+        accepted = Accepted(request.id, len(request.prompt), self._echo(request), request.fingerprint, request.dropped)
+        self._events.append(accepted)
+        self._scheduler.add(request)
 
     def _prepare(self, sequence: Sequence) -> None:
         request = sequence.request

@@ -145,7 +145,8 @@ class PrefixCells:
             self.grow(self.num_used + num_cells)
         while self._num_missing(num_cells) > 0:
             if not self.evict():
-                return False
+                # What was too much beside idle cells may be there without them.
+                return self.grow(self.num_used + num_cells)
         return True
 
     def grow(self, num_cells: int) -> bool:

@@ -52,9 +52,12 @@ class Prompter:
         *,
         has_draft_model: bool = False,
         adapters: Adapters | None = None,
+        fingerprint: Callable[[AdapterSet], str] = lambda adapters: "",
     ) -> None:
         """`unlock(namespace, key)` names the namespace of those requests that bring a key, `recipe` makes of a
-        generation what its samplers will be made of. Without a `planner` an answer is nothing but text."""
+        generation what its samplers will be made of, `fingerprint(adapters)` names what answers. Without a
+        `planner` an answer is nothing but text."""
+        self._fingerprint = fingerprint
         self._planner = planner
         self._has_draft_model = has_draft_model
         self._adapters = adapters or Adapters()
@@ -75,6 +78,11 @@ class Prompter:
         tokens = self._tokens(generation.prompt, rendered, generation.max_tokens or 0)
         if not tokens:
             raise RequestError("the prompt is empty", param=field)
+        dropped = None
+        if generation.truncation is not None:
+            from shimmy.worker.truncation import truncated
+
+            tokens, rendered, dropped = truncated(generation, tokens, rendered, self, self._context_length)
         if len(tokens) >= self._context_length:
             raise ContextOverflow(
                 f"the prompt has {len(tokens)} tokens; the context of {self._context_length} must hold it and at least "
@@ -101,6 +109,8 @@ class Prompter:
             prediction=self._prediction(generation),
             plan=plan,
             adapters=adapters,
+            fingerprint=self._fingerprint(adapters),
+            dropped=dropped,
         )
 
     @property
@@ -120,6 +130,13 @@ class Prompter:
         instructions = self._planner.instructions if self._planner else None
         return self._template.render(chat, instructions).removeprefix(self._doubled_bos)
 
+    def starts_with_bos(self, tokens: list[int]) -> bool:
+        """Whether they begin with the token that the model wants at the beginning of every text."""
+        return self._vocabulary.adds_bos and tokens[:1] == [self._vocabulary.bos_token]
+
+    def rendered_tokens(self, rendered: str) -> list[int]:
+        return self._vocabulary.tokenize(rendered, add_special=True)
+
     def answer(self, question: ipc.Question) -> list[ipc.Tokenized | ipc.Counted | ipc.Written]:
         """In parts, one at least. Raises `RequestError` naming what is wrong with it."""
         from shimmy.worker.questions import answer, parts
@@ -129,7 +146,7 @@ class Prompter:
     def _tokens(self, prompt: Prompt, rendered: str | None, reserved: int = 0) -> list[int]:
         """`reserved` is how many will be needed after them."""
         if rendered is not None:
-            return self._vocabulary.tokenize(rendered, add_special=True)
+            return self.rendered_tokens(rendered)
         if isinstance(prompt, Text):
             return self._vocabulary.tokenize(prompt.text, add_special=True)
         if isinstance(prompt, Infill):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence as Tokens
 from typing import Any, Protocol
 
-from shimmy.core.events import Timings, TokenLogprob, Usage
+from shimmy.core.events import Dropped, Timings, TokenLogprob, Usage
 from shimmy.core.request import Generation
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.chat.plan import Plan
@@ -50,8 +50,13 @@ class Request:
         prediction: Tokens[int] = (),
         plan: Plan | None = None,
         adapters: AdapterSet = (),
+        fingerprint: str = "",
+        dropped: Dropped | None = None,
     ) -> None:
-        """Without a `namespace` it is the tenant's, which is for the model without `adapters`."""
+        """Without a `namespace` it is the tenant's, which is for the model without `adapters`. `fingerprint` names what
+        answers, `dropped` is what its prompt lost."""
+        self.fingerprint = fingerprint
+        self.dropped = dropped
         self.generation = generation
         self.recipe = recipe
         self.plan = plan

@@ -57,6 +57,7 @@ from shimmy.core.errors import ContextOverflow, Fault
 from shimmy.core.events import (
     Accepted,
     Alternative,
+    Dropped,
     Embedded,
     Event,
     Failed,
@@ -300,7 +301,9 @@ class Worker:
             return Embedded(embedding.id, index, num_words, struct.pack("<f", length))
         rows = num_words if embedding.pooling == "none" else 1
         vectors = struct.pack("<3f", length, num_words, index) * rows
-        return Embedded(embedding.id, index, num_words, vectors[: 4 * (embedding.dimensions or len(vectors))])
+        num_dropped = 0 if embedding.truncation is None else 3
+        wanted = vectors[: 4 * (embedding.dimensions or len(vectors))]
+        return Embedded(embedding.id, index, num_words, wanted, num_dropped)
 
     def accept(self, generation: Generation) -> None:
         text, num_tokens = prompt_of(generation)
@@ -314,7 +317,11 @@ class Worker:
         if text.startswith("!fail "):
             _, code, reason = text.split(" ", 2)
             return send(ipc.Events([Failed(generation.id, Fault(code, reason))]))
-        send(ipc.Events([Accepted(generation.id, num_tokens, text if generation.echo else None)]))
+        fingerprint, dropped = "fp_0123456789_abcdef0123", None
+        if generation.truncation is not None:
+            dropped = Dropped(generation.truncation.what, 7, 2)
+        echo = text if generation.echo else None
+        send(ipc.Events([Accepted(generation.id, num_tokens, echo, fingerprint, dropped)]))
         sequence = Sequence(generation, num_tokens, text)
         sequence.script = self.script(sequence, sequence.text)
         self.waiting.append(sequence)

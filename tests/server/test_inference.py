@@ -70,7 +70,7 @@ def test_an_answer_comes_in_batches_from_accepted_to_finished() -> None:
             batches = [batch async for batch in inference.generate(generation("a b c", id="r"))]
             assert all(batches)
             events = [event for batch in batches for event in batch]
-            assert events[0] == Accepted("r", 3)
+            assert events[0] == Accepted("r", 3, fingerprint="fp_0123456789_abcdef0123")
             assert text_of(events) == "a b c"
             assert isinstance(events[-1], Finished)
             assert (events[-1].reason, events[-1].usage) == ("stop", Usage(3, 3))

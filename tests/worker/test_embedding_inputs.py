@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shimmy.core.errors import ContextOverflow, RequestError, TooLarge, Unsupported
-from shimmy.core.request import Embedding, Pooling
+from shimmy.core.request import Embedding, Pooling, Truncation
 from shimmy.worker.embedding_inputs import InputReader
 
 BOS, EOS, WORD = 1, 2, 10
@@ -119,3 +119,13 @@ def test_more_dimensions_than_there_are() -> None:
     assert prepare("a", dimensions=4)[0]
     with pytest.raises(RequestError, match="dimensions: 5 are more than the model's 4"):
         prepare("a", dimensions=5)
+
+
+def test_what_is_too_long_is_cut_where_that_was_asked_for_and_its_marks_stay() -> None:
+    words = "a bb ccc dddd eeeee ffffff <e>"
+    assert prepare(words, truncation=Truncation("last_tokens"))[0] == [[BOS, 11, 12, 13, 14, EOS]]
+    assert prepare(words, truncation=Truncation("first_tokens", 4))[0] == [[BOS, 15, 16, EOS]]
+    assert prepare([5, 6, 7, 8], truncation=Truncation("last_tokens", 2))[0] == [[5, 6]]
+    assert prepare("a bb", truncation=Truncation("last_tokens", 3))[0] == [[BOS, 11, 12]]
+    with pytest.raises(ContextOverflow):
+        prepare(words, truncation=Truncation("last_tokens", 7))

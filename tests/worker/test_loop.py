@@ -244,6 +244,13 @@ def test_mixing_changes_nothing(
     bench.assert_clean()
 
 
+@pytest.mark.parametrize("seed", [4, 25, 34])
+def test_a_memory_grows_once_idle_cells_are_given_up(seed: int) -> None:
+    """Beside them it could not, and a prompt that would have had room alone failed."""
+    given_mixture = test_mixing_changes_nothing.hypothesis.inner_test  # type: ignore[attr-defined]
+    given_mixture(4, Reuse(), 1, 37, 130, 1, 0, 0, seed)
+
+
 def assert_as_alone(bench: Bench, name: str, spec: Spec) -> None:
     text, reason, count = expected(spec.prompt, spec.max_tokens, bench.context.context_length)
     for index in range(spec.n):

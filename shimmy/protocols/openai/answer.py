@@ -3,15 +3,15 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from shimmy import __version__
 from shimmy.core.events import (
     Accepted,
+    Dropped,
     Event,
     Finished,
     FinishReason,
@@ -21,7 +21,8 @@ from shimmy.core.events import (
     ToolCallDelta,
 )
 
-FINGERPRINT = f"shimmy-{__version__}"
+# A shorter time is that of no step, so that there is no speed to tell.
+_LEAST_SECONDS = 0.0001
 
 # The number of a prompt within its request, and events that its generation had ready at once.
 Batch = tuple[int, list[Event]]
@@ -29,13 +30,14 @@ Batches = AsyncGenerator[Batch, None]
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What an answer and all its chunks have in common; `model` is the name that was asked for."""
+    """What an answer and all its chunks have in common; `model` is the name that was asked for, and the fingerprint
+    that of who answers, known once the request is accepted."""
 
     id: str
     object: str
     created: int
     model: str
-    system_fingerprint: str = FINGERPRINT
+    system_fingerprint: str = ""
 
 
 def head(id: str, object: str, model: str) -> Head:
@@ -63,15 +65,25 @@ class Choice(msgspec.Struct):
 
 
 class Tally:
-    """Adds up what finished; the choices of one prompt share one prefill, so that their prompt counts once."""
+    """Adds up what was accepted and what finished; the choices of one prompt share one prefill, so that their prompt
+    counts once."""
 
     def __init__(self) -> None:
+        self.fingerprint = ""
+        self.num_finished = 0
+        self._dropped: list[Dropped] = []
         self._prompts: dict[int, Finished] = {}
         self._completion_tokens = 0
         self._drafted_tokens = self._accepted_tokens = self._reasoning_tokens = 0
         self._decode_seconds = 0.0
 
+    def accept(self, event: Accepted) -> None:
+        self.fingerprint = self.fingerprint or event.fingerprint
+        if event.dropped is not None:
+            self._dropped.append(event.dropped)
+
     def add(self, prompt: int, event: Finished) -> None:
+        self.num_finished += 1
         first = self._prompts.get(prompt)
         if first is None or event.index < first.index:
             self._prompts[prompt] = event
@@ -98,22 +110,62 @@ class Tally:
         return usage | {"completion_tokens_details": details} if details else usage
 
     def timings(self) -> dict[str, Any]:
-        """llama-server's fields of this name; with several prompts the longest prefill stands for all."""
-        events = self._prompts.values()
+        """llama-server's fields of this name, and what came before; docs/timings.md. With several prompts or choices
+        the longest of each time stands for all."""
+        times = [event.timings for event in self._prompts.values()]
         cached = self._cached_tokens()
+        prompt_n = sum(event.usage.prompt_tokens for event in self._prompts.values()) - cached
         timings = {
+            "load_ms": _ms(max((each.load_seconds for each in times), default=0.0)),
+            "queue_ms": _ms(max((each.queue_seconds for each in times), default=0.0)),
             "cache_n": cached,
-            "prompt_n": sum(event.usage.prompt_tokens for event in events) - cached,
-            "prompt_ms": _ms(max(event.timings.prefill_seconds for event in events)),
-            "predicted_n": self._completion_tokens,
-            "predicted_ms": _ms(self._decode_seconds),
+            **_speed("prompt", prompt_n, max((each.prefill_seconds for each in times), default=0.0)),
+            **_speed("predicted", self._completion_tokens, self._decode_seconds),
         }
         if self._drafted_tokens:
             timings |= {"draft_n": self._drafted_tokens, "draft_n_accepted": self._accepted_tokens}
         return timings
 
+    def truncation(self) -> dict[str, Any]:
+        """What was dropped of the prompts, as a field of the answer; nothing where nothing was."""
+        return truncation_field(self._dropped)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The same for those who do not look into the body."""
+        return truncation_headers(self.truncation())
+
     def _cached_tokens(self) -> int:
         return sum(event.usage.cached_tokens for event in self._prompts.values())
+
+
+def truncation_field(dropped: Sequence[Dropped]) -> dict[str, Any]:
+    """What several prompts lost, which is all by the same policy."""
+    if not dropped:
+        return {}
+    return {
+        "truncation": {
+            "policy": dropped[0].what,
+            "dropped_messages": sum(each.num_messages for each in dropped),
+            "dropped_tokens": sum(each.num_tokens for each in dropped),
+        }
+    }
+
+
+def truncation_headers(field: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    if not (told := field.get("truncation")):
+        return []
+    value = f"{told['policy']}; messages={told['dropped_messages']}; tokens={told['dropped_tokens']}"
+    return [(b"x-shimmy-truncated", value.encode())]
+
+
+def _speed(name: str, count: int, seconds: float) -> dict[str, float]:
+    is_measured = count > 0 and seconds >= _LEAST_SECONDS
+    return {
+        f"{name}_n": count,
+        f"{name}_ms": _ms(seconds),
+        f"{name}_per_token_ms": _ms(seconds / count) if is_measured else 0.0,
+        f"{name}_per_second": round(count / seconds, 3) if is_measured else 0.0,
+    }
 
 
 def _ms(seconds: float) -> float:
@@ -161,9 +213,10 @@ async def collect(batches: Batches, num_choices: int) -> tuple[list[Choice], Tal
             for event in events:
                 if isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
                     parts[prompt * num_choices + event.index].add(event)
-                elif isinstance(event, Accepted) and event.echo:
-                    for index in range(num_choices):
-                        parts[prompt * num_choices + index].echo(event.echo)
+                elif isinstance(event, Accepted):
+                    tally.accept(event)
+                    for index in range(num_choices if event.echo else 0):
+                        parts[prompt * num_choices + index].echo(event.echo or "")
                 elif isinstance(event, Finished):
                     parts[prompt * num_choices + event.index].finished = event
                     tally.add(prompt, event)

@@ -23,6 +23,7 @@ from shimmy.protocols.openai.generation import (
     scheduling,
     speculative,
     stop_strings,
+    truncation,
 )
 from shimmy.protocols.openai.logprobs import chat_form
 from shimmy.protocols.openai.messages import content, messages
@@ -62,6 +63,7 @@ def generation_of(body: ChatRequest, tenant: str) -> Generation:
         speculative=speculative(body),
         prediction=content("prediction.content", body.prediction.content) if body.prediction else "",
         constraint=constraint(body),
+        truncation=truncation(body, drops_turns=body.truncation == "auto"),
         **scheduling(body, tenant),
     )
 

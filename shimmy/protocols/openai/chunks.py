@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
@@ -29,14 +30,19 @@ class Shape(msgspec.Struct, frozen=True):
 class ChunkEncoder:
     """Encodes the chunks of one stream; what is the same in all of them is encoded once."""
 
-    def __init__(self, head: Head, shape: Shape, form: Form, num_choices: int, include_usage: bool) -> None:
-        """`num_choices` is that of one prompt."""
+    def __init__(
+        self, head: Head, shape: Shape, form: Form, num_prompts: int, num_choices: int, include_usage: bool
+    ) -> None:
+        """`num_choices` is that of one prompt. The last chunk has the timings: that with the usage, or, without
+        `include_usage`, that in which the last choice ends."""
         self.tally = Tally()
+        self._head = head
+        self._num_ends = -1 if include_usage else num_prompts * num_choices
         self._form = form
         self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
         self._shape = shape
         self._num_choices = num_choices
-        self._opening = b"data: " + encode(head)[:-1] + b',"choices":['
+        self._opening = b""
         # With include_usage every other chunk says that it has none (OpenAI API reference, stream_options).
         self._closing = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
@@ -44,12 +50,23 @@ class ChunkEncoder:
         choices: list[bytes] = []
         for event in events:
             choices += self._choices(prompt * self._num_choices, prompt, event)
-        return b"".join(self._opening + choice + self._closing for choice in choices)
+        chunks = [self._opening + choice + self._closing for choice in choices]
+        if chunks and self.tally.num_finished == self._num_ends:
+            chunks[-1] = self._opening + choices[-1] + b"]," + self._totals()
+        return b"".join(chunks)
 
     def usage(self) -> bytes:
         """The last chunk, if it was asked for: no choices, but the counts of all."""
-        total = {"usage": self.tally.usage(), "timings": self.tally.timings()}
-        return self._opening + b"]," + encode(total)[1:] + b"\n\n"
+        return self._opening + b"]," + self._totals(usage=self.tally.usage())
+
+    def _totals(self, **more: Any) -> bytes:
+        """The end of the last chunk."""
+        return encode(more | {"timings": self.tally.timings()} | self.tally.truncation())[1:] + b"\n\n"
+
+    def _open(self, event: Accepted) -> None:
+        self.tally.accept(event)
+        head = msgspec.structs.replace(self._head, system_fingerprint=self.tally.fingerprint)
+        self._opening = b"data: " + encode(head)[:-1] + b',"choices":['
 
     def _choices(self, base: int, prompt: int, event: Event) -> list[bytes]:
         match event:
@@ -63,6 +80,7 @@ class ChunkEncoder:
                 self.tally.add(prompt, event)
                 return [self._shape.finish(base + index, event)]
             case Accepted(_, _, echo):
+                self._open(event)
                 begun = [self._shape.begin(base + index, echo) for index in range(self._num_choices)]
                 return [choice for choice in begun if choice]
         return []

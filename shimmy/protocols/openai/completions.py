@@ -21,6 +21,7 @@ from shimmy.protocols.openai.generation import (
     scheduling,
     speculative,
     stop_strings,
+    truncation,
 )
 from shimmy.protocols.openai.logprobs import completion_form
 from shimmy.protocols.openai.wire import CompletionRequest
@@ -53,6 +54,7 @@ class Completions(Endpoint):
                 echo=bool(body.echo),
                 speculative=speculative(body),
                 constraint=constraint(body),
+                truncation=truncation(body),
                 **scheduling(body, request.state.tenant),
             )
             for number, prompt in enumerate(prompts_of(body))

@@ -7,10 +7,22 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from shimmy.core.errors import RequestError
-from shimmy.core.request import MAX_INPUTS, Dimensions, Embedding, Norm, Patience, Pooling, Priority, TokenId
+from shimmy.core.events import Dropped, Embedded
+from shimmy.core.request import (
+    MAX_INPUTS,
+    Dimensions,
+    Embedding,
+    Norm,
+    NumKept,
+    Patience,
+    Pooling,
+    Priority,
+    TokenId,
+)
 from shimmy.core.unknown_fields import Decoder
+from shimmy.protocols.openai.answer import truncation_field, truncation_headers
 from shimmy.protocols.openai.errors import read
-from shimmy.protocols.openai.generation import new_id
+from shimmy.protocols.openai.generation import new_id, token_truncation
 from shimmy.protocols.openai.vectors import Encode, as_base64, as_floats, as_row, as_rows, collect
 from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
@@ -22,7 +34,8 @@ _encode = msgspec.json.encode
 
 
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
-    """`pooling` is one of llama-server's --pooling, and `embd_normalize` its field; the rest as in completions."""
+    """`pooling` is one of llama-server's --pooling, and `embd_normalize` its field; the rest as in completions, but
+    that texts are cut at their ends."""
 
     model: ModelName
     pooling: Pooling | None = None
@@ -30,6 +43,8 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     timeout: Patience | None = None
     queue_timeout: Patience | None = None
+    truncate_prompt_tokens: NumKept | None = None
+    truncation_side: Literal["left", "right"] | None = None
 
 
 class EmbeddingsRequest(CommonFields, frozen=True, kw_only=True):
@@ -57,10 +72,12 @@ class Embeddings:
             raise RequestError("pooling: a vector for each token is what /embeddings gives", param="pooling")
         wanted = _embedding(request, body, body.input, "input", dimensions=body.dimensions)
         encode = as_base64 if body.encoding_format == "base64" else as_floats
-        vectors, num_tokens = await self._collect(request, wanted, encode)
+        losses = _Losses(wanted)
+        vectors, num_tokens = await self._collect(request, wanted, losses.noting(encode))
         entries = _entries(b'{"object":"embedding","index":%d,"embedding":', vectors)
-        tail = _encode({"model": body.model, "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens}})
-        return LongAnswer([b'{"object":"list","data":[', *entries, b"]," + tail[1:]])
+        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+        tail = _encode({"model": body.model, "usage": usage} | losses.field())
+        return LongAnswer([b'{"object":"list","data":[', *entries, b"]," + tail[1:]], losses.headers())
 
     async def create_native(self, request: Request) -> LongAnswer:
         body = await read(request, _native_decoder)
@@ -68,13 +85,37 @@ class Embeddings:
         if inputs is None:
             raise RequestError("input: this field is required", param="input")
         wanted = _embedding(request, body, inputs, field)
-        vectors, _ = await self._collect(request, wanted, as_rows if body.pooling == "none" else as_row)
-        return LongAnswer([b"[", *_entries(b'{"index":%d,"embedding":', vectors), b"]"])
+        losses = _Losses(wanted)
+        encode = losses.noting(as_rows if body.pooling == "none" else as_row)
+        vectors, _ = await self._collect(request, wanted, encode)
+        return LongAnswer([b"[", *_entries(b'{"index":%d,"embedding":', vectors), b"]"], losses.headers())
 
     async def _collect(self, request: Request, wanted: Embedding, encode: Encode) -> tuple[list[bytes], int]:
         request.state.access.model = wanted.model
         work = collect(self._inference.embed(wanted), len(wanted.inputs), encode)
         return await until_disconnect(request.receive, work)
+
+
+class _Losses:
+    """What the inputs of one request lost."""
+
+    def __init__(self, wanted: Embedding) -> None:
+        self._what = wanted.truncation.what if wanted.truncation is not None else None
+        self._dropped: dict[int, Dropped] = {}
+
+    def noting(self, encode: Encode) -> Encode:
+        def noted(result: Embedded) -> bytes:
+            if self._what is not None and result.num_dropped:
+                self._dropped[result.index] = Dropped(self._what, result.num_dropped)
+            return encode(result)
+
+        return noted
+
+    def field(self) -> dict[str, Any]:
+        return truncation_field(list(self._dropped.values()))
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return truncation_headers(self.field())
 
 
 def _embedding(request: Request, body: CommonFields, inputs: Inputs, field: str, **fields: Any) -> Embedding:
@@ -85,6 +126,9 @@ def _embedding(request: Request, body: CommonFields, inputs: Inputs, field: str,
         inputs=_split(inputs, field),
         field=field if is_alone else f"{field}[*]",
         pooling=body.pooling,
+        truncation=token_truncation(
+            body.truncate_prompt_tokens, body.truncation_side or "right", is_said=body.truncation_side is not None
+        ),
         norm=2 if body.embd_normalize is None else body.embd_normalize,
         priority=body.priority or 0,
         tenant=request.state.tenant,

@@ -60,9 +60,9 @@ class Endpoint:
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
             chunk_head = head(id, kind.chunk_object, body.model)
-            encoder = ChunkEncoder(chunk_head, kind.shape, kind.form, num_choices, include_usage)
+            encoder = ChunkEncoder(chunk_head, kind.shape, kind.form, len(generations), num_choices, include_usage)
             source = stream(batches, encoder, len(generations), include_usage)
-            return EventStream(source, encode_error_event, self._ping_seconds)
+            return EventStream(source, encode_error_event, self._ping_seconds, encoder.tally.headers)
         choices, tally = await until_disconnect(request.receive, collect(batches, num_choices))
         kept = best(choices, num_choices, body.n or 1)
         shown = [kind.whole(index, choice, body.tells_tokens) for index, choice in enumerate(kept)]
@@ -70,5 +70,8 @@ class Endpoint:
 
 
 def _whole(head: Head, choices: list[dict[str, Any]], tally: Tally) -> Response:
-    answer = msgspec.structs.asdict(head) | {"choices": choices, "usage": tally.usage(), "timings": tally.timings()}
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+    named = msgspec.structs.asdict(head) | {"system_fingerprint": tally.fingerprint}
+    totals = {"usage": tally.usage(), "timings": tally.timings()} | tally.truncation()
+    headers = {name.decode(): value.decode() for name, value in tally.headers()}
+    content = msgspec.json.encode(named | {"choices": choices} | totals)
+    return Response(content, headers=headers, media_type="application/json")

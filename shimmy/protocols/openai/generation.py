@@ -6,7 +6,7 @@ from typing import Any
 
 from shimmy.core.defaults import known_samplers, sampler_name
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_BREAKER_CHARS, SAMPLER_ORDER, SamplerName, Sampling, Secret, Speculative
+from shimmy.core.request import MAX_BREAKER_CHARS, SAMPLER_ORDER, SamplerName, Sampling, Secret, Speculative, Truncation
 from shimmy.protocols.openai.wire import CommonFields
 
 # As clients spell them; what they spell differently is in `sampling`.
@@ -59,6 +59,27 @@ def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
         "lora": body.lora,
         "encryption_key": Secret(body.encryption_key) if body.encryption_key is not None else None,
     }
+
+
+def truncation(body: CommonFields, *, drops_turns: bool = False) -> Truncation | None:
+    """None where nothing was asked for, so that nothing is ever cut."""
+    count, side = body.truncate_prompt_tokens, body.truncation_side
+    if not drops_turns:
+        return token_truncation(count, side or "left", is_said=side is not None)
+    if count is not None or side is not None:
+        raise RequestError("truncation: it goes without truncate_prompt_tokens only", param="truncation")
+    return Truncation("oldest_turns")
+
+
+def token_truncation(count: int | None, side: str, *, is_said: bool) -> Truncation | None:
+    """`is_said` tells a `side` that the client named from one that is usual."""
+    if is_said and count is None:
+        raise RequestError("truncation_side: it says nothing without truncate_prompt_tokens", param="truncation_side")
+    if count is None:
+        return None
+    if count == 0:
+        raise RequestError("truncate_prompt_tokens: nothing would be left with 0", param="truncate_prompt_tokens")
+    return Truncation("last_tokens" if side == "right" else "first_tokens", count)
 
 
 def speculative(body: CommonFields) -> Speculative:

@@ -54,7 +54,7 @@ _decoder = Decoder(InfillRequest)
 class Infills(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = await read(request, _decoder)
-        refuse({"n": body.n if body.n != 1 else None})
+        refuse({"n": body.n if body.n != 1 else None, "truncate_prompt_tokens": body.truncate_prompt_tokens})
         max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens
         max_tokens = None if max_tokens == -1 else max_tokens
         check_min_tokens(body, max_tokens)

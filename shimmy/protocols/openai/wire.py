@@ -25,6 +25,7 @@ from shimmy.core.request import (
     MinTokens,
     Mirostat,
     NumChoices,
+    NumKept,
     NumLogprobs,
     Patience,
     Penalty,
@@ -100,7 +101,8 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
     `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. `encryption_key`, in
-    base64, is Spindll's. `lora` and the names with a dot are llama-server's.
+    base64, is Spindll's. `truncate_prompt_tokens` and `truncation_side` are vLLM's. `lora` and the names with a dot
+    are llama-server's.
     """
 
     model: ModelName
@@ -144,6 +146,8 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Patience | None = None
     encryption_key: EncryptionKey | None = None
     lora: Adapters | None = None
+    truncate_prompt_tokens: NumKept | None = None
+    truncation_side: Literal["left", "right"] | None = None
     speculative_type: SpeculativeType | None = field(name="speculative.type", default=None)
     speculative_n_max: DraftTokens | None = field(name="speculative.n_max", default=None)
     response_format: ResponseFormat | None = None
@@ -264,6 +268,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     prediction: Prediction | None = None
+    truncation: Literal["auto", "disabled"] | None = None
 
     @property
     def tells_tokens(self) -> bool:

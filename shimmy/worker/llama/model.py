@@ -26,6 +26,7 @@ _PROGRESS_INTERVAL_SECONDS = 0.05
 _PIECE_BYTES = 512
 _METADATA_BYTES = 512
 _SLICE = 1 << 13
+_LONGEST_LETTER = 4  # UTF-8
 MAX_SPELLING_BYTES = 64 << 10
 
 
@@ -278,6 +279,8 @@ class Model:
         data = _utf8(text)
         if len(data) > MAX_TEXT_BYTES:
             raise TooLarge(f"the prompt has {len(data)} bytes; at most {MAX_TEXT_BYTES} are tokenized", param="prompt")
+        if data and self._letters is not None:
+            self._check_letters(text, self._letters)
         capacity = len(data) + 16
         while True:
             tokens = (c.c_int32 * capacity)()
@@ -289,6 +292,32 @@ class Model:
             if count == -(2**31):
                 raise TooLarge("the prompt has too many tokens to count", param="prompt")
             capacity = -count
+
+    @cached_property
+    def _letters(self) -> frozenset[bytes] | None:
+        """What can be tokenized alone, where that is not all: a SentencePiece vocabulary without a token for each
+        byte makes llama.cpp abort() over others. None for all usual ones, after some hundred tokens."""
+        if self.metadata("tokenizer.ggml.model") != "llama":
+            return None
+        found: set[bytes] = set()
+        num_bytes = 0
+        for token in range(self.vocabulary_size):
+            piece = self._convert(token, special=False)
+            if len(piece) <= _LONGEST_LETTER and piece not in found:
+                found.add(piece)
+                num_bytes += len(piece) == 1
+                if num_bytes == 256:
+                    return None
+        return frozenset(found)
+
+    def _check_letters(self, text: str, letters: frozenset[bytes]) -> None:
+        # A space is put before every text.
+        for letter in {" ", *text}:
+            data = letter.encode()
+            if data not in letters and any(bytes([byte]) not in letters for byte in data):
+                raise RequestError(
+                    f"the model's vocabulary has no tokens for {letter!r}, nor for the bytes of it", param="prompt"
+                )
 
     def _require_token(self, token: int) -> None:
         if not 0 <= token < self.vocabulary_size:
