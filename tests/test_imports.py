@@ -20,7 +20,14 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.hardware": {"msgspec", "shimmy.core"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.models"},
-    "shimmy.protocols": {"msgspec", "starlette", "shimmy.core", "shimmy.server.inference", "shimmy.server.streaming"},
+    "shimmy.protocols": {
+        "msgspec",
+        "starlette",
+        "shimmy.core",
+        "shimmy.server.inference",
+        "shimmy.server.streaming",
+        "shimmy.server.vectors",
+    },
     "shimmy.server": {
         "hypercorn",
         "msgspec",

@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Finished, FinishReason, ToolCallDelta
 from shimmy.core.request import Chat, Generation
@@ -14,7 +15,6 @@ from shimmy.protocols.openai.answer import Call, Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,

@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.events import Finished
 from shimmy.core.request import Generation, Infill, Prompt, Text, Tokens
@@ -13,7 +14,6 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,

@@ -6,14 +6,14 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
 from shimmy.core.request import MAX_INPUTS, Dimensions, Embedding, Norm, Patience, Pooling, Priority, TokenId
-from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import new_id
-from shimmy.protocols.openai.vectors import Encode, as_base64, as_floats, as_row, as_rows, collect
 from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import LongAnswer, until_disconnect
+from shimmy.server.vectors import Encode, as_base64, as_floats, as_row, as_rows, collect
 
 Inputs = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
 

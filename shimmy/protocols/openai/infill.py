@@ -9,12 +9,13 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.decoding import decode
 from shimmy.core.events import Event, Finished, TextDelta
 from shimmy.core.request import File, Generation, Infill
 from shimmy.protocols.openai.answer import Tally
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint
-from shimmy.protocols.openai.errors import decode, encode_error_event
+from shimmy.protocols.openai.errors import encode_error_event
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,

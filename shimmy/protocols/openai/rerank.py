@@ -8,14 +8,14 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.decoding import decode
 from shimmy.core.events import Embedded
 from shimmy.core.request import MAX_INPUTS, Embedding, Patience, Priority
-from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.generation import new_id
-from shimmy.protocols.openai.vectors import collect
 from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect
+from shimmy.server.vectors import collect
 
 
 class Document(msgspec.Struct, frozen=True):

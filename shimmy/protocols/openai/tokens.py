@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core import ipc
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
 from shimmy.core.request import Prompt, Text, TokenId
 from shimmy.protocols.openai.chat import chat_of
-from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.wire import ChatRequest, ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect

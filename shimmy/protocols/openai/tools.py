@@ -1,12 +1,12 @@
 """The tools of a chat request, whether they may or must be called, and OpenAI's older `functions`."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_TOOL_BYTES, MAX_TOOL_DEPTH, MAX_TOOLS_BYTES, Tool, ToolChoice, ToolMode
+from shimmy.core.request import Tool, ToolChoice, ToolMode
+from shimmy.core.tool_checks import check_tools, checked_parameters
 from shimmy.protocols.openai.wire import ABSENT, ChatRequest, Function, FunctionName, NamedTool
 
 _MODES: tuple[ToolMode, ...] = ("none", "auto", "required")
@@ -28,9 +28,7 @@ def tools(body: ChatRequest) -> list[Tool]:
             raise RequestError(f"{field}.name: there are two tools {function.name!r}", param=f"{field}.name")
         names.add(function.name)
         found.append(_tool(field, function))
-    if sum(len(tool.parameters) + len(tool.description or "") for tool in found) > MAX_TOOLS_BYTES:
-        field = "functions" if is_legacy(body) else "tools"
-        raise RequestError(f"{field}: more than {MAX_TOOLS_BYTES} bytes in all", param=field)
+    check_tools("functions" if is_legacy(body) else "tools", found)
     return found
 
 
@@ -67,48 +65,8 @@ def _functions(body: ChatRequest) -> Iterator[tuple[str, Function]]:
 def _tool(field: str, function: Function) -> Tool:
     if function.parameters == ABSENT:
         return Tool(function.name, function.description, strict=bool(function.strict))
-    parameters = _parameters(f"{field}.parameters", bytes(function.parameters))
+    parameters = checked_parameters(f"{field}.parameters", bytes(function.parameters))
     return Tool(function.name, function.description, parameters, strict=bool(function.strict))
-
-
-def _parameters(field: str, raw: bytes) -> str:
-    """A schema as it stands in the request, in which the order of the properties matters."""
-    if len(raw) > MAX_TOOL_BYTES:
-        raise RequestError(f"{field}: more than {MAX_TOOL_BYTES} bytes", param=field)
-    try:
-        text = raw.decode()
-        schema = msgspec.json.decode(raw)
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise RequestError(f"{field}: not valid: {error}", param=field) from None
-    except RecursionError:
-        raise RequestError(f"{field}: nested too deeply", param=field) from None
-    if reason := _fault(schema):
-        raise RequestError(f"{field}: {reason}", param=field)
-    return text
-
-
-def _fault(schema: Any) -> str | None:
-    """What is wrong with a schema of arguments, for whatever reads it later."""
-    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        return 'expected the schema of an object, with "type": "object"'
-    if not isinstance(schema.get("properties", {}), dict):
-        return "properties: expected an object"
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        return "required: expected an array of strings"
-    if _is_deeper(schema, MAX_TOOL_DEPTH):
-        return f"nested more than {MAX_TOOL_DEPTH} levels deep"
-    return None
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        nested = [part for part in level if isinstance(part, dict | list)]
-        if not nested:
-            return False
-        level = [each for part in nested for each in (part.values() if isinstance(part, dict) else part)]
-    return any(isinstance(part, dict | list) for part in level)
 
 
 def _named(choice: str | NamedTool | None) -> str | FunctionName | None:

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import MAX_CONSTRAINT_BYTES, Constraint
 from shimmy.protocols.openai.constraint import constraint
-from shimmy.protocols.openai.errors import decode
 from shimmy.protocols.openai.wire import ChatRequest, CompletionRequest
 from tests.protocols.openai.test_wire import CHAT, COMPLETIONS, asked
 from tests.server.live import Live, run_live

@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from shimmy.core import errors
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, ShimmyError
-from shimmy.protocols.openai.errors import decode, encode_error, encode_error_event
+from shimmy.protocols.openai.errors import encode_error, encode_error_event
 
 TYPES = {
     errors.RequestError: "invalid_request_error",
