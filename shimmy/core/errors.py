@@ -11,6 +11,8 @@
     ├── NotFound                   404  not_found
     │   └── ModelNotFound          404  model_not_found
     ├── MethodNotAllowed           405  method_not_allowed
+    ├── Unimplemented              501  unimplemented
+    ├── ModelInUse                 409  model_in_use
     ├── ModelInvalid               422  model_invalid
     ├── QueueTimeout               408  queue_timeout
     ├── DeadlineExceeded           504  deadline_exceeded
@@ -107,6 +109,20 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(ShimmyError):
     status = 405
     code = "method_not_allowed"
+
+
+class Unimplemented(ShimmyError):
+    """A call that its protocol has, and this server cannot do."""
+
+    status = 501
+    code = "unimplemented"
+
+
+class ModelInUse(ShimmyError):
+    """The model cannot be unloaded: requests use it, or it is being loaded."""
+
+    status = 409
+    code = "model_in_use"
 
 
 class ModelInvalid(ShimmyError):

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from shimmy import __version__
 from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError
 from shimmy.core.settings import DEFAULT_HOST, Settings
-from shimmy.protocols import openai
+from shimmy.protocols import ollama, openai
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
@@ -43,6 +43,7 @@ def build_app(
     guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
     probes = Probes(readiness or Readiness(inference))
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
+    routes += ollama.routes(inference, settings)
     return App(routes, guard, settings)
 
 
@@ -79,6 +80,7 @@ class App:
     def prepare(self) -> None:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
         openai.prepare()
+        ollama.prepare()
 
     async def finish(self, seconds: float) -> None:
         """Wait for the answers that are under way, at most `seconds`, and cut off the rest."""
@@ -125,7 +127,14 @@ class App:
             raise
         except Exception as exception:
             error = _as_shimmy(exception, scope)
-            await reply.refuse(error, openai.encode_error(error), body, scope["http_version"])
+            await reply.refuse(error, _encode_error(scope, error), body, scope["http_version"])
+
+
+def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
+    """In the shape of the protocol that the path belongs to."""
+    if scope["path"].startswith("/api/"):
+        return ollama.encode_error(error)
+    return openai.encode_error(error)
 
 
 def _as_shimmy(error: Exception, scope: Scope) -> ShimmyError:

@@ -22,11 +22,7 @@ T = TypeVar("T")
 PING = b": ping\n\n"
 _WRITES_IN_A_ROW = 8
 _PIECE_BYTES = 64 << 10
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class ClientGone(Exception):
@@ -41,6 +37,9 @@ class EventStream:
     after that, and in every later silence, comments keep the connection alive. Nothing is pulled from `source` while
     the client takes nothing.
     """
+
+    media_type = b"text/event-stream; charset=utf-8"
+    ping = PING
 
     def __init__(
         self, source: AsyncGenerator[bytes, None], encode_error: Callable[[ShimmyError], bytes], ping_seconds: float
@@ -90,16 +89,29 @@ class EventStream:
             if self._writing or silent < self._ping_seconds:
                 await asyncio.sleep(self._ping_seconds if self._writing else self._ping_seconds - silent)
             else:
-                await self._write(send, PING)
+                await self._write(send, self.ping)
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._writing = True
         if not self._started:
             self._started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [(b"content-type", self.media_type), *_HEADERS],
+                }
+            )
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._writing = False
         self._wrote_at = asyncio.get_running_loop().time()
+
+
+class LineStream(EventStream):
+    """The same as JSON, one value per line. There are no comments, so in a silence only the status is sent."""
+
+    media_type = b"application/x-ndjson"
+    ping = b""
 
 
 class LongAnswer:
