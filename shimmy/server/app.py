@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from shimmy import __version__
 from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError
 from shimmy.core.settings import DEFAULT_HOST, Settings
-from shimmy.protocols import ollama, openai
+from shimmy.protocols import native, ollama, openai
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
@@ -28,6 +28,8 @@ from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
 
+_WEBSOCKET = "/ws/generate"
+_SWITCHED = 101
 _CLIENT_GONE = 499  # nginx's number for it
 _SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 
@@ -43,8 +45,11 @@ def build_app(
     guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
     probes = Probes(readiness or Readiness(inference))
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
-    routes += ollama.routes(inference, settings)
-    return App(routes, guard, settings)
+    others = ollama.routes(inference, settings)
+    generate = next(route.endpoint for route in others if route.path == "/api/generate")
+    # Before Ollama's, whose /api/generate it hands on to.
+    routes += [*native.routes(inference, settings, generate), *others]
+    return App(routes, guard, settings, inference)
 
 
 def _tenant_salt(settings: Settings) -> bytes | None:
@@ -68,11 +73,13 @@ class Probes:
 
 
 class App:
-    def __init__(self, routes: list[Route], guard: Guard, settings: Settings) -> None:
+    def __init__(self, routes: list[Route], guard: Guard, settings: Settings, inference: Inference) -> None:
         self.routes = routes
         self._router = Router(routes, redirect_slashes=False)
         self._guard = guard
         self._settings = settings
+        self._inference = inference
+        self._conversations: set[Connection] = set()
         self._replies: set[Reply] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -81,6 +88,7 @@ class App:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
         openai.prepare()
         ollama.prepare()
+        native.prepare()
 
     async def finish(self, seconds: float) -> None:
         """Wait for the answers that are under way, at most `seconds`, and cut off the rest."""
@@ -90,14 +98,40 @@ class App:
         except TimeoutError:
             for reply in list(self._replies):
                 await reply.abandon()
+        for connection in list(self._conversations):
+            await connection.cut()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
+        elif scope["path"] == _WEBSOCKET:
+            await self._converse(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from shimmy.protocols.native.websocket import Conversation
+
+        access = Access(_request_id(scope), "WEBSOCKET", scope["path"])
+        scope["state"] = {"access": access}
+        connection = Connection(send)
+        self._conversations.add(connection)
+        try:
+            scope["state"]["tenant"] = self._guard.check(scope)
+            access.status = _SWITCHED
+            await Conversation(self._inference, self._settings, scope, receive, send).run()
+        except ClientGone:
+            await connection.cut()
+        except ShimmyError as error:
+            access.status, access.error = error.status, error.code
+            headers = [(b"content-type", b"application/json"), (b"x-request-id", access.id.encode())]
+            await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": _encode_error(scope, error)})
+        finally:
+            self._conversations.discard(connection)
+            access.log()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = Access(_request_id(scope), scope["method"], scope["path"])
@@ -132,7 +166,7 @@ class App:
 
 def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
     """In the shape of the protocol that the path belongs to."""
-    if scope["path"].startswith("/api/"):
+    if scope["path"].startswith(("/api/", "/ws/")):
         return ollama.encode_error(error)
     return openai.encode_error(error)
 

@@ -126,6 +126,10 @@ class Inference:
         """End the worker of a model that nobody uses; False for one in use, which stays. Returns once it is gone."""
         return await self._placement.unload((await self._find(name)).id)
 
+    async def status(self, name: str) -> ModelStatus:
+        """Of one model, asked for or not."""
+        return self._placement.status((await self._find(name)).id)
+
     async def has_chat_template(self, name: str) -> bool:
         """Whether its file has one, as far as that is known."""
         facts = (await self._find(name)).facts

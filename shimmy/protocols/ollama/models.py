@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
+from shimmy.core.sizes import parameter_size
 from shimmy.protocols.ollama.wire import ShowRequest
 from shimmy.server.inference import Inference
 
@@ -101,7 +102,7 @@ def _details(facts: Any) -> dict[str, Any]:
         "format": "gguf",
         "family": family,
         "families": [family] if family else [],
-        "parameter_size": _size(facts.num_parameters) if facts else "",
+        "parameter_size": parameter_size(facts.num_parameters) if facts else "",
         "quantization_level": (facts.quantization if facts else None) or "",
     }
     if facts and facts.context_length is not None:
@@ -139,14 +140,6 @@ def _parameters(facts: Any) -> list[str]:
     """The file's own defaults for sampling, each a line of a Modelfile."""
     own = facts.sampling if facts else {}
     return [f"{_PARAMETERS.get(name, name)} {value}" for name, value in own.items() if name != "samplers"]
-
-
-def _size(num_parameters: int) -> str:
-    """As Ollama has it: 134.52M, 8.0B."""
-    for unit, digits, letter in ((10**12, 1, "T"), (10**9, 1, "B"), (10**6, 2, "M"), (10**3, 0, "K")):
-        if num_parameters >= unit:
-            return f"{num_parameters / unit:.{digits}f}{letter}"
-    return str(num_parameters)
 
 
 def _is_host(kind: str) -> bool:
