@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "msgspec",
         "starlette",
         "shimmy.core",
+        "shimmy.hardware",
         "shimmy.models",
         "shimmy.pool",
         "shimmy.protocols",

@@ -24,6 +24,7 @@ from shimmy.server.body import Body
 from shimmy.server.connection import Connection
 from shimmy.server.guards import Guard
 from shimmy.server.inference import Inference
+from shimmy.server.metrics import Metrics, diagnosis, endpoint_of
 from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
@@ -43,13 +44,15 @@ def build_app(
 ) -> "App":
     """`host` and `address` are where the server is bound, by name and by IP address."""
     guard = Guard(settings.api_keys, host, address, _tenant_salt(settings))
-    probes = Probes(readiness or Readiness(inference))
+    metrics = Metrics(inference)
+    probes = Probes(readiness or Readiness(inference), metrics)
     routes = [Route("/health", probes.health), Route("/readyz", probes.readyz), *openai.routes(inference, settings)]
     others = ollama.routes(inference, settings)
     generate = next(route.endpoint for route in others if route.path == "/api/generate")
     # Before Ollama's, whose /api/generate it hands on to.
     routes += [*native.routes(inference, settings, generate), *others]
-    return App(routes, guard, settings, inference)
+    routes += [Route("/metrics", probes.metrics), Route("/diag", probes.diagnose)]
+    return App(routes, guard, settings, inference, metrics)
 
 
 def _tenant_salt(settings: Settings) -> bytes | None:
@@ -61,24 +64,38 @@ def _tenant_salt(settings: Settings) -> bytes | None:
 
 
 class Probes:
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, metrics: Metrics) -> None:
         self._readiness = readiness
+        self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
         """Liveness: this process answers."""
-        return _json(200, {"status": "ok", "version": __version__})
+        return _json(200, {"status": "ok", "version": __version__, **self._metrics.health()})
+
+    async def metrics(self, request: Request) -> Response:
+        """Text for Prometheus, which says that it takes it; JSON for all others, as the original answered."""
+        accept = request.headers.get("accept", "")
+        if "text/plain" in accept or "openmetrics" in accept:
+            return Response(self._metrics.text(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        return _json(200, self._metrics.report())
+
+    async def diagnose(self, request: Request) -> Response:
+        return _json(200, diagnosis())
 
     async def readyz(self, request: Request) -> Response:
         return _json(200 if self._readiness.state == "ready" else 503, self._readiness.report())
 
 
 class App:
-    def __init__(self, routes: list[Route], guard: Guard, settings: Settings, inference: Inference) -> None:
+    def __init__(
+        self, routes: list[Route], guard: Guard, settings: Settings, inference: Inference, metrics: Metrics
+    ) -> None:
         self.routes = routes
         self._router = Router(routes, redirect_slashes=False)
         self._guard = guard
         self._settings = settings
         self._inference = inference
+        self._metrics = metrics
         self._conversations: set[Connection] = set()
         self._replies: set[Reply] = set()
         self._idle = asyncio.Event()
@@ -132,6 +149,7 @@ class App:
         finally:
             self._conversations.discard(connection)
             access.log()
+            self._metrics.note(access, scope["path"])
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = Access(_request_id(scope), scope["method"], scope["path"])
@@ -148,6 +166,7 @@ class App:
         finally:
             await connection.settle()
             access.log()
+            self._metrics.note(access, endpoint_of(scope))
             self._replies.remove(reply)
             if not self._replies:
                 self._idle.set()
