@@ -39,8 +39,6 @@ EXIT_INTERRUPTED = 130
 _SPAWN_TURNS = 50
 # For the last events of each stream to reach their clients.
 _FLUSH_SECONDS = 3.0
-# Proxies forget connections that are silent for a minute.
-_WEBSOCKET_PING_SECONDS = 15.0
 # Nobody presses Ctrl-C twice within this time, and every bootloader hands a signal on within it.
 _ECHO_SECONDS = 0.1
 # macOS takes no more for a process, not even from a process that may have any number (OPEN_MAX in sys/syslimits.h).
@@ -240,7 +238,6 @@ def http_config(listener: Listener) -> "Config":
     config.bind = [f"fd://{listener.fd}"]
     config.backlog = BACKLOG
     config.include_server_header = False
-    config.websocket_ping_interval = _WEBSOCKET_PING_SECONDS
     config.errorlog = logging.getLogger("hypercorn")
     return config
 
