@@ -11,7 +11,17 @@ from shimmy.models.listing import Model
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.placement import ModelStatus, Placement
 from tests.fakes.clock import FakeTime
-from tests.fakes.pool import children, fake_model, fake_spawn, generation, run, scripted_model, text_of
+from tests.fakes.pool import (
+    answer,
+    children,
+    fake_inference,
+    fake_model,
+    fake_spawn,
+    generation,
+    run,
+    scripted_model,
+    text_of,
+)
 
 
 @asynccontextmanager
