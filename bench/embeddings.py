@@ -69,7 +69,7 @@ def main() -> None:
     commands = {name: EMBEDDING[name](model, options.threads) for name in options.server}
     pairs = asyncio.run(measure(commands, options.rounds))
     print(table(list(commands), pairs), file=sys.stderr)
-    document = {"model": Path(model).name, "servers": report.public(commands), "pairs": pairs}
+    document = {"model": Path(model).name, "servers": report.public(commands), "embeddings": pairs}
     report.write(document, options.output)
 
 

@@ -126,6 +126,20 @@ def _guesses(content: dict[str, Any]) -> Found:
             yield f"guesses {each['prompt']}", next(iter(content["servers"])), speeds[0] / speeds[1]
 
 
+def _embeddings(content: dict[str, Any]) -> Found:
+    first, second = content["servers"]
+    for each in content["embeddings"]:
+        for server, run in ((first, each["first"]), (second, each["second"])):
+            yield f"embed {each['scenario']['name']}", server, run["tokens"] / run["seconds"]
+
+
+def _engines(content: dict[str, Any]) -> Found:
+    for server, rounds in content["engines"].items():
+        for each in rounds:
+            for figure, seconds in each.items():
+                yield f"engine {figure}", server, seconds
+
+
 # By the key that only documents of this mode have.
 _READERS: dict[str, Callable[[dict[str, Any]], Found]] = {
     "rounds": _rounds,
@@ -134,4 +148,6 @@ _READERS: dict[str, Callable[[dict[str, Any]], Found]] = {
     "starts": _footprints,
     "results": _gaps,
     "runs": _guesses,
+    "embeddings": _embeddings,
+    "engines": _engines,
 }

@@ -2,7 +2,7 @@
 
 The same engine without a server, with our libraries and with those that llama-server was built with, which come from
 the same source and options without the patches (build/patches). Processes take turns; a ratio is that of neighbours. A
-table to stderr, JSON to stdout.
+table to stderr, JSON to stdout or a file.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STREAMS = (1, 4, 8, 16)
 _CONTEXT_LENGTH = 4096
 _HISTORY_TOKENS = 64
 _NUM_STEPS = 24
-_NUM_PROMPTS = 3
+_NUM_PROMPTS = 2
 
 
 class Engine:
@@ -99,8 +99,8 @@ def main() -> None:
         ours, theirs = ([each[figure] for each in rounds[name]] for name in folders)
         ratio = median(one / other for one, other in zip(ours, theirs, strict=True))
         print(f"{figure:24}{median(ours):10.4f}{median(theirs):10.4f}{ratio:16.2f}", file=sys.stderr)
-    document = {"model": arguments.model, "machine": report.machine(), "rounds": rounds}
-    print(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
+    document = {"model": arguments.model, "servers": dict.fromkeys(folders, "none"), "engines": rounds}
+    report.write(document, arguments.output)
 
 
 def _in_a_process(folder: Path, model: str) -> dict[str, float]:
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
     parser.add_argument("model", nargs="?", default=MODEL)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: stdout")
     parser.add_argument("--measure", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     return parser
 

@@ -43,7 +43,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 LLAMA_SERVER = ("llama-server", "llama-server-defaults")
-GOALS = (
+GOALS: tuple[Goal, ...] = (
     Goal("decode 1", "tokens/s, 1 stream", "tok/s", 1.0, False),
     Goal("decode 4", "tokens/s, 4 streams", "tok/s", 1.0, False),
     Goal("decode 8", "tokens/s, 8 streams", "tok/s", 1.0, False),
@@ -53,6 +53,10 @@ GOALS = (
     Goal("crowd", "16 clients, one system prompt", "s", 0.3, True),
     Goal("worst gap", "worst gap as a prompt joins", "s", 0.1, True),
     Goal("joiner", "first token of that prompt", "s", 1.15, True),
+    Goal("embed 1 client, 1 text of 8 words", "embeddings, tokens/s, 1 client, 1 text", "tok/s", 1.0, False),
+    Goal("embed 16 clients, 1 text of 8 words", "embeddings, tokens/s, 16 clients, 1 text each", "tok/s", 1.0, False),
+    Goal("embed 1 client, 256 texts of 8 words", "embeddings, tokens/s, 256 texts", "tok/s", 1.0, False),
+    Goal("embed 1 client, 64 texts of 60 words", "embeddings, tokens/s, 64 longer texts", "tok/s", 1.0, False),
 )
 OWN_GOALS = (
     Goal("warm", "first token, known beginning : new", "share", 0.1, True),

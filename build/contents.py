@@ -58,6 +58,11 @@ class Contents:
         """The modules in C that are not in the archive but among the native libraries."""
         return set(self._native().EXTENSIONS)
 
+    @property
+    def carried_files(self) -> list[str]:
+        """The names of what is in the stream."""
+        return list(self._native().FILES)
+
     def shared_libraries(self) -> Iterator[tuple[str, bytes]]:
         """Each ELF file: the executable without its archive counts, and what the payload unpacks to."""
         yield self.executable.name, self.executable.read_bytes()

@@ -6,6 +6,7 @@ too, so that the first one need not put them anywhere.
 """
 
 import hashlib
+import importlib
 import importlib.util
 import lzma
 import platform
@@ -24,6 +25,9 @@ STREAM = "native.xz"
 EXTENSIONS = ["minijinja._lowlevel", "llguidance._lib", "nacl._sodium", "_cffi_backend"]
 # For what hardly anybody asks for, such as host names beyond ASCII. Not every Python has a file for each.
 SELDOM_USED = ["unicodedata", "_decimal", "_csv", "_multiprocessing", "_posixshmem", "mmap", "termios"]
+# Speaks TLS, through two libraries that are larger than all else of a start; for servers that have a certificate.
+TLS = "_ssl"
+_OPENSSL = ("libcrypto.so", "libssl.so")
 
 _X86 = ("x86_64", "amd64")
 _DICTIONARY_BYTES = 32 << 20
@@ -34,9 +38,18 @@ def write(libraries: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     modules = extensions()
     contents = {path.name: path.read_bytes() for path in sorted(libraries.iterdir())}
-    contents |= {name + path.suffix: cleaned(path, folder / "stripped") for name, path in modules.items()}
-    index = pack(contents, folder / STREAM)
-    index |= {"EXTENSIONS": {name: name + path.suffix for name, path in modules.items()}}
+    extension_files = {name: name + path.suffix for name, path in modules.items()}
+    contents |= {extension_files[name]: cleaned(path, folder / "stripped") for name, path in modules.items()}
+    openssl = {path.name: path.read_bytes() for path in openssl_libraries()} if TLS in modules else {}
+    if TLS in modules:
+        # Last, with what it needs: nobody else has to read so far.
+        contents[extension_files[TLS]] = contents.pop(extension_files[TLS])
+    index = pack(contents | openssl, folder / STREAM)
+    index |= {
+        "EXTENSIONS": extension_files,
+        "NEEDED": {TLS: list(openssl)} if openssl else {},
+        "SELDOM": [extension_files[TLS], *openssl] if TLS in modules else [],
+    }
     (folder / f"{INDEX}.py").write_text("".join(f"{name} = {value!r}\n" for name, value in index.items()))
 
 
@@ -52,11 +65,24 @@ def pack(contents: Mapping[str, bytes], target: Path) -> dict[str, object]:
 
 def extensions() -> dict[str, Path]:
     """Those that go into the stream, by name. Raises `FileNotFoundError` for one that has to be there."""
-    found = {name: path for name in [*EXTENSIONS, *SELDOM_USED] if (path := extension(name))}
+    carried = [*EXTENSIONS, *SELDOM_USED, *([TLS] if has_tls() else [])]
+    found = {name: path for name in carried if (path := extension(name))}
     for name in EXTENSIONS:
         if name not in found:
             raise FileNotFoundError(f"the extension module {name} is not installed")
     return found
+
+
+def has_tls() -> bool:
+    """Whether the executable speaks TLS: where the libraries for it can be carried along."""
+    return sys.platform == "linux" and extension(TLS) is not None
+
+
+def openssl_libraries() -> list[Path]:
+    """Those that this interpreter uses, each after what it needs; none where OpenSSL is a part of it."""
+    importlib.import_module(TLS)
+    mapped = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines()}
+    return sorted((path for path in mapped if path.name.startswith(_OPENSSL)), key=lambda path: path.name)
 
 
 def extension(name: str) -> Path | None:

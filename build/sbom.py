@@ -12,6 +12,7 @@ import ssl
 import sys
 import uuid
 import zlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,7 +70,8 @@ def text(contents: Contents, source_date_epoch: str) -> str:
 
 
 def components(contents: Contents) -> list[dict[str, Any]]:
-    return [*_runtime(), *_packages(contents), *_shared_libraries(contents)]
+    shared = [item.name for item in contents.items if item.group == SHARED]
+    return [*_runtime(), *_packages(contents), *_shared_libraries(shared, contents.carried_files)]
 
 
 def _runtime() -> list[dict[str, Any]]:
@@ -112,14 +114,16 @@ def _licence(found: importlib.metadata.Distribution) -> str:
     sys.exit(f"shimmy build: the licence of {found.name} is not in its metadata in a form that build/sbom.py knows")
 
 
-def _shared_libraries(contents: Contents) -> list[dict[str, Any]]:
+def _shared_libraries(names: Iterable[str], carried: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Whose they are; of those that are `carried` with llama.cpp's, only what is not llama.cpp's."""
     found = {}
-    for item in contents.items:
-        if item.group == SHARED:
-            # libffi.so.8, libffi-8.dll, VCRUNTIME140.dll
-            stem = re.split("[-.]", item.name.lower())[0]
-            if stem not in _LIBRARIES:
-                sys.exit(f"shimmy build: build/sbom.py does not know whose library {item.name} is")
+    # libffi.so.8, libffi-8.dll, VCRUNTIME140.dll
+    stems = {name: re.split("[-.]", name.lower())[0] for name in names}
+    for name, stem in stems.items():
+        if stem not in _LIBRARIES:
+            sys.exit(f"shimmy build: build/sbom.py does not know whose library {name} is")
+    for stem in [*stems.values(), *(re.split("[-.]", name)[0] for name in carried)]:
+        if stem in _LIBRARIES:
             project, licence, version = _LIBRARIES[stem]
             found[project] = _component(project, version, licence)
     return [found[project] for project in sorted(found)]

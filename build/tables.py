@@ -23,7 +23,7 @@ from shimmy.core import ipc
 CHECKOUT = Path(__file__).parent.parent
 _LIMIT_SECONDS = 60.0
 _READ = ["/health", "/readyz", "/v1/models"]
-_WRITTEN = ["/v1/chat/completions", "/v1/completions"]
+_WRITTEN = ["/v1/chat/completions", "/v1/completions", "/infill", "/tokenize", "/v1/embeddings", "/v1/rerank"]
 
 # By the name of the module that would compile: what, and what comes of it.
 Tables = dict[str, dict[Any, Any]]

@@ -57,8 +57,8 @@ LEFT_OUT = [
     *("bz2", "_bz2", "_tkinter", "_curses", "asyncio.__main__", "_pyrepl"),
     # Text in East Asian encodings never comes here: everything is UTF-8
     *("_codecs_cn", "_codecs_hk", "_codecs_iso2022", "_codecs_jp", "_codecs_kr", "_codecs_tw", "_multibytecodec"),
-    # No TLS yet, and hashlib has its own functions: 2.2 MB of OpenSSL
-    *("ssl", "_ssl", "_hashlib"),
+    # hashlib has its own functions, and what TLS needs comes with the native libraries (build/payload.py)
+    *("_ssl", "_hashlib"),
     # Where Python has the same more slowly, and speed does not matter
     *("_uuid", "_statistics"),
     # Arithmetic in Python for platforms without _decimal; processes that share objects
@@ -94,7 +94,7 @@ def executable(*, strip: bool) -> None:
         [str(CHECKOUT / "shimmy" / "__main__.py")],
         pathex=[str(CHECKOUT), str(given.payload)],
         hiddenimports=[*HIDDEN, *(path.stem for path in given.payload.glob("*.py"))],
-        excludes=[*LEFT_OUT, *unpacked_later],
+        excludes=[*LEFT_OUT, *unpacked_later, *([] if payload.has_tls() else ["ssl"])],
         optimize=2,
     )
     # PyInstaller's bootstrap and its run-time hooks (for pkgutil, inspect, multiprocessing) give way to ours.

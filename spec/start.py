@@ -13,6 +13,7 @@ import marshal
 import sys
 
 _NAMESPACE, _MODULE, _PACKAGE, _EXTENSION = range(4)
+_RTLD_NOW = 2
 _SEPARATOR = _frozen_importlib_external.path_sep
 
 
@@ -93,7 +94,12 @@ class Importer:
 def _unpacked(name: str) -> str:
     from shimmy.worker.llama import payload
 
-    return str(payload.carried().find(payload.extensions()[name]))
+    carried = payload.carried()
+    for library in payload.needed(name):
+        from _ctypes import dlopen
+
+        dlopen(str(carried.find(library)), _RTLD_NOW)
+    return str(carried.find(payload.extensions()[name]))
 
 
 def _prepare_expressions(module: object, table: dict) -> None:

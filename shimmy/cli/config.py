@@ -12,7 +12,10 @@ import msgspec
 from shimmy.cli.options import ENGINE_FLAGS, ENGINE_TABLE, FLAGLESS
 from shimmy.core.settings import Settings
 
-_FLAGLESS = ("max_body_bytes", "body_seconds", "ping_seconds", "stall_seconds", "max_queued_requests")
+_FLAGLESS = (
+    *("max_body_bytes", "body_seconds", "ping_seconds", "stall_seconds", "max_queued_requests"),
+    "max_connections_per_address",
+)
 _MAX_BYTES = 1 << 20
 
 

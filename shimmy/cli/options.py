@@ -12,9 +12,12 @@ import click
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
-    from shimmy.core.request import Secret
+    from shimmy.core.keys import ApiKey
+    from shimmy.core.secret import Secret
 
 _BIND = re.compile(r"(?:\[[^\[\]]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
+_UNIX_BIND = re.compile(r"unix:.+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]+|\*", re.IGNORECASE)
 _API_KEY = re.compile(r"[!-~]+")
 _MAX_SECONDS = 86_400.0
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
@@ -139,16 +142,48 @@ def _folders(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 
 def bind(value: str) -> str:
     match = _BIND.fullmatch(value)
+    if _UNIX_BIND.fullmatch(value):
+        return text(value)
     if value != "auto" and not (match and int(match["port"]) < 1 << 16):
-        raise click.BadParameter(f"{value!r} is neither HOST:PORT, with an IPv6 host in brackets, nor auto.")
+        raise click.BadParameter(
+            f"{value!r} is neither HOST:PORT, with an IPv6 host in brackets, nor unix:PATH, nor auto."
+        )
     return value
 
 
-def api_key(value: str) -> str:
+def access(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Who may come in, and how: the flags of keys, pages, TLS and connections."""
+    flags = [
+        click.option("--api-key", "api_keys", type=api_key, multiple=True, metavar="KEY", envvar="SHIMMY_API_KEY",
+                     help="To be let in."),
+        click.option("--api-keys-file", type=text, metavar="FILE", envvar="SHIMMY_API_KEYS_FILE",
+                     help="More keys, and what each may do."),
+        click.option("--insecure-no-auth", is_flag=True, default=None, help="Let other machines in without a key."),
+        click.option("--cors-origin", "cors_origins", type=origin, multiple=True, metavar="ORIGIN",
+                     envvar="SHIMMY_CORS_ORIGIN", help="Pages that may use the server; may be repeated."),
+        click.option("--tls-cert", type=text, metavar="FILE", envvar="SHIMMY_TLS_CERT", help="PEM, to speak TLS."),
+        click.option("--tls-key", type=text, metavar="FILE", envvar="SHIMMY_TLS_KEY", help="PEM, its key."),
+        click.option("--max-connections", type=click.IntRange(1, 1_000_000), metavar="NUMBER",
+                     envvar="SHIMMY_MAX_CONNECTIONS", help="Open at a time."),
+    ]  # fmt: skip
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
+def origin(value: str) -> str:
+    if not _ORIGIN.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not SCHEME://HOST[:PORT] as a browser sends it, nor *.")
+    return value
+
+
+def api_key(value: str) -> "ApiKey":
     if not _API_KEY.fullmatch(value):
         # The value is not repeated: it is a secret.
         raise click.BadParameter("a key consists of visible ASCII characters, without spaces.")
-    return value
+    from shimmy.core.keys import ApiKey
+
+    return ApiKey.of(value)
 
 
 def text(value: str) -> str:
@@ -182,7 +217,7 @@ def key_file(path: str) -> "Secret":
     import base64
     import binascii
 
-    from shimmy.core.request import Secret
+    from shimmy.core.secret import Secret
 
     try:
         with open(path, "rb") as file:

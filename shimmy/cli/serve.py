@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from shimmy.cli.options import FLAGLESS, api_key, bind, engine_options, kv_cache, megabytes, model_sources, seconds
+from shimmy.cli.options import FLAGLESS, access, bind, engine_options, kv_cache, megabytes, model_sources, seconds
 from shimmy.cli.progress import LoadingBar
 
 _HELP = """Answer requests until told to stop.
@@ -23,7 +23,7 @@ _log_format = click.Choice(["text", "json"])
 
 
 @click.command("serve", help=_HELP)
-@click.option("--bind", type=bind, metavar="HOST:PORT|auto", envvar="SHIMMY_BIND", help="Where to listen.")
+@click.option("--bind", type=bind, metavar="HOST:PORT|unix:PATH|auto", envvar="SHIMMY_BIND", help="Where to listen.")
 @model_sources
 @click.option("--ctx", type=_tokens, envvar="SHIMMY_CTX", help="Context of a model, in tokens.")
 @click.option("--parallel", type=_sequences, envvar="SHIMMY_PARALLEL", help="Sequences of a model side by side.")
@@ -38,8 +38,7 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
 @click.option("--log-format", type=_log_format, envvar="SHIMMY_LOG_FORMAT", help="How lines on stderr look.")
-@click.option("--api-key", type=api_key, multiple=True, metavar="KEY", envvar="SHIMMY_API_KEY", help="To be let in.")
-@click.option("--insecure-no-auth", is_flag=True, default=None, help="Let other machines in without a key.")
+@access
 @click.option("--queue-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_QUEUE_SECONDS", help="For a turn.")
 @click.option("--drain-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_DRAIN_SECONDS", help="At the end.")
 def command(**flags: Any) -> None:
@@ -61,5 +60,4 @@ _FIELDS = {
     "prefix_ram": "prefix_ram_bytes",
     "model_draft": "draft_model",
     "spec_type": "speculative",
-    "api_key": "api_keys",
 }

@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from shimmy.core.errors import RequestError
+from shimmy.core.json_limits import SURE_DEPTH, check_structure
 
 T = TypeVar("T")
 
@@ -16,6 +17,7 @@ _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`$")
 
 def decode(decoder: msgspec.json.Decoder[T], content: bytes) -> T:
     """Raises `RequestError` for whatever is wrong with the bytes, naming the field if there is one."""
+    check_structure(content)
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
@@ -25,7 +27,7 @@ def decode(decoder: msgspec.json.Decoder[T], content: bytes) -> T:
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not valid UTF-8: {error.reason}") from None
     except RecursionError:
-        raise RequestError("the body is nested too deeply") from None
+        raise RequestError(f"the body is nested too deeply; {SURE_DEPTH} levels are certain to be read") from None
 
 
 def _invalid(text: str) -> RequestError:

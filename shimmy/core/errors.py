@@ -17,6 +17,7 @@
     ├── QueueTimeout               408  queue_timeout
     ├── DeadlineExceeded           504  deadline_exceeded
     ├── Busy                       429  queue_full
+    ├── RateLimited                429  rate_limit_exceeded
     ├── Unavailable                503  unavailable
     │   └── Draining               503  server_draining
     ├── ModelFailed                500  model_failed
@@ -151,6 +152,13 @@ class Busy(ShimmyError):
 
     status = 429
     code = "queue_full"
+
+
+class RateLimited(ShimmyError):
+    """The API key has used up what it may; worth retrying after `retry_after_seconds` (a detail)."""
+
+    status = 429
+    code = "rate_limit_exceeded"
 
 
 class Unavailable(ShimmyError):

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shimmy.core.secret import Secret as Secret
+from shimmy.core.startup import SpeculativeType as SpeculativeType
+
 Temperature = Annotated[float, Meta(ge=0, le=100)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
@@ -38,7 +41,6 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Patience = Annotated[float, Meta(gt=0, le=86_400)]
-SpeculativeType = Literal["none", "ngram", "draft"]
 # In the order of llama.h, llama_pooling_type.
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 Dimensions = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -112,15 +114,6 @@ MODEL_FIELDS = (
     "repeat_last_n",
     "samplers",
 )
-
-
-class Secret(msgspec.Struct, frozen=True):
-    """Bytes that must not be seen where what holds them is logged."""
-
-    value: bytes
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from shimmy.core.request import Secret
+from shimmy.core.keys import ApiKey
+from shimmy.core.secret import Secret
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
@@ -16,11 +17,17 @@ LAST_AUTO_PORT = 11535
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """`bind` is "host:port" or "auto"; a `*_seconds` is a duration, a `*_bytes` a size."""
+    """`bind` is "host:port", "unix:/path" or "auto"; a `*_seconds` is a duration, a `*_bytes` a size."""
 
     bind: str = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[ApiKey, ...] = ()
+    api_keys_file: str | None = None
     insecure_no_auth: bool = False
+    cors_origins: tuple[str, ...] = ()
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    max_connections: int = 2048
+    max_connections_per_address: int = 256
     ready_file: str | None = None
     log_format: str = "text"
 

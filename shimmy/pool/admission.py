@@ -19,13 +19,16 @@ class Admission:
 
     def __init__(self, max_requests: int, num_tenants: int = 1) -> None:
         self._max_requests = max_requests
-        self._num_tenants = num_tenants
-        self._own_places = max_requests // (2 * num_tenants)
+        self.share_among(num_tenants)
         self._num_active = 0
         self._num_active_of: Counter[str] = Counter()
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
+
+    def share_among(self, num_tenants: int) -> None:
+        self._num_tenants = max(1, num_tenants)
+        self._own_places = self._max_requests // (2 * self._num_tenants)
 
     @property
     def num_active(self) -> int:
@@ -48,6 +51,8 @@ class Admission:
         finally:
             self._num_active -= 1
             self._num_active_of[tenant] -= 1
+            if not self._num_active_of[tenant]:
+                del self._num_active_of[tenant]
             if self._num_active == 0:
                 self._empty.set()
 

@@ -9,7 +9,7 @@ import msgspec
 log = logging.getLogger(__name__)
 
 _MAX_CHARS = 200
-_QUIET = frozenset({"/health", "/readyz"})
+_QUIET = frozenset({"/health", "/readyz", "/grpc.health.v1.Health/Check"})
 
 
 class Access(msgspec.Struct):
@@ -19,6 +19,7 @@ class Access(msgspec.Struct):
     method: str
     path: str
     model: str | None = None
+    key: str | None = None
     status: int | None = None
     error: str | None = None
     num_tokens: int = 0
@@ -35,7 +36,7 @@ class Access(msgspec.Struct):
 
     def log(self) -> None:
         """Write the line. Probes that succeed get none; they would drown everything else."""
-        if self.path not in _QUIET or self.status != 200:
+        if self.path not in _QUIET or self.status != 200 or self.error:
             log.info("request", extra={"fields": self._fields()})
 
     def _fields(self) -> dict[str, str | int | float]:
@@ -44,6 +45,7 @@ class Access(msgspec.Struct):
             "method": self.method,
             "path": self.path,
             "model": self.model,
+            "key": self.key,
             "status": self.status,
             "error": self.error,
             "ttft": None if self.first_text_at is None else round(self.first_text_at - self.started_at, 4),

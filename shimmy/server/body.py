@@ -4,6 +4,7 @@ Hypercorn has no body limit, and a body that nobody reads blocks its connection 
 """
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import Message, Receive, Scope
 
@@ -11,10 +12,13 @@ from shimmy.core.errors import RequestError, RequestTimeout, TooLarge
 from shimmy.server.streaming import ClientGone
 
 _LINGER_SECONDS = 2.0
+_GRACE_SECONDS = 0.02
+_GRACE_BYTES = 64 << 10
 
 
 class Body:
-    """One request's body; after `read` it is what `replay` gives to the route."""
+    """One request's body; after `read` it is what `replay` gives to the route. Without that `replay` gives it as it
+    comes, however long it is."""
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive = receive
@@ -40,9 +44,19 @@ class Body:
     async def replay(self) -> Message:
         """Receive for the route: the body in one message, then what the server says."""
         if self._data is None:
-            return await self._receive()
+            message = await self._receive()
+            self.ended = not message.get("more_body", False)
+            return message
         data, self._data = self._data, None
         return {"type": "http.request", "body": data, "more_body": False}
+
+    async def settle(self) -> None:
+        """Take what is there already, if that is little: then a connection need not end with a refusal."""
+        num_bytes = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE_SECONDS):
+                while not self.ended and num_bytes <= _GRACE_BYTES:
+                    num_bytes += len(await self._next())
 
     async def discard(self) -> None:
         """Take what the client still sends, for a moment, so that it reads the answer and not a reset."""

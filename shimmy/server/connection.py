@@ -1,4 +1,5 @@
-"""What ASGI has no words for. The only module that knows Hypercorn's insides (0.18): from its `send` to the connection.
+"""What ASGI has no words for. With accept.py the only module that knows Hypercorn's insides (0.18): from its `send` to
+the connection.
 
 Covered by tests/faults, which fail when these insides change.
 """
@@ -6,8 +7,10 @@ Covered by tests/faults, which fail when these insides change.
 import asyncio
 from typing import Any
 
+from hypercorn.events import Updated
 from starlette.types import Message, Receive, Send
 
+_NO_ERROR = 0
 _CANCEL = 8  # RFC 9113, section 7
 _HIGH_WATER_BYTES = 32 << 10
 _LOOK_SECONDS = 1.0
@@ -32,6 +35,15 @@ class Connection:
             await self._reset()
         else:
             self._transport.abort()
+
+    async def refuse_rest(self) -> None:
+        """The answer is complete, the request is not, and need not be (RFC 9113, section 8.1). What still comes of it
+        would end an HTTP/2 connection with all of its streams: Hypercorn has forgotten that one."""
+        if self._is_http2 and not self._protocol.closed:
+            stream = self._protocol.connection.streams.get(self._stream.stream_id)
+            if stream is not None and not stream.closed:
+                self._protocol.connection.reset_stream(stream.stream_id, error_code=_NO_ERROR)
+                await self._protocol._flush()
 
     def watch(self, receive: Receive) -> Receive:
         """A `receive` that also notices the end of a client that has sent its next request already: while that one
@@ -63,8 +75,15 @@ class Connection:
 
     async def settle(self) -> None:
         """To be called when the exchange is over. For a next request that will never have its turn, Hypercorn would
-        wait for ever; without it the end of the connection is found."""
-        if not self._is_http2 and (self._transport.is_closing() or self._reader.at_eof()):
+        wait for ever; without it the end of the connection is found.
+
+        A connection whose last stream the client has reset it would keep for ever: it only counts one as idle when it
+        has ended a stream itself."""
+        if self._is_http2:
+            was_reset = self._stream.closed and self._stream.state.name != "CLOSED"
+            if was_reset and self._protocol.idle and not self._protocol.closed:
+                await self._protocol.send(Updated(idle=True))
+        elif self._transport.is_closing() or self._reader.at_eof():
             h11_connection = self._protocol.connection
             self._protocol.connection = type(h11_connection)(h11_connection.our_role)
             await self._protocol.can_read.set()

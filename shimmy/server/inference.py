@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shimmy.models.catalog import Catalog
     from shimmy.models.listing import Model
     from shimmy.pool.deadline import Deadline
+    from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
 Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
@@ -44,6 +45,8 @@ class Inference:
         self._admission = admission
         self._clock = clock
         self._queue_seconds = queue_seconds
+        # What counts the tokens of a tenant's next request, if anything does.
+        self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
 
@@ -57,12 +60,14 @@ class Inference:
 
         with self._admission.admit(request.tenant):
             deadline = Deadline(request, self._queue_seconds)
-            sent = _Sent()
+            sent, meter = _Sent(), self.meter(request.tenant)
             while True:
                 try:
                     async with self._stream(request.model, deadline) as stream:
                         async for batch in stream:
                             if fresh := sent.note(batch):
+                                if meter:
+                                    meter.note(fresh)
                                 yield fresh
                         return
                 except WorkerLost:
@@ -76,11 +81,13 @@ class Inference:
         from shimmy.pool.deadline import Deadline
 
         with self._admission.admit(request.tenant):
-            deadline = Deadline(request, self._queue_seconds)
+            deadline, meter = Deadline(request, self._queue_seconds), self.meter(request.tenant)
             for is_last in (False, True):
                 try:
                     async with self._stream(request.model, deadline) as stream:
                         async for batch in stream:
+                            if meter:
+                                meter.note(batch)
                             yield [event for event in batch if isinstance(event, Embedded)]
                         return
                 except WorkerLost:
@@ -158,6 +165,10 @@ class Inference:
     def num_active(self) -> int:
         """Requests waiting or running."""
         return self._admission.num_active
+
+    def share_among(self, num_tenants: int) -> None:
+        """Keep places free for so many tenants."""
+        self._admission.share_among(num_tenants)
 
     async def drain(self, seconds: float) -> bool:
         """Admit nothing more and wait for the requests inside, at most `seconds`. True when all have ended."""

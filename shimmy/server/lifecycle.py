@@ -17,17 +17,21 @@ import msgspec
 from shimmy.core.settings import Settings
 from shimmy.server import logs
 from shimmy.server.inference import Inference
-from shimmy.server.listen import BACKLOG, Listener, StartError, is_loopback, listen
+from shimmy.server.listen import EXIT_USAGE, Listener, StartError, is_loopback, is_unix, listen
 from shimmy.server.readiness import Readiness
 from shimmy.server.readyfile import ReadyFile
 
 if TYPE_CHECKING:
+    import ssl
+
     from hypercorn.config import Config
-    from hypercorn.typing import Framework
+    from hypercorn.typing import ASGIFramework
 
     from shimmy.core.ipc import DiskCache
+    from shimmy.core.keys import ApiKey
     from shimmy.models.catalog import Catalog
     from shimmy.pool.adapters import Adapters
+    from shimmy.server.accept import Acceptor
     from shimmy.server.app import App
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,8 @@ _SPAWN_TURNS = 50
 _FLUSH_SECONDS = 3.0
 # Nobody presses Ctrl-C twice within this time, and every bootloader hands a signal on within it.
 _ECHO_SECONDS = 0.1
+# As many as HTTP/2 has stream ids for.
+_LAST_REQUEST = 1 << 30
 # macOS takes no more for a process, not even from a process that may have any number (OPEN_MAX in sys/syslimits.h).
 _MACOS_OPEN_FILES = 10_240
 
@@ -68,7 +74,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     catalog = Catalog(sources_from(settings, os.environ))
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
     placement = Placement(options, on_progress=on_progress, draft=draft, adapters=_adapters(settings, catalog))
-    admission = Admission(settings.max_queued_requests, max(1, len(set(settings.api_keys))))
+    admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
 
 
@@ -98,26 +104,77 @@ def serve(
     """
     logs.configure(settings.log_format)
     try:
-        listener = listen(settings)
+        ready = with_keys(settings)
+        tls = _tls(settings)
+        listener = listen(ready)
     except StartError as error:
         logs.say(f"shimmy: {error}")
         return error.exit_code
-    if not settings.api_keys and not is_loopback(listener.address):
+    if not ready.api_keys and not is_loopback(listener.address) and not is_unix(listener.address):
         logs.say(f"shimmy: WARNING: without an API key everyone who can reach port {listener.port} is let in")
     _raise_file_limit()
-    return asyncio.run(_run(settings, listener, engine, on_progress))
+    try:
+        return asyncio.run(_run(settings, ready, listener, tls, engine, on_progress))
+    finally:
+        listener.remove()
 
 
-async def _run(settings: Settings, listener: Listener, engine: Engine, on_progress: OnProgress) -> int:
-    return await Server(settings, listener, engine(settings, on_progress)).run()
+async def _run(
+    given: Settings,
+    ready: Settings,
+    listener: Listener,
+    tls: "ssl.SSLContext | None",
+    engine: Engine,
+    on_progress: OnProgress,
+) -> int:
+    return await Server(ready, listener, engine(ready, on_progress), given, tls).run()
+
+
+def with_keys(settings: Settings) -> Settings:
+    """With the keys of the file, besides those that were given. Raises `StartError`."""
+    keys: dict[bytes, ApiKey] = {key.digest: key for key in settings.api_keys}
+    if settings.api_keys_file is not None:
+        from shimmy.server.keys_file import KeysFileError, read_keys
+
+        try:
+            found, doubt = read_keys(settings.api_keys_file)
+        except KeysFileError as error:
+            raise StartError(str(error), EXIT_USAGE) from None
+        keys |= {key.digest: key for key in found}
+        if doubt:
+            logs.say(f"shimmy: WARNING: {doubt}")
+    return msgspec.structs.replace(settings, api_keys=tuple(keys.values()))
+
+
+def _tls(settings: Settings) -> "ssl.SSLContext | None":
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise StartError("--tls-cert and --tls-key go together", EXIT_USAGE)
+    from shimmy.server.tls import server_context
+
+    try:
+        return server_context(settings.tls_cert, settings.tls_key)
+    except ImportError as error:
+        raise StartError(f"this program was made without TLS: {error}", EXIT_USAGE) from None
 
 
 class Server:
     """One life: loading and serving side by side, then draining, then the end."""
 
-    def __init__(self, settings: Settings, listener: Listener, inference: Inference) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: Listener,
+        inference: Inference,
+        given: Settings | None = None,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
+        """`settings` are those that were `given`, with the keys of their file."""
+        self._given = given or settings
         self._settings = settings
         self._listener = listener
+        self._tls = tls
         self._inference = inference
         self._preloading = bool(settings.preload or settings.model_path)
         self._readiness = Readiness(inference, self._preloading)
@@ -130,6 +187,8 @@ class Server:
 
     async def run(self) -> int:
         _on_signals(self._on_signal)
+        if self._given.api_keys_file is not None and hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_keys)
         background: list[asyncio.Task[None]] = []
         if self._preloading:
             await self._inference.refresh()
@@ -147,18 +206,21 @@ class Server:
         return self._exit_code
 
     async def _serve_http(self) -> None:
-        from hypercorn.asyncio import serve
-
         from shimmy.server.app import build_app
 
         listener = self._listener
         self._app = build_app(self._inference, self._settings, self._readiness, listener.host, listener.address)
+        await acceptor(self._app, self._settings, listener, self._tls).serve(self._over.wait)
+
+    def _reload_keys(self) -> None:
+        """Those that were read last stay, if what is in the file now cannot be used."""
         try:
-            await serve(cast("Framework", self._app), http_config(listener), shutdown_trigger=self._over.wait)
-        except asyncio.CancelledError:
-            # How Hypercorn 0.18 ends when connections outlive its graceful_timeout.
-            if not self._over.is_set():
-                raise
+            self._settings = with_keys(self._given)
+        except StartError as error:
+            return logs.say(f"shimmy: the API keys stay as they were: {error}")
+        if self._app is not None:
+            self._app.replace_keys(self._settings.api_keys)
+        logs.say(f"shimmy: {len(self._settings.api_keys)} API keys are valid now")
 
     async def _preload(self) -> None:
         for name, reason in (await self._readiness.preload(self._names())).items():
@@ -174,7 +236,7 @@ class Server:
 
     async def _announce(self) -> None:
         """Say where we are, once it is true."""
-        await _answered(self._listener)
+        await _answered(self._listener, self._tls)
         _end_start()
         try:
             self._ready_file.write(self._listener.url)
@@ -231,13 +293,27 @@ def _has_echoes() -> bool:
     return "_PYI_PARENT_PROCESS_LEVEL" in os.environ
 
 
-def http_config(listener: Listener) -> "Config":
+def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLContext | None") -> "Acceptor":
+    from shimmy.server.accept import Acceptor
+
+    return Acceptor(
+        cast("ASGIFramework", app),
+        http_config(),
+        listener.fd,
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_connections_per_address,
+        refusal=app.too_many_connections,
+        tls=tls,
+    )
+
+
+def http_config() -> "Config":
     from hypercorn.config import Config
 
     config = Config()
-    config.bind = [f"fd://{listener.fd}"]
-    config.backlog = BACKLOG
     config.include_server_header = False
+    # On HTTP/2 Hypercorn does not wait for what runs when it closes a connection for its many requests.
+    config.keep_alive_max_requests = _LAST_REQUEST
     config.errorlog = logging.getLogger("hypercorn")
     return config
 
@@ -256,14 +332,25 @@ def _end_start() -> None:
     gc.set_threshold(700, 10, 10)
 
 
-async def _answered(listener: Listener) -> None:
+async def _answered(listener: Listener, tls: "ssl.SSLContext | None") -> None:
     """Returns once the server answers a request. It is us who listen, so there is nothing to retry."""
-    host, port = listener.url.removeprefix("http://").rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    if is_unix(listener.address):
+        reader, writer = await asyncio.open_unix_connection(listener.path, ssl=_trusting(tls))
+    else:
+        host, port = listener.url.removeprefix(f"{listener.scheme}://").rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=_trusting(tls))
     writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     await reader.read()
     writer.close()
     await writer.wait_closed()
+
+
+def _trusting(tls: "ssl.SSLContext | None") -> "ssl.SSLContext | None":
+    if tls is None:
+        return None
+    from shimmy.server.tls import client_context
+
+    return client_context()
 
 
 def _raise_file_limit() -> None:

@@ -5,7 +5,7 @@ Knows no wire format: it gets bytes that are ready to send.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -65,15 +65,7 @@ class EventStream:
 
     async def _pump(self, scope: Scope, send: Send) -> None:
         try:
-            async with aclosing(self._source) as source:
-                num_written = 0
-                async for data in source:
-                    await self._write(send, data)
-                    num_written += 1
-                    # Hypercorn's send neither raises nor suspends when the client has left, nor does a source that
-                    # always has something. Every time would be a turn of the loop more for every token.
-                    if num_written % _WRITES_IN_A_ROW == 0:
-                        await asyncio.sleep(0)
+            await hand_on(self._source, lambda data: self._write(send, data))
         except ClientGone:
             raise
         except Exception as error:
@@ -133,6 +125,19 @@ class LongAnswer:
                 await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
                 waiting, num_bytes = [], 0
         await send({"type": "http.response.body", "body": b"".join(waiting), "more_body": False})
+
+
+async def hand_on(source: AsyncGenerator[T, None], write: Callable[[T], Awaitable[None]]) -> None:
+    """Write all that `source` yields, and close it in every case. Nothing is pulled while a write waits."""
+    async with aclosing(source):
+        num_written = 0
+        async for item in source:
+            await write(item)
+            num_written += 1
+            # Hypercorn's send neither raises nor suspends when the client has left, nor does a source that always has
+            # something. Every time would be a turn of the loop more for every token.
+            if num_written % _WRITES_IN_A_ROW == 0:
+                await asyncio.sleep(0)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -4,17 +4,28 @@ import os
 import sys
 from _thread import allocate_lock
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from shimmy.core import ipc
+from shimmy.core import frames, startup
+
+if TYPE_CHECKING:
+    from shimmy.core import ipc
 
 _READ_BYTES = 1 << 16
 
 
-def receive(descriptor: int) -> Iterator[ipc.ToWorker]:
+def receive(descriptor: int) -> "Iterator[ipc.ToWorker]":
     """Messages until the server closes its end. Raises `FrameError` on garbage."""
-    reader = ipc.FrameReader(ipc.ToWorker)
+    reader = frames.FrameReader(startup.FirstMessage)
+    is_first = True
     while data := os.read(descriptor, _READ_BYTES):
-        yield from reader.feed(data)
+        for message in reader.feed(data):
+            yield message
+            if is_first:
+                from shimmy.core import ipc
+
+                is_first = False
+                reader.expect(ipc.ToWorker)
 
 
 class Sender:
@@ -25,8 +36,8 @@ class Sender:
         # One thread at a time: a frame that is longer than what a pipe takes at once is written in several goes.
         self._turn = allocate_lock()
 
-    def __call__(self, message: ipc.FromWorker) -> None:
-        rest = memoryview(ipc.encode(message))
+    def __call__(self, message: "ipc.FromWorker") -> None:
+        rest = memoryview(frames.encode(message))
         with self._turn:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from shimmy.core import ipc
 from shimmy.core.errors import ModelInvalid
+from shimmy.core.startup import WARNING_MARK, EngineOptions
 from shimmy.worker.llama import backend
 from shimmy.worker.llama.model import ON_THE_CPU, Model, Offload
 
@@ -26,7 +26,7 @@ _HEAD_START_SECONDS = 0.002
 
 def load(
     paths: list[str],
-    options: ipc.EngineOptions,
+    options: EngineOptions,
     on_progress: Callable[[float], None],
     on_open: Callable[[str], None] = lambda path: None,
 ) -> "Engine | EncoderEngine":
@@ -54,7 +54,7 @@ def load(
     return Engine(model, cpu_variant, options, files, draft, settings, adapters)
 
 
-def load_engine(paths: list[str], options: ipc.EngineOptions, on_progress: Callable[[float], None]) -> "Engine":
+def load_engine(paths: list[str], options: EngineOptions, on_progress: Callable[[float], None]) -> "Engine":
     """The same for who wants text. Raises `ModelInvalid` for an encoder as well."""
     from shimmy.worker.engine import Engine
 
@@ -80,15 +80,13 @@ def _load_model(
     return model
 
 
-def _load_adapters(options: ipc.EngineOptions, paths: list[str], model: Model) -> "Adapters":
+def _load_adapters(options: EngineOptions, paths: list[str], model: Model) -> "Adapters":
     from shimmy.worker.llama.adapters import load_adapters
 
     return load_adapters(options.adapters, paths, model, with_digests=options.disk_cache is not None)
 
 
-def _load_draft(
-    options: ipc.EngineOptions, offload: Offload, target: Model, settings: "EngineSettings | None"
-) -> Model:
+def _load_draft(options: EngineOptions, offload: Offload, target: Model, settings: "EngineSettings | None") -> Model:
     from shimmy.worker.drafting.model import check_draft_model
 
     try:
@@ -105,7 +103,7 @@ def _mark_warnings() -> None:
     import logging
 
     if logging.lastResort is not None:
-        logging.lastResort.setFormatter(logging.Formatter(f"{ipc.WARNING_MARK}%(message)s"))
+        logging.lastResort.setFormatter(logging.Formatter(f"{WARNING_MARK}%(message)s"))
 
 
 def _import_engine() -> None:
@@ -114,7 +112,7 @@ def _import_engine() -> None:
     importlib.import_module("shimmy.worker.engine")
 
 
-def _observed(paths: list[str], options: ipc.EngineOptions) -> "dict[str, Stamp] | None":
+def _observed(paths: list[str], options: EngineOptions) -> "dict[str, Stamp] | None":
     """None without a disk tier, and where llama.cpp will say what is wrong with the files."""
     if options.disk_cache is None:
         return None
@@ -126,7 +124,7 @@ def _observed(paths: list[str], options: ipc.EngineOptions) -> "dict[str, Stamp]
         return None
 
 
-def _settings(options: ipc.EngineOptions) -> "EngineSettings | None":
+def _settings(options: EngineOptions) -> "EngineSettings | None":
     if not options.settings:
         return None
     import msgspec

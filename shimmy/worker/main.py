@@ -9,10 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from shimmy.core import ipc
+from shimmy.core import startup
 from shimmy.core.errors import Fault, ModelFailed, ShimmyError
 from shimmy.worker import channel, sandbox
+
+if TYPE_CHECKING:
+    from shimmy.core import ipc
 
 # A step hands the interpreter lock to the intake thread at most this long at a time (default 5 ms).
 _SWITCH_INTERVAL_SECONDS = 0.0005
@@ -27,16 +31,14 @@ def main() -> int:
     send = channel.Sender(sending)
     code = 0
     match next(messages, None):
-        case ipc.ListDevices(unusable):
+        case startup.ListDevices(unusable):
             _list_devices(unusable, send)
-        case ipc.Quantize() as job:
+        case startup.Quantize() as job:
             _quantize(job, messages, send)
-        case ipc.Load(paths, options):
+        case startup.Load(paths, options):
             code = _serve(paths, options, messages, send)
         case None:
             pass
-        case other:
-            sys.exit(f"the first message was {type(other).__name__}")
     # Nothing in llama.cpp needs a tidy end, and the system frees memory faster than destructors do.
     sys.stderr.flush()
     os._exit(code)
@@ -46,12 +48,12 @@ def _list_devices(unusable: dict[str, str], send: channel.Sender) -> None:
     from shimmy.worker.llama.devices import listing
 
     try:
-        send(listing(lambda path: send(ipc.Opening(path)), unusable))
+        send(listing(lambda path: send(startup.Opening(path)), unusable))
     except (ShimmyError, OSError) as error:
-        send(ipc.LoadFailed(_as_fault(error)))
+        send(startup.LoadFailed(_as_fault(error)))
 
 
-def _quantize(job: ipc.Quantize, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> None:
+def _quantize(job: startup.Quantize, messages: "Iterable[ipc.ToWorker]", send: channel.Sender) -> None:
     import threading
 
     from shimmy.worker.quantize import quantize
@@ -60,16 +62,18 @@ def _quantize(job: ipc.Quantize, messages: Iterable[ipc.ToWorker], send: channel
     try:
         send(quantize(job, on_progress=send))
     except (ShimmyError, OSError) as error:
-        send(ipc.LoadFailed(_as_fault(error)))
+        send(startup.LoadFailed(_as_fault(error)))
 
 
-def _end_with_server(messages: Iterable[ipc.ToWorker]) -> None:
+def _end_with_server(messages: "Iterable[ipc.ToWorker]") -> None:
     for _ in messages:
         pass
     os._exit(1)
 
 
-def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.ToWorker], send: channel.Sender) -> int:
+def _serve(
+    paths: list[str], options: startup.EngineOptions, messages: "Iterable[ipc.ToWorker]", send: channel.Sender
+) -> int:
     from shimmy.worker.loading import load
 
     started_at = time.monotonic()
@@ -77,11 +81,11 @@ def _serve(paths: list[str], options: ipc.EngineOptions, messages: Iterable[ipc.
         engine = load(
             paths,
             options,
-            on_progress=lambda fraction: send(ipc.LoadProgress(fraction)),
-            on_open=lambda path: send(ipc.Opening(path)),
+            on_progress=lambda fraction: send(startup.LoadProgress(fraction)),
+            on_open=lambda path: send(startup.Opening(path)),
         )
     except (ShimmyError, OSError) as error:
-        send(ipc.LoadFailed(_as_fault(error)))
+        send(startup.LoadFailed(_as_fault(error)))
         return 1
     send(engine.facts(time.monotonic() - started_at))
     _log_to_stderr()

@@ -3,7 +3,7 @@
 import pytest
 
 from build import contents, sbom
-from build.contents import INTERPRETER, SHARED, STANDARD_LIBRARY, Contents, Item
+from build.contents import INTERPRETER, SHARED, STANDARD_LIBRARY
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,15 @@ def test_the_group_of_a_file(name: str, group: str) -> None:
 
 def test_a_shared_library_is_known_by_any_of_its_names() -> None:
     names = ["libffi.so.8", "libffi-8.dll", "VCRUNTIME140.dll", "VCRUNTIME140_1.dll", "msvcp140.dll", "libgcc_s.so.1"]
-    inside = Contents.__new__(Contents)
-    inside.items = [Item(name, SHARED, 1, 1) for name in names]
-    found = [component["name"] for component in sbom._shared_libraries(inside)]
+    found = [component["name"] for component in sbom._shared_libraries(names)]
     assert found == ["gcc", "libffi", "microsoft-visual-cpp-runtime"]
 
 
 def test_an_unknown_library_stops_the_build() -> None:
-    inside = Contents.__new__(Contents)
-    inside.items = [Item("libsecret.so.1", SHARED, 1, 1)]
     with pytest.raises(SystemExit, match="libsecret"):
-        sbom._shared_libraries(inside)
+        sbom._shared_libraries(["libsecret.so.1"])
+
+
+def test_of_the_carried_libraries_those_of_others_are_named() -> None:
+    carried = ["libllama.so", "_ssl.cpython-311-x86_64-linux-gnu.so", "libcrypto.so.3", "libssl.so.3"]
+    assert [component["name"] for component in sbom._shared_libraries([], carried)] == ["openssl"]

@@ -123,6 +123,7 @@ class Carried:
         return {_json.__file__!r}
 payload.carried = Carried
 payload.extensions = lambda: {{"away": "away.so"}}
+payload.needed = lambda name: []
 import importlib.util
 spec = importlib.util.find_spec("away")
 result = [spec.origin, type(spec.loader).__name__]

@@ -22,6 +22,7 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHIMMY_BUILD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(payload, "EXTENSIONS", [])
     monkeypatch.setattr(payload, "SELDOM_USED", ["sys", "_nowhere"])
+    monkeypatch.setattr(payload, "TLS", "_nowhere")
     folder = tmp_path / "lib"
     folder.mkdir()
     for name, content in CONTENTS.items():
@@ -55,6 +56,19 @@ def test_extension_modules_travel_along(libraries: Path, tmp_path: Path, monkeyp
     assert importlib.util.module_from_spec(spec).Struct.__name__ == "Struct"
     installed = payload.extension("msgspec._core")
     assert installed and carried.find(file).stat().st_size <= installed.stat().st_size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing speaks TLS")
+def test_what_speaks_tls_comes_last_with_its_libraries(
+    libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "TLS", "_ssl")
+    index, _ = written(libraries, tmp_path / "modules")
+    module = index["EXTENSIONS"]["_ssl"]
+    needed = index["NEEDED"].get("_ssl", [])
+    assert list(index["FILES"])[len(CONTENTS) :] == index["SELDOM"] == [module, *needed]
+    # Where the interpreter has them as libraries of their own, as Debian's OpenSSL.
+    assert [name.partition(".so")[0] for name in needed] in ([], ["libcrypto", "libssl"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is left as it is")

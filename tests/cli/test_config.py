@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.keys import ApiKey
 from shimmy.core.settings import Settings
 from tests.cli.conftest import Invoke
 from tests.program import DEMO, DEMO_ID, inside, run
@@ -23,6 +24,7 @@ drain-seconds = 1.5
 max-body-bytes = 1000
 stall-seconds = 2.5
 max-queued-requests = 7
+max-connections-per-address = 5
 
 [engine]
 lora = ["a.gguf=0.5"]
@@ -96,7 +98,8 @@ def test_everything_in_a_file_arrives(invoke: Invoke, served: list[Settings]) ->
             bind="auto",
             model_dirs=("/", ".."),
             context_length=4096,
-            api_keys=("one", "two"),
+            api_keys=(ApiKey.of("one"), ApiKey.of("two")),
+            max_connections_per_address=5,
             insecure_no_auth=True,
             kv_cache_bytes=1 << 30,
             drain_seconds=1.5,

@@ -14,6 +14,7 @@ import pytest
 
 from shimmy.cli.options import disk_size
 from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.keys import ApiKey
 from shimmy.core.request import Secret
 from shimmy.core.settings import Settings
 from tests import program
@@ -53,7 +54,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
         --n-cpu-moe 4 --cache-type-k q8_0 --cache-type-v q4_0 --flash-attn on --lora a.gguf --lora b.gguf=0.5
         --model-draft small --spec-type ngram --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
-        --insecure-no-auth --queue-seconds 2.5 --drain-seconds 1.5"""
+        --insecure-no-auth --api-keys-file keys --cors-origin https://a --cors-origin *
+        --tls-cert cert.pem --tls-key key.pem --max-connections 9 --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
     assert served == [
         Settings(
@@ -83,8 +85,13 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             preload=("a", "b"),
             ready_file="r.json",
             log_format="json",
-            api_keys=("one", "two"),
+            api_keys=(ApiKey.of("one"), ApiKey.of("two")),
             insecure_no_auth=True,
+            api_keys_file="keys",
+            cors_origins=("https://a", "*"),
+            tls_cert="cert.pem",
+            tls_key="key.pem",
+            max_connections=9,
             queue_seconds=2.5,
             drain_seconds=1.5,
         )
@@ -153,7 +160,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             preload=("a", "b"),
             ready_file="r",
             log_format="json",
-            api_keys=("one", "two"),
+            api_keys=(ApiKey.of("one"), ApiKey.of("two")),
             queue_seconds=0.0,
             drain_seconds=0.0,
         ),
@@ -169,7 +176,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             preload=("a", "b"),
             ready_file="r",
             log_format="text",
-            api_keys=("three",),
+            api_keys=(ApiKey.of("three"),),
             queue_seconds=0.0,
             drain_seconds=0.0,
         ),
@@ -216,6 +223,10 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--api-key", ""),
         ("--api-key", "two words"),
         ("--api-key", "schlüssel"),
+        ("--cors-origin", "chat.example"),
+        ("--cors-origin", "https://chat.example/page"),
+        ("--max-connections", "0"),
+        ("--bind", "unix:"),
         ("--drain-seconds", "nan"),
         ("--drain-seconds", "-1"),
         ("--drain-seconds", "inf"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core import ipc
+from shimmy.core import frames, ipc
 from shimmy.core.errors import Fault
 from shimmy.core.events import Accepted, Alternative, Failed, Finished, TextDelta, Timings, TokenLogprob, Usage
 from shimmy.core.request import (
@@ -177,12 +177,12 @@ def test_an_announced_size_over_the_limit_is_refused_before_its_body_arrives() -
 
 def test_a_frame_of_exactly_the_limit_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = ipc.encode(ipc.Abort("x" * 50))
-    monkeypatch.setattr(ipc, "MAX_FRAME_BYTES", len(frame) - 4)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", len(frame) - 4)
     assert read(ipc.ToWorker, [frame]) == [ipc.Abort("x" * 50)]
 
 
 def test_a_message_over_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ipc, "MAX_FRAME_BYTES", 32)
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 32)
     with pytest.raises(ipc.FrameError, match="over the limit of 32"):
         ipc.encode(ipc.Abort("x" * 50))
 

@@ -11,7 +11,7 @@ from tests.server.live import Answer, Live, chat_body, run_live
 pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 CHAT = "/v1/chat/completions"
-DEEP = 100_000
+DEEP = 50_000
 
 # In the manner of JSONTestSuite's n_*.json: a parser has to refuse them.
 NO_JSON = {

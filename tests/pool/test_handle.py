@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shimmy.core import ipc
+from shimmy.core import frames, ipc
 from shimmy.core.errors import ModelFailed, ModelInvalid, ShimmyError, TooLarge, WorkerLost
 from shimmy.core.events import Accepted, Event
 from shimmy.core.request import Text
@@ -211,7 +211,7 @@ def test_a_request_over_the_frame_limit_is_too_large(monkeypatch: pytest.MonkeyP
     async def test() -> None:
         handle = await opened()
         with monkeypatch.context() as patch:
-            patch.setattr(ipc, "MAX_FRAME_BYTES", 1000)
+            patch.setattr(frames, "MAX_FRAME_BYTES", 1000)
             with pytest.raises(TooLarge):
                 await handle.submit(generation("x" * 2000))
         assert handle.idle.is_set()

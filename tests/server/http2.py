@@ -14,7 +14,7 @@ from tests.server.client import Live
 
 
 class Http2:
-    """`data[stream]` is what came; `ended` and `reset` hold stream ids."""
+    """`data[stream]` is what came, `fields[stream]` headers and trailers; `ended` and `reset` hold stream ids."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open_windows: bool) -> None:
         self.reader, self.writer = reader, writer
@@ -23,16 +23,20 @@ class Http2:
         )
         self.open_windows = open_windows
         self.data: dict[int, bytes] = {}
+        self.fields: dict[int, dict[str, str]] = {}
         self.ended: set[int] = set()
         self.reset: set[int] = set()
 
-    async def request(self, method: str, path: str, body: Any = None) -> int:
+    async def request(self, method: str, path: str, body: Any = None, *more: tuple[str, str], end: bool = True) -> int:
+        """A body that is not bytes becomes JSON; `more` are headers. Without `end` the body may go on."""
         stream: int = self.connection.get_next_available_stream_id()
-        headers = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost")]
-        self.connection.send_headers(stream, headers, end_stream=body is None)
+        headers = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost"), *more]
+        self.connection.send_headers(stream, headers, end_stream=body is None and end)
         if body is not None:
-            self.connection.send_data(stream, json.dumps(body).encode(), end_stream=True)
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.connection.send_data(stream, content, end_stream=end)
         self.data[stream] = b""
+        self.fields[stream] = {}
         await self.flush()
         return stream
 
@@ -49,6 +53,8 @@ class Http2:
             if isinstance(event, h2.events.DataReceived):
                 self.data[event.stream_id] += event.data
                 self.give_credit(event)
+            elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                self.fields[event.stream_id] |= {str(name): str(value) for name, value in event.headers}
             elif isinstance(event, h2.events.StreamEnded):
                 self.ended.add(event.stream_id)
             elif isinstance(event, h2.events.StreamReset):

@@ -5,18 +5,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
-
-from hypercorn.asyncio import serve
-from hypercorn.typing import Framework
+from typing import Any
 
 from shimmy.core.settings import Settings
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from shimmy.models.listing import Model
+from shimmy.server.accept import Acceptor
 from shimmy.server.app import App, build_app
 from shimmy.server.inference import Inference
-from shimmy.server.lifecycle import http_config
+from shimmy.server.lifecycle import acceptor, with_keys
 from shimmy.server.listen import listen
 from shimmy.server.readiness import Readiness
 from tests.fakes.pool import fake_inference
@@ -24,8 +22,9 @@ from tests.server.client import Live
 
 
 class Inside(Live):
-    def __init__(self, port: int, app: App, inference: Inference, readiness: Readiness) -> None:
+    def __init__(self, port: int, app: App, inference: Inference, readiness: Readiness, connections: Acceptor) -> None:
         super().__init__(port)
+        self.connections = connections
         self.app = app
         self.inference = inference
         self.readiness = readiness
@@ -38,8 +37,7 @@ class Inside(Live):
         await self.app.finish(30)
 
     async def until_no_connections(self) -> None:
-        """Hypercorn's tasks are named by what they run."""
-        while any("_server_callback" in repr(task.get_coro()) for task in asyncio.all_tasks()):
+        while self.connections.num_open:
             await asyncio.sleep(0.005)
 
 
@@ -56,15 +54,16 @@ async def serve_inside(
     if folder is not None:
         engine["catalog"] = Catalog([Folder("--model-dirs", str(folder))])
     async with fake_inference(*models, **engine) as inference:
+        settings = with_keys(settings)
         listener = listen(settings)
         readiness = Readiness(inference)
         app = build_app(inference, settings, readiness, listener.host, listener.address)
         over = asyncio.Event()
-        config = http_config(listener)
-        config.keep_alive_timeout = keep_alive_seconds
-        server = asyncio.create_task(serve(cast(Framework, app), config, shutdown_trigger=over.wait))
+        connections = acceptor(app, settings, listener, None)
+        connections.config.keep_alive_timeout = keep_alive_seconds
+        server = asyncio.create_task(connections.serve(over.wait))
         try:
-            yield Inside(listener.port, app, inference, readiness)
+            yield Inside(listener.port, app, inference, readiness, connections)
         finally:
             await inference.close()
             await app.finish(1.0)

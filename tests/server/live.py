@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shimmy.core.keys import ApiKey
 from shimmy.core.settings import Settings
 from shimmy.models.listing import Model
 from tests.program import IS_NAMED, require_mark
@@ -50,4 +51,6 @@ def run_inside(
 
 
 def with_settings(**fields: Any) -> Settings:
+    """API keys may be plain text."""
+    fields["api_keys"] = tuple(ApiKey.of(key) if isinstance(key, str) else key for key in fields.get("api_keys", ()))
     return msgspec.structs.replace(SETTINGS, **fields)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from shimmy.core.keys import ApiKey
 from shimmy.core.settings import Settings
 from shimmy.models.listing import Model
 from shimmy.models.names import name_of_file
@@ -49,7 +50,7 @@ async def serve_outside(
     """`keep_alive_seconds` is for servers that can be told."""
     with tempfile.TemporaryDirectory() as home:
         folders = [folder] if folder else _folders(models or ("echo",), Path(home))
-        flags = [*_flags(settings), *(word for each in folders for word in ("--model-dirs", str(each)))]
+        flags = [*_flags(settings, Path(home)), *(word for each in folders for word in ("--model-dirs", str(each)))]
         with program(Path(home), *flags, environment=fake_workers()) as running:
             yield Outside(running)
 
@@ -70,11 +71,25 @@ def _folders(models: tuple[Model | str, ...], home: Path) -> set[Path]:
     return folders
 
 
-def _flags(settings: Settings) -> Iterator[str]:
+def _flags(settings: Settings, home: Path) -> Iterator[str]:
     """What is still running when the test ends is not waited for."""
     yield from ("--drain-seconds", "0")
-    for key in settings.api_keys:
-        yield from ("--api-key", key)
-    known = Settings(bind=_FREE_PORT, api_keys=settings.api_keys)
+    if settings.api_keys:
+        yield from ("--api-keys-file", str(_keys_file(settings.api_keys, home / "keys")))
+    for origin in settings.cors_origins:
+        yield from ("--cors-origin", origin)
+    known = Settings(bind=_FREE_PORT, api_keys=settings.api_keys, cors_origins=settings.cors_origins)
     if settings != known:
         raise ValueError(f"there are no flags for all of this, so the test is for `inside`: {settings}")
+
+
+def _keys_file(keys: tuple[ApiKey, ...], path: Path) -> Path:
+    """As digests: a test has no more of them."""
+    path.touch(0o600)
+    with open(path, "w") as file:
+        for key in keys:
+            limits = {"rpm": key.requests_per_minute, "tpm": key.tokens_per_minute, "concurrent": key.max_concurrent}
+            words = [f"{name}={value}" for name, value in limits.items() if value]
+            words += [f"name={key.name}"] if key.name else []
+            file.write(" ".join([f"sha256:{key.digest.hex()}", f"scope={','.join(key.scopes)}", *words]) + "\n")
+    return path

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from shimmy.core.ipc import DiskCache
+from shimmy.core.keys import ApiKey
 from shimmy.core.request import Secret
 from shimmy.core.settings import Settings
 from shimmy.server.disk_cache import disk_cache, tenant_salt
 from shimmy.server.guards import Guard
 
-KEYED = Settings(kv_cache_bytes=1 << 30, api_keys=("sesame", "other"))
+KEYED = Settings(kv_cache_bytes=1 << 30, api_keys=(ApiKey.of("sesame"), ApiKey.of("other")))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_the_salt_outlives_the_server_and_is_for_us_alone(states: Path) -> None:
 
 
 def test_without_keys_or_without_a_cache_nothing_is_written(states: Path) -> None:
-    assert tenant_salt(Settings(api_keys=("sesame",))) is None
+    assert tenant_salt(Settings(api_keys=(ApiKey.of("sesame"),))) is None
     assert tenant_salt(Settings(kv_cache_bytes=1 << 30)) is None
     assert not states.exists()
 
@@ -94,8 +95,8 @@ def test_servers_that_start_at_once_have_one_salt(states: Path) -> None:
 
 
 def tenant(key: str, salt: bytes | None) -> str:
-    guard = Guard(KEYED.api_keys, "0.0.0.0", "0.0.0.0", salt)
-    return guard.check({"path": "/v1/models", "headers": [(b"x-api-key", key.encode())]})
+    guard = Guard(KEYED.api_keys, "0.0.0.0", "0.0.0.0", salt=salt)
+    return guard.identify({"headers": [(b"x-api-key", key.encode())]}).tenant
 
 
 def test_with_it_a_tenant_has_the_same_name_after_a_restart() -> None:

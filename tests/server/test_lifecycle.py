@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from shimmy import __version__
+from shimmy.core.keys import ApiKey
 from shimmy.core.settings import Settings
 from shimmy.server import lifecycle, logs
 from shimmy.server.listen import Listener
@@ -212,7 +213,7 @@ def test_an_address_for_everyone_is_warned_of(monkeypatch: pytest.MonkeyPatch) -
     assert lifecycle.serve(Settings(insecure_no_auth=True)) == 0
     assert any("WARNING" in line and "port 80" in line for line in said)
     said.clear()
-    assert lifecycle.serve(Settings(api_keys=("key",))) == 0
+    assert lifecycle.serve(Settings(api_keys=(ApiKey.of("key"),))) == 0
     assert said == []
 
 

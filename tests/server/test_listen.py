@@ -1,8 +1,12 @@
+import os
 import socket
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 
+from shimmy.core.keys import ApiKey
 from shimmy.core.settings import DEFAULT_PORT, LAST_AUTO_PORT, Settings
 from shimmy.server.listen import Listener, StartError, listen
 
@@ -70,7 +74,9 @@ def test_an_address_of_nobody() -> None:
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.parametrize("fields", [{"api_keys": ("key",)}, {"insecure_no_auth": True}])
+@pytest.mark.parametrize(
+    "fields", [{"api_keys": (ApiKey.of("key"),)}, {"api_keys_file": "keys"}, {"insecure_no_auth": True}]
+)
 def test_other_machines_need_a_key_or_a_word(fields: dict[str, object]) -> None:
     elsewhere = "192.0.2.1:0"  # RFC 5737: nobody's, so that it gets as far as the bind and no further
     with pytest.raises(StartError) as refused:
@@ -92,3 +98,61 @@ def test_other_machines_need_a_key_or_a_word(fields: dict[str, object]) -> None:
 )
 def test_the_url_works_from_here(address: str, url: str) -> None:
     assert Listener("host", address, 80, -1).url == url
+
+
+needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no such sockets")
+
+
+@needs_unix
+@pytest.mark.parametrize(("suffix", "mode"), [("", 0o600), (",mode=660", 0o660)])
+def test_a_unix_socket_is_for_whom_its_mode_says(suffix: str, mode: int, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    path = tmp_path / "s"
+    listener = listen(Settings(bind=f"unix:{path}{suffix}"))
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert listener.url == listener.address == listener.host == f"unix:{path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert os.umask(before) == 0o022
+    finally:
+        close(listener)
+        listener.remove()
+    assert not path.exists()
+
+
+@needs_unix
+def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:
+    bind = f"unix:{tmp_path / 's'}"
+    stale = listen(Settings(bind=bind))
+    close(stale)
+    listener = listen(Settings(bind=bind))
+    stale.remove()
+    assert (tmp_path / "s").exists(), "it was another one's by then"
+    with pytest.raises(StartError, match="in use by another server") as caught:
+        listen(Settings(bind=bind))
+    assert caught.value.exit_code == 4
+    close(listener)
+
+
+@needs_unix
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_nothing_but_a_socket_is_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartError, match="something else than a socket") as caught:
+        listen(Settings(bind=f"unix:{path}"))
+    assert caught.value.exit_code == 4 and os.path.lexists(path)
+
+
+@needs_unix
+@pytest.mark.parametrize("path", ["/no/such/folder/s", "/" + "x" * 200])
+def test_paths_where_no_socket_can_be(path: str) -> None:
+    with pytest.raises(StartError, match="cannot listen on") as caught:
+        listen(Settings(bind=f"unix:{path}"))
+    assert caught.value.exit_code == 4

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
+import pytest
+
 from shimmy.core import ipc
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Failed
@@ -125,10 +127,24 @@ def test_frames_of_two_threads_arrive_whole() -> None:
 
 def test_a_broken_frame_ends_the_worker() -> None:
     receiving, sending = os.pipe()
-    os.write(sending, ipc.encode(generate("ok")) + b"\x04\x00\x00\x00junk")
+    load = ipc.Load(["model.gguf"])
+    os.write(sending, ipc.encode(load) + ipc.encode(generate("ok")) + b"\x04\x00\x00\x00junk")
+    os.close(sending)
+    messages = channel.receive(receiving)
+    try:
+        assert next(messages) == load
+        assert [type(command) for command in commands_for(messages)] == [Request, Closed]
+    finally:
+        os.close(receiving)
+
+
+def test_nothing_comes_before_a_model() -> None:
+    receiving, sending = os.pipe()
+    os.write(sending, ipc.encode(generate("early")))
     os.close(sending)
     try:
-        assert [type(command) for command in commands_for(channel.receive(receiving))] == [Request, Closed]
+        with pytest.raises(ipc.FrameError):
+            next(channel.receive(receiving))
     finally:
         os.close(receiving)
 

@@ -174,11 +174,11 @@ def plain_tokens(engine: Engine, prompt: list[int], max_tokens: int) -> list[int
 
 
 def is_doubtful(engine: Engine, tokens: list[int]) -> bool:
-    context, get_logits = engine._context, llama()._short.llama_get_logits_ith
-    get_logits.restype, get_logits.argtypes = c.POINTER(c.c_float), (c.c_void_p, c.c_int32)
+    context = engine._context
     context.clear()
     row = plain_loop.compute(context, tokens)
-    second, first = sorted(get_logits(context.handle, row)[: tiny_models.VOCABULARY])[-2:]
+    logits = c.cast(llama().llama_get_logits_ith(context.handle, row), c.POINTER(c.c_float))
+    second, first = sorted(logits[: tiny_models.VOCABULARY])[-2:]
     return bool(first - second < DOUBT)
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shimmy.core.keys import admin, infer
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
@@ -44,6 +45,7 @@ def routes(inference: Inference, settings: Settings, generate_otherwise: Endpoin
 
         return Models(inference)
 
+    @infer
     async def generate(request: Request) -> "Response | EventStream":
         from shimmy.protocols.native.generate import is_native
 
@@ -52,18 +54,23 @@ def routes(inference: Inference, settings: Settings, generate_otherwise: Endpoin
         answer: Response = await generate_otherwise(request)
         return answer
 
+    @infer
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
+    @infer
     async def discover(request: Request) -> Response:
         return await models().discover(request)
 
+    @infer
     async def load(request: Request) -> Response:
         return await models().load(request)
 
+    @admin
     async def unload(request: Request) -> Response:
         return await models().unload(request)
 
+    @infer
     async def get_status(request: Request) -> Response:
         return await models().status(request)
 

@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from shimmy.core.errors import ShimmyError, Unimplemented
+from shimmy.core.keys import infer, public
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
@@ -72,33 +73,43 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
 
         return Models(inference)
 
+    @public
     async def greet(request: Request) -> Response:
         return PlainTextResponse("Ollama is running")
 
+    @infer
     async def get_version(request: Request) -> Response:
         return Response(b'{"version":"%s"}' % API_VERSION.encode(), media_type="application/json")
 
+    @infer
     async def chat(request: Request) -> "Response | EventStream":
         return await chats().create(request)
 
+    @infer
     async def generate(request: Request) -> "Response | EventStream":
         return await generates().create(request)
 
+    @infer
     async def embed(request: Request) -> "LongAnswer":
         return await embeds().create(request)
 
+    @infer
     async def embed_one(request: Request) -> "LongAnswer":
         return await embeds().create_legacy(request)
 
+    @infer
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
+    @infer
     async def list_loaded(request: Request) -> Response:
         return await models().loaded(request)
 
+    @infer
     async def show(request: Request) -> Response:
         return await models().show(request)
 
+    @infer
     async def refuse_store(request: Request) -> Response:
         raise Unimplemented(
             f"{request.url.path} is not implemented: this server does not change its models; put .gguf files into one "

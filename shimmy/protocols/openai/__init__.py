@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shimmy.core.errors import ShimmyError
+from shimmy.core.keys import infer
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
@@ -89,36 +90,47 @@ def routes(inference: Inference, settings: Settings) -> list[Route]:
 
         return Models(inference)
 
+    @infer
     async def create_chat_completion(request: Request) -> "Response | EventStream":
         return await chat_completions().create(request)
 
+    @infer
     async def create_completion(request: Request) -> "Response | EventStream":
         return await completions().create(request)
 
+    @infer
     async def create_infill(request: Request) -> "Response | EventStream":
         return await infills().create(request)
 
+    @infer
     async def tokenize(request: Request) -> Response:
         return await token_endpoints().tokenize(request)
 
+    @infer
     async def detokenize(request: Request) -> Response:
         return await token_endpoints().detokenize(request)
 
+    @infer
     async def apply_template(request: Request) -> Response:
         return await token_endpoints().apply_template(request)
 
+    @infer
     async def create_embeddings(request: Request) -> "LongAnswer":
         return await embeddings().create(request)
 
+    @infer
     async def create_native_embeddings(request: Request) -> "LongAnswer":
         return await embeddings().create_native(request)
 
+    @infer
     async def create_ranking(request: Request) -> Response:
         return await rerank().create(request)
 
+    @infer
     async def list_models(request: Request) -> Response:
         return await models().list(request)
 
+    @infer
     async def get_model(request: Request) -> Response:
         return await models().get(request)
 

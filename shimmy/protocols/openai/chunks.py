@@ -77,12 +77,14 @@ async def stream(
     """One piece of bytes per batch. Holds everything back until all prompts are accepted: until then the request can
     still fail as a whole."""
     held: list[bytes] = []
-    num_waiting = num_prompts
+    num_waiting, has_begun = num_prompts, False
     async with aclosing(batches):
         async for prompt, events in batches:
             num_waiting -= sum(isinstance(event, Accepted) for event in events)
             held.append(encoder.encode(prompt, events))
-            if num_waiting == 0 and (ready := b"".join(held)):
-                yield ready
+            if num_waiting == 0 and (any(held) or not has_begun):
+                # What begins the answer may be empty, as its status waits for it.
+                has_begun = True
+                yield b"".join(held)
                 held.clear()
     yield (encoder.usage() if include_usage else b"") + DONE

@@ -52,6 +52,9 @@ EncryptionKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
 Samplers = Annotated[list[str], Meta(max_length=32)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=1024)]
+# More than any conversation has: each one costs time before anything can be refused.
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # JSON of any kind as it was sent; the same where null was.
 ABSENT = msgspec.Raw(b"null")
@@ -162,6 +165,9 @@ class Prediction(msgspec.Struct, frozen=True):
     content: str | list[Part]
 
 
+Parts = Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+
+
 class Function(msgspec.Struct, frozen=True):
     name: ToolName
     description: str | None = None
@@ -200,7 +206,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
     """`reasoning_content` is DeepSeek's and llama-server's, `reasoning` vLLM's and OpenRouter's."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     name: str | None = None
     tool_calls: Annotated[list[CallField], Meta(max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
@@ -229,7 +235,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     """`functions` and `function_call` are what OpenAI had before `tools`. Of the budgets the first is llama-server's,
     the second vLLM's, the third DashScope's."""
 
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
     tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | NamedTool | None = None

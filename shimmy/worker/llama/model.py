@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
-from shimmy.core.request import Pooling
 from shimmy.worker.llama import abi, backend
 from shimmy.worker.llama.library import llama
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
+    from shimmy.core.request import Pooling
     from shimmy.worker.prefix_states import Reuse
 
 MAX_TEXT_BYTES = 4 << 20
@@ -106,7 +106,7 @@ class Model:
         return is_encoder(self.metadata)
 
     @property
-    def stated_pooling(self) -> Pooling | None:
+    def stated_pooling(self) -> "Pooling | None":
         """How vectors are made of those of tokens, if the file says so."""
         from shimmy.core.capabilities import stated_pooling
 

@@ -44,9 +44,12 @@ class Payload:
         files: Mapping[str, tuple[int, int]],
         stream: Callable[[], bytes],
         roots: Callable[[], Iterable[Path]],
+        seldom: Iterable[str] = (),
     ) -> None:
+        """`seldom` are the last ones in the stream: they are unpacked when one of them is asked for, and not before."""
         self._folder_name = _PREFIX + identity
         self._files = files
+        self._seldom = frozenset(seldom)
         self._stream = stream
         self._roots = roots
 
@@ -71,7 +74,7 @@ class Payload:
             _discard_exposed(folder)
             _make_private(folder)
             with _alone(folder):
-                self._unpack(folder)
+                self._unpack(folder, self._together_with(name))
             _prune(folder)
         _require_executable(folder)
 
@@ -89,9 +92,12 @@ class Payload:
             _seal(folder, sealed | {name: before})
         return True
 
-    def _unpack(self, folder: Path) -> None:
-        """Writes what is missing or broken; another process may have been faster."""
-        broken = [name for name in self._files if not self._is_whole(folder, name)]
+    def _together_with(self, name: str) -> list[str]:
+        return [each for each in self._files if name in self._seldom or each not in self._seldom]
+
+    def _unpack(self, folder: Path, wanted: Iterable[str]) -> None:
+        """Writes what of it is missing or broken; another process may have been faster."""
+        broken = [name for name in wanted if not self._is_whole(folder, name)]
         if not broken:
             return
         import lzma
@@ -106,6 +112,8 @@ class Payload:
                     raise OSError("the executable is damaged")
                 if name in broken:
                     _write(folder / name, content)
+                    if name == broken[-1]:
+                        return
 
 
 def _trace(path: Path) -> str:
@@ -237,13 +245,20 @@ def _prune(folder: Path) -> None:
 def carried() -> Payload:
     """What this executable carries."""
     index = importlib.import_module(INDEX)
-    return Payload(index.ID, index.FILES, lambda: _stream(index.STREAM_BYTES), lambda: roots(os.environ))
+    return Payload(index.ID, index.FILES, lambda: _stream(index.STREAM_BYTES), lambda: roots(os.environ), index.SELDOM)
 
 
 def extensions() -> dict[str, str]:
     """The extension modules among the files, by name."""
     found: dict[str, str] = importlib.import_module(INDEX).EXTENSIONS
     return found
+
+
+def needed(extension: str) -> list[str]:
+    """The libraries among the files that an extension module asks the system for: to be opened before it, in this
+    order, because the system would look for its own."""
+    found: dict[str, list[str]] = importlib.import_module(INDEX).NEEDED
+    return found.get(extension, [])
 
 
 def _stream(num_bytes: int) -> bytes:

@@ -141,7 +141,7 @@ def test_what_a_template_must_not_be_told(fields: dict[str, Any], param: str) ->
 
 def test_variables_that_are_nested_too_deeply_never_reach_a_worker() -> None:
     async def test(server: Live) -> None:
-        for depth in (40, 400, 100_000):
+        for depth in (40, 400, 50_000):
             nested = '{"model":"echo","messages":[{"role":"user","content":"a"}],"chat_template_kwargs":{"documents":'
             content = nested.encode() + b"[" * depth + b"]" * depth + b"}}"
             assert (await server.ask("POST", "/v1/chat/completions", content)).status == 400

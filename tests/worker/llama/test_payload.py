@@ -279,3 +279,19 @@ def test_six_processes_at_once(tmp_path: Path) -> None:
 
 
 _CHECKOUT = Path(__file__).parents[3]
+
+
+def test_what_is_seldom_needed_waits_until_it_is(tmp_path: Path) -> None:
+    def made(stream: Callable[[], bytes] = lambda: STREAM) -> Payload:
+        return Payload("abc", FILES, stream, lambda: [tmp_path], seldom=["libtwo.so"])
+
+    def unpacked() -> list[str]:
+        return sorted(path.name for path in (tmp_path / FOLDER).glob("*.so"))
+
+    # What is behind is not even looked at.
+    made(lambda: STREAM[: len(STREAM) // 2]).find("libone.so")
+    assert unpacked() == ["libone.so"]
+    made(never).find("libone.so")
+    made().find("libtwo.so")
+    assert unpacked() == ["libone.so", "libtwo.so"]
+    made(never).find("libtwo.so")

@@ -1,0 +1,178 @@
+"""spindll.Spindll: what its calls do with the engine. spindll.proto says what each field means."""
+
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+
+import msgspec
+from starlette.types import Scope
+
+from shimmy.core.errors import Unimplemented, Unsupported
+from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta
+from shimmy.core.request import Generation, Prompt, Text
+from shimmy.protocols.grpc.generation import chat, params, secret
+from shimmy.protocols.grpc.messages import (
+    ChatRequest,
+    ChatResponse,
+    DeleteRequest,
+    GenerateParams,
+    GenerateRequest,
+    GenerateResponse,
+    ListRequest,
+    ListResponse,
+    LoadedModel,
+    LoadRequest,
+    LoadResponse,
+    ModelInfo,
+    PrefillRequest,
+    PrefillResponse,
+    PullRequest,
+    StatusRequest,
+    StatusResponse,
+    UnloadRequest,
+    UsageStats,
+)
+from shimmy.protocols.grpc.methods import Method, Reply, unary
+from shimmy.server.inference import Inference
+from shimmy.server.streaming import observed
+
+_CPU = "CPU"
+
+
+class Spindll:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def generate(self, request: GenerateRequest, scope: Scope) -> Reply:
+        async with aclosing(self._events(request.model, Text(request.prompt), request.params, b"", scope)) as events:
+            async for event in events:
+                match event:
+                    case TextDelta(text=text) | ReasoningDelta(text=text) if text:
+                        yield GenerateResponse(text)
+                    case Finished(reason=reason):
+                        yield GenerateResponse(done=True, usage=_usage(event), finish_reason=reason)
+
+    async def chat(self, request: ChatRequest, scope: Scope) -> Reply:
+        prompt = chat(request.messages)
+        async with aclosing(
+            self._events(request.model, prompt, request.params, request.encryption_key, scope)
+        ) as events:
+            async for event in events:
+                match event:
+                    case TextDelta(text=text) if text:
+                        yield ChatResponse(text)
+                    case ReasoningDelta(text=text) if text:
+                        yield ChatResponse(reasoning=text)
+                    case Finished(reason=reason):
+                        yield ChatResponse(done=True, usage=_usage(event), finish_reason=reason)
+
+    async def prefill(self, request: PrefillRequest, scope: Scope) -> PrefillResponse:
+        """An answer of one token: it comes of the prompt's own logits, so that nothing is decoded for it."""
+        prompt = chat(request.messages)
+        num_tokens = 0
+        one = GenerateParams(max_tokens=1)
+        async with aclosing(self._events(request.model, prompt, one, request.encryption_key, scope)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    num_tokens = event.usage.prompt_tokens
+        return PrefillResponse(num_tokens)
+
+    async def list(self, request: ListRequest, scope: Scope) -> ListResponse:
+        await self._inference.refresh()
+        return ListResponse(list(self._infos()), "gguf")
+
+    async def load(self, request: LoadRequest, scope: Scope) -> LoadResponse:
+        _check_options(request)
+        scope["state"]["access"].model = request.model
+        ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
+        await self._inference.preload(request.model)
+        found = self._inference.catalog.find(request.model)
+        return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
+
+    async def status(self, request: StatusRequest, scope: Scope) -> StatusResponse:
+        models, devices = [], set()
+        for status in self._inference.statuses():
+            if loaded := status.loaded:
+                num_on_gpus = sum(count for device, count in loaded.layers.items() if device != _CPU)
+                models.append(
+                    LoadedModel(
+                        name=status.id,
+                        memory_used=loaded.model_bytes,
+                        gpu_layers=num_on_gpus,
+                        context_length=loaded.context_length,
+                    )
+                )
+                devices |= {device for device, count in loaded.layers.items() if count}
+        return StatusResponse(models, sorted(devices))
+
+    async def pull(self, request: PullRequest, scope: Scope) -> Reply:
+        raise Unimplemented("this server downloads no models; put a .gguf file into one of its folders")
+        yield
+
+    async def unload(self, request: UnloadRequest, scope: Scope) -> msgspec.Struct:
+        raise Unimplemented("this server unloads no models; one that is loaded stays so")
+
+    async def delete(self, request: DeleteRequest, scope: Scope) -> msgspec.Struct:
+        raise Unimplemented("this server deletes no models; remove the file")
+
+    def _infos(self) -> Iterator[ModelInfo]:
+        for model in self._inference.catalog.models():
+            facts = model.facts
+            if model.invalid is None:
+                yield ModelInfo(
+                    name=model.id,
+                    file=model.paths[0],
+                    quantization=(facts and facts.quantization) or "",
+                    size_bytes=model.size_bytes,
+                    model_name=(facts and facts.name) or "",
+                    architecture=(facts and facts.architecture) or "",
+                    context_length=(facts and facts.context_length) or 0,
+                    format="gguf",
+                    display_name=model.id,
+                )
+
+    async def _events(
+        self, model: str, prompt: Prompt, given: GenerateParams | None, key: bytes, scope: Scope
+    ) -> AsyncGenerator[Event, None]:
+        generation = Generation(
+            id=f"grpc-{os.urandom(12).hex()}",
+            model=model,
+            prompt=prompt,
+            tenant=scope["state"]["tenant"],
+            encryption_key=secret(key),
+            **params(given or GenerateParams()),
+        )
+        async with aclosing(observed(scope, model, self._inference.generate(generation))) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+
+def methods(inference: Inference) -> dict[str, Method]:
+    spindll = Spindll(inference)
+    return {
+        "/spindll.Spindll/Generate": Method(GenerateRequest, spindll.generate),
+        "/spindll.Spindll/Chat": Method(ChatRequest, spindll.chat),
+        "/spindll.Spindll/Prefill": unary(PrefillRequest, spindll.prefill),
+        "/spindll.Spindll/Pull": Method(PullRequest, spindll.pull),
+        "/spindll.Spindll/List": unary(ListRequest, spindll.list),
+        "/spindll.Spindll/Load": unary(LoadRequest, spindll.load),
+        "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload),
+        "/spindll.Spindll/Delete": unary(DeleteRequest, spindll.delete),
+        "/spindll.Spindll/Status": unary(StatusRequest, spindll.status),
+    }
+
+
+def _check_options(request: LoadRequest) -> None:
+    if request.gpu_layers not in (-1, 0):
+        raise Unsupported("gpu_layers: it is set for all models, with --gpu-layers", param="gpu_layers")
+    if request.priority:
+        raise Unsupported("priority: models have no order in which they leave", param="priority")
+    if request.idle_reload_secs:
+        raise Unsupported("idle_reload_secs: no model leaves, so none comes back", param="idle_reload_secs")
+
+
+def _usage(event: Finished) -> UsageStats:
+    usage, seconds = event.usage, event.timings.decode_seconds
+    speed = usage.completion_tokens / seconds if seconds > 0 else 0.0
+    return UsageStats(usage.prompt_tokens, usage.completion_tokens, speed, usage.cached_tokens, usage.reasoning_tokens)
