@@ -42,7 +42,7 @@ LIBRARIES = """
 OURS = """
     shimmy shimmy.__main__ shimmy.lean shimmy.cli shimmy.cli.exit_codes shimmy.cli.options shimmy.cli.program
     shimmy.cli.progress shimmy.cli.serve shimmy.core shimmy.models shimmy.pool shimmy.protocols
-    shimmy.protocols.anthropic shimmy.protocols.openai shimmy.server
+    shimmy.protocols.anthropic shimmy.protocols.native shimmy.protocols.ollama shimmy.protocols.openai shimmy.server
 """
 # Those of whose packages only some modules may be loaded are named module by module.
 PICKED = ("hypercorn", "starlette", "shimmy", "shimmy.cli", "shimmy.protocols")

@@ -12,6 +12,7 @@
     │   └── ModelNotFound          404  model_not_found
     ├── MethodNotAllowed           405  method_not_allowed
     ├── Unimplemented              501  unimplemented
+    ├── ModelInUse                 409  model_in_use
     ├── ModelInvalid               422  model_invalid
     ├── QueueTimeout               408  queue_timeout
     ├── DeadlineExceeded           504  deadline_exceeded
@@ -116,6 +117,13 @@ class Unimplemented(ShimmyError):
 
     status = 501
     code = "unimplemented"
+
+
+class ModelInUse(ShimmyError):
+    """The model cannot be unloaded: requests use it, or it is being loaded."""
+
+    status = 409
+    code = "model_in_use"
 
 
 class ModelInvalid(ShimmyError):

@@ -1,11 +1,18 @@
-"""The schema of a tool's arguments, checked for whatever reads it later."""
+"""The tools of a request and the schemas of their arguments, checked for whatever reads them later."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from shimmy.core.errors import RequestError
-from shimmy.core.request import MAX_TOOL_BYTES, MAX_TOOL_DEPTH
+from shimmy.core.request import MAX_TOOL_BYTES, MAX_TOOL_DEPTH, MAX_TOOLS_BYTES, Tool
+
+
+def check_total(field: str, tools: Sequence[Tool]) -> None:
+    """Raises `RequestError` naming `field` where they are too much together."""
+    if sum(len(tool.parameters) + len(tool.description or "") for tool in tools) > MAX_TOOLS_BYTES:
+        raise RequestError(f"{field}: more than {MAX_TOOLS_BYTES} bytes in all", param=field)
 
 
 def schema_text(field: str, raw: bytes) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Facts, Inspection, inspect
 from shimmy.models.folders import Found
-from shimmy.models.names import normalized, qualified, with_default_tag
+from shimmy.models.names import normalized, qualified, with_default_tag, without_default_tag
 
 Identity = tuple[tuple[int, int, int, int], ...]
 
@@ -36,8 +36,8 @@ class Listing:
         self._id_of_file: dict[tuple[int, int], str] = {}
 
     def find(self, name: str) -> Model | None:
-        """Exactly, then whatever the spelling; `name` also means `name:latest`."""
-        for wanted in (name, with_default_tag(name)):
+        """Exactly, then whatever the spelling; `name` also means `name:latest`, and the other way round."""
+        for wanted in (name, with_default_tag(name), without_default_tag(name)):
             found = self._id_of_name.get(wanted) or self._spelled_otherwise(normalized(wanted))
             if found:
                 return self.models[found]

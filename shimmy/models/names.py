@@ -55,6 +55,11 @@ def with_default_tag(name: str) -> str:
     return f"{name}:{_DEFAULT_TAG}"
 
 
+def without_default_tag(name: str) -> str:
+    """Ollama's clients say `smollm2:latest` for a file that is called `smollm2`."""
+    return name.removesuffix(f":{_DEFAULT_TAG}")
+
+
 def shards_of(path: str) -> list[str] | None:
     """The paths of the whole set that `path` is one of, in order, or None when its name is not a shard's."""
     folder, file_name = os.path.split(path)

@@ -67,6 +67,18 @@ class Placement:
         """Of the models ever asked for."""
         return [self.status(model_id) for model_id in sorted(self._supervisors)]
 
+    async def unload(self, model_id: str) -> bool:
+        """End the worker of a model that is loaded and idle, and return once it is gone. False when it is in use."""
+        supervisor = self._supervisors.get(model_id)
+        if supervisor is None or supervisor.phase in ("unloaded", "failed"):
+            return True
+        if not supervisor.is_idle:
+            return False
+        # Whoever comes from now on has it loaded anew.
+        del self._supervisors[model_id]
+        await asyncio.wait([self._retire(supervisor)])
+        return True
+
     async def close(self) -> None:
         """End all workers; whatever still waits or streams gets `Draining`."""
         self._closed = True
@@ -91,6 +103,7 @@ class Placement:
         draft_paths = () if paths == tuple(model.paths) else paths
         return msgspec.structs.replace(self._options, draft_paths=draft_paths, adapters=adapters)
 
-    def _retire(self, supervisor: Supervisor) -> None:
+    def _retire(self, supervisor: Supervisor) -> "asyncio.Task[None]":
         task = self._retiring[supervisor] = asyncio.create_task(supervisor.retire())
         task.add_done_callback(lambda _: self._retiring.pop(supervisor, None))
+        return task

@@ -89,6 +89,12 @@ class Supervisor:
         handle = self._ready_handle()
         return handle.loaded if handle is not None else None
 
+    @property
+    def is_idle(self) -> bool:
+        """Ready, and nobody uses it."""
+        handle = self._ready_handle()
+        return handle is not None and handle.idle.is_set()
+
     async def acquire(self) -> Handle:
         """The ready handle; starts or joins the load. Raises why there is none; `WorkerLost` is worth another try."""
         while (handle := self._ready_handle()) is None:
@@ -99,11 +105,11 @@ class Supervisor:
         return handle
 
     async def retire(self) -> None:
-        """Another file took the model's name: no restarts, and an end once the last stream is over."""
+        """Another file took the name, or nobody needs it: no restarts, and an end once the last stream is over."""
         self._leaving = True
         if (handle := self._ready_handle()) is not None:
             await handle.idle.wait()
-        await self._leave(WorkerLost("the model's file was replaced"))
+        await self._leave(WorkerLost("the model was unloaded, or its file replaced"))
 
     async def close(self) -> None:
         await self._leave(Draining("the server is shutting down"))
@@ -123,7 +129,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         if self._leaving or (self._failure is not None and self._crashes.too_many()):
-            raise from_fault(self._failure or WorkerLost("the model's file was replaced").fault())
+            raise from_fault(self._failure or WorkerLost("the model was unloaded, or its file replaced").fault())
         if self._task is None or self._task.done():
             self._failure = None
             self.phase = "loading"

@@ -18,15 +18,16 @@ from starlette.types import Receive, Scope, Send
 
 from shimmy import __version__
 from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError, Unavailable
-from shimmy.core.keys import ApiKey, infer, needed_scope, public
+from shimmy.core.keys import ApiKey, admin, infer, needed_scope, public
 from shimmy.core.settings import DEFAULT_HOST, Settings
-from shimmy.protocols import anthropic, openai
+from shimmy.protocols import anthropic, native, ollama, openai
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
 from shimmy.server.guards import Guard
 from shimmy.server.inference import Inference
 from shimmy.server.limits import Limits
+from shimmy.server.metrics import Metrics, diagnosis, endpoint_of
 from shimmy.server.origins import is_preflight, preflight_headers
 from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _GRPC = b"application/grpc"
 _PUBLIC_CALLS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
+_WEBSOCKET = "/ws/generate"
+_SWITCHED = 101
 _CLIENT_GONE = 499  # nginx's number for it
 _SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 
@@ -52,13 +55,19 @@ def build_app(
     """`host` and `address` are where the server is bound, by name and by IP address, or both by a socket's path."""
     guard = Guard(settings.api_keys, host, address, origins=settings.cors_origins, salt=_tenant_salt(settings))
     readiness = readiness or Readiness(inference)
-    probes = Probes(readiness)
+    metrics = Metrics(inference)
+    probes = Probes(readiness, metrics)
     routes = [
         Route("/health", probes.health),
         Route("/readyz", probes.readyz),
         *openai.routes(inference, settings),
         *anthropic.routes(inference, settings),
     ]
+    others = ollama.routes(inference, settings)
+    generate = next(route.endpoint for route in others if route.path == "/api/generate")
+    # Before Ollama's, whose /api/generate it hands on to.
+    routes += [*native.routes(inference, settings, generate), *others]
+    routes += [Route("/metrics", probes.metrics), Route("/diag", probes.diagnose)]
     routes.append(Route("/openapi.json", Description(routes).get))
 
     @cache
@@ -67,7 +76,7 @@ def build_app(
 
         return Services(inference, lambda: readiness.state)
 
-    return App(routes, guard, settings, inference, services)
+    return App(routes, guard, settings, inference, metrics, services)
 
 
 def _tenant_salt(settings: Settings) -> bytes | None:
@@ -79,13 +88,26 @@ def _tenant_salt(settings: Settings) -> bytes | None:
 
 
 class Probes:
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, metrics: Metrics) -> None:
         self._readiness = readiness
+        self._metrics = metrics
 
     @public
     async def health(self, request: Request) -> Response:
         """Liveness: this process answers."""
-        return _json(200, {"status": "ok", "version": __version__})
+        return _json(200, {"status": "ok", "version": __version__, **self._metrics.health()})
+
+    @admin
+    async def metrics(self, request: Request) -> Response:
+        """Text for Prometheus, which says that it takes it; JSON for all others, as the original answered."""
+        accept = request.headers.get("accept", "")
+        if "text/plain" in accept or "openmetrics" in accept:
+            return Response(self._metrics.text(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        return _json(200, self._metrics.report())
+
+    @infer
+    async def diagnose(self, request: Request) -> Response:
+        return _json(200, diagnosis())
 
     @public
     async def readyz(self, request: Request) -> Response:
@@ -104,12 +126,13 @@ class Description:
         if self._document is None:
             from shimmy.server.openapi import document
 
-            self._document = await asyncio.to_thread(lambda: document(self._routes, _operations()))
+            self._document = await asyncio.to_thread(lambda: document(self._routes, operations()))
         return Response(self._document, media_type="application/json")
 
 
-def _operations() -> "dict[str, Operation]":
-    return openai.operations() | anthropic.operations()
+def operations() -> "dict[str, Operation]":
+    """Of all protocols, by path."""
+    return openai.operations() | anthropic.operations() | ollama.operations() | native.operations()
 
 
 class App:
@@ -119,6 +142,7 @@ class App:
         guard: Guard,
         settings: Settings,
         inference: Inference,
+        metrics: Metrics,
         services: "Callable[[], Services]",
     ) -> None:
         """`services` are those of gRPC, made when the first call comes."""
@@ -128,6 +152,8 @@ class App:
         self._settings = settings
         self._limits = Limits()
         self._inference = inference
+        self._metrics = metrics
+        self._conversations: set[Connection] = set()
         inference.meter = self._limits.meter
         self._limits.set(guard.tenants)
         self._replies: set[Reply] = set()
@@ -138,6 +164,8 @@ class App:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
         openai.prepare()
         anthropic.prepare()
+        ollama.prepare()
+        native.prepare()
 
     @staticmethod
     def too_many_connections() -> bytes:
@@ -158,12 +186,44 @@ class App:
         except TimeoutError:
             for reply in list(self._replies):
                 await reply.abandon()
+        for connection in list(self._conversations):
+            await connection.cut()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
+        elif scope["path"] == _WEBSOCKET:
+            await self._converse(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from shimmy.protocols.native.websocket import Conversation
+
+        access = Access(_request_id(scope), "WEBSOCKET", scope["path"])
+        scope["state"] = {"access": access}
+        connection = Connection(send)
+        self._conversations.add(connection)
+        try:
+            self._guard.enter(scope)
+            caller = self._guard.identify(scope)
+            access.key = caller.name or None
+            self._guard.permit(caller, "infer")
+            scope["state"]["tenant"] = caller.tenant
+            access.status = _SWITCHED
+            with self._limits.hold(caller.tenant):
+                await Conversation(self._inference, self._settings, scope, receive, send).run()
+        except ClientGone:
+            await connection.cut()
+        except ShimmyError as error:
+            access.status, access.error = error.status, error.code
+            headers = [(b"content-type", b"application/json"), (b"x-request-id", access.id.encode())]
+            await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": _encode_error(scope, error)})
+        finally:
+            self._conversations.discard(connection)
+            access.log()
+            self._metrics.note(access, scope["path"])
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = Access(_request_id(scope), scope["method"], scope["path"])
@@ -179,6 +239,7 @@ class App:
         finally:
             await connection.settle()
             access.log()
+            self._metrics.note(access, endpoint_of(scope))
             self._replies.remove(reply)
             if not self._replies:
                 self._idle.set()
@@ -278,6 +339,8 @@ def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
     """In the shape of the protocol that the path belongs to."""
     if _is_anthropic(scope):
         return anthropic.encode_error(error, scope["state"]["access"].id)
+    if scope["path"].startswith(("/api/", "/ws/")):
+        return ollama.encode_error(error)
     return openai.encode_error(error)
 
 

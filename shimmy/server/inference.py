@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -136,6 +136,27 @@ class Inference:
     async def preload(self, name: str) -> None:
         """Load a model before anyone asks. Raises why that is not possible."""
         await self._placement.acquire(await self._find(name))
+
+    async def unload(self, name: str) -> bool:
+        """End the worker of a model that nobody uses; False for one in use, which stays. Returns once it is gone."""
+        return await self._placement.unload((await self._find(name)).id)
+
+    async def status(self, name: str) -> ModelStatus:
+        """Of one model, asked for or not."""
+        return self._placement.status((await self._find(name)).id)
+
+    async def has_chat_template(self, name: str) -> bool:
+        """Whether its file has one, as far as that is known."""
+        facts = (await self._find(name)).facts
+        return facts is None or facts.has_chat_template
+
+    async def header(self, name: str) -> "tuple[Model, dict[str, Any]]":
+        """A model, and the keys and values of its file's header; None stands for an array."""
+        from shimmy.models.gguf import Array, read_header
+
+        model = await self._find(name)
+        metadata = (await asyncio.to_thread(read_header, model.paths[0])).metadata
+        return model, {key: None if isinstance(value, Array) else value for key, value in metadata.items()}
 
     async def refresh(self) -> None:
         """Rescan the catalog, in a thread; a scan that is younger than two seconds will do."""

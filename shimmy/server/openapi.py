@@ -16,6 +16,8 @@ _OWN = {
     "/health": Operation("Whether this process answers."),
     "/readyz": Operation("Whether it can serve; 503 while it cannot."),
     "/openapi.json": Operation("This document."),
+    "/metrics": Operation("Counts and times, as JSON or, where the client accepts that, for Prometheus."),
+    "/diag": Operation("What this server is and runs on."),
 }
 _REFS = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")

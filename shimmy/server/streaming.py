@@ -24,11 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 PING = b": ping\n\n"
 _WRITES_IN_A_ROW = 8
 _PIECE_BYTES = 64 << 10
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class ClientGone(Exception):
@@ -45,6 +41,9 @@ class EventStream:
     is sent: a ping may come before what they depend on is known.
     """
 
+    media_type = b"text/event-stream; charset=utf-8"
+    ping = PING
+
     def __init__(
         self,
         source: AsyncGenerator[bytes, None],
@@ -52,14 +51,14 @@ class EventStream:
         ping_seconds: float,
         more_headers: Callable[[], Headers] = list,
         *,
-        ping: bytes = PING,
+        ping: bytes | None = None,
     ) -> None:
         self._more_headers = more_headers
         self._source = source
         self._encode_error = encode_error
         self._ping_seconds = ping_seconds
-        self._later_ping = ping
-        self._next_ping = PING
+        self._next_ping = self.ping
+        self._later_ping = self.ping if ping is None else ping
         self._started = False
         self._writing = False
         self._wrote_at = 0.0
@@ -105,11 +104,18 @@ class EventStream:
         self._writing = True
         if not self._started:
             self._started = True
-            headers = _HEADERS + self._more_headers()
+            headers = [(b"content-type", self.media_type), *_HEADERS, *self._more_headers()]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._writing = False
         self._wrote_at = asyncio.get_running_loop().time()
+
+
+class LineStream(EventStream):
+    """The same as JSON, one value per line. There are no comments, so in a silence only the status is sent."""
+
+    media_type = b"application/x-ndjson"
+    ping = b""
 
 
 class LongAnswer:

@@ -11,7 +11,17 @@ from shimmy.models.listing import Model
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.placement import ModelStatus, Placement
 from tests.fakes.clock import FakeTime
-from tests.fakes.pool import children, fake_model, fake_spawn, generation, run, scripted_model, text_of
+from tests.fakes.pool import (
+    answer,
+    children,
+    fake_inference,
+    fake_model,
+    fake_spawn,
+    generation,
+    run,
+    scripted_model,
+    text_of,
+)
 
 
 @asynccontextmanager
@@ -151,5 +161,23 @@ def test_closing_ends_everything_and_lets_nothing_new_in(tmp_path: Path) -> None
             with pytest.raises(Draining):
                 await placement.acquire(fake_model("echo"))
             await placement.close()
+
+    run(test())
+
+
+def test_an_idle_model_is_unloaded_and_one_in_use_is_not() -> None:
+    async def test() -> None:
+        async with fake_inference() as inference:
+            assert await inference.unload("echo")
+            await inference.preload("echo")
+            first = await answer(inference, "!pid")
+            stream = inference.generate(generation("!stall 1"))
+            await anext(stream)
+            assert not await inference.unload("echo")
+            await stream.aclose()
+            assert await inference.unload("echo")
+            assert not Path(f"/proc/{first}").exists()
+            assert (await inference.status("echo")).state == "unloaded"
+            assert await answer(inference, "!pid") != first
 
     run(test())

@@ -19,7 +19,7 @@ class BrokenCatalog(FakeCatalog):
 def test_health_says_that_the_process_answers() -> None:
     async def test(server: Live) -> None:
         answer = await server.ask("GET", "/health")
-        assert (answer.status, answer.json()) == (200, {"status": "ok", "version": __version__})
+        assert answer.status == 200 and answer.json().items() >= {"status": "ok", "version": __version__}.items()
         head = await server.ask("HEAD", "/health")
         assert (head.status, head.body) == (200, b"")
 
@@ -40,7 +40,7 @@ def test_readyz_follows_the_readiness() -> None:
 
 def test_unknown_paths_and_methods() -> None:
     async def test(server: Live) -> None:
-        for method, path in [("GET", "/"), ("POST", "/v1/nope"), ("GET", "/v1/models/"), ("GET", "/health/")]:
+        for method, path in [("GET", "/v1"), ("POST", "/v1/nope"), ("GET", "/v1/models/"), ("GET", "/health/")]:
             answer = await server.ask(method, path)
             assert (answer.status, answer.error["type"]) == (404, "not_found_error"), path
         answer = await server.ask("PUT", "/v1/chat/completions")

@@ -204,7 +204,7 @@ def test_compressed_bodies_are_refused() -> None:
         check(LOOPBACK, scope(content_encoding="gzip"))
 
 
-PUBLIC = ("/health", "/readyz")
+PUBLIC = {"/", "/health", "/readyz"}
 
 
 def test_every_route_declares_who_may_use_it_and_the_wire_obeys() -> None:

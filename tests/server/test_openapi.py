@@ -10,8 +10,7 @@ import pytest
 from starlette.routing import Route
 
 from shimmy.core.errors import ShimmyError
-from shimmy.protocols import openai
-from shimmy.server.app import build_app
+from shimmy.server.app import build_app, operations
 from shimmy.server.openapi import document
 from tests.server.live import SETTINGS, Live, run_live
 
@@ -20,7 +19,7 @@ METHODS = {"get", "put", "post", "delete"}
 
 def made() -> tuple[list[Route], Any]:
     routes = build_app(SimpleNamespace(), SETTINGS, readiness=object()).routes  # type: ignore[arg-type]
-    return routes, json.loads(document(routes, openai.operations()))
+    return routes, json.loads(document(routes, operations()))
 
 
 def refs(value: Any) -> Iterator[str]:

@@ -3,8 +3,8 @@
 import re
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_TOOLS_BYTES, Tool, ToolChoice, ToolMode
-from shimmy.core.tool_schema import schema_text
+from shimmy.core.request import Tool, ToolChoice, ToolMode
+from shimmy.core.tool_schema import check_total, schema_text
 from shimmy.protocols.anthropic.wire import ABSENT, CountRequest, ToolField
 
 _MODES: dict[str, ToolMode] = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
@@ -18,8 +18,7 @@ def tools(body: CountRequest) -> list[Tool]:
         found.append(_tool(f"tools[{at}]", tool))
         if found[-1].name in {other.name for other in found[:-1]}:
             raise RequestError(f"tools[{at}].name: there are two tools {tool.name!r}", param=f"tools[{at}].name")
-    if sum(len(tool.parameters) + len(tool.description or "") for tool in found) > MAX_TOOLS_BYTES:
-        raise RequestError(f"tools: more than {MAX_TOOLS_BYTES} bytes in all", param="tools")
+    check_total("tools", found)
     return found
 
 

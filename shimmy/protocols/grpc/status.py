@@ -23,6 +23,7 @@ CODES: dict[type[ShimmyError], int] = {
     errors.MethodNotAllowed: UNIMPLEMENTED,
     errors.Unimplemented: UNIMPLEMENTED,
     errors.ModelInvalid: FAILED_PRECONDITION,
+    errors.ModelInUse: FAILED_PRECONDITION,
     errors.QueueTimeout: RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: DEADLINE_EXCEEDED,
     errors.Busy: RESOURCE_EXHAUSTED,

@@ -13,10 +13,10 @@ from shimmy.core.request import MAX_INPUTS, Embedding, Patience, Priority
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
-from shimmy.protocols.openai.vectors import collect
 from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect
+from shimmy.server.vectors import collect
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_TOOLS_BYTES, Tool, ToolChoice, ToolMode
-from shimmy.core.tool_schema import schema_text
+from shimmy.core.request import Tool, ToolChoice, ToolMode
+from shimmy.core.tool_schema import check_total, schema_text
 from shimmy.protocols.openai.wire import ABSENT, ChatRequest, Function, FunctionName, NamedTool
 
 _MODES: tuple[ToolMode, ...] = ("none", "auto", "required")
@@ -33,8 +33,7 @@ def tools_of(functions: Iterable[tuple[str, Function]], all_field: str) -> list[
             raise RequestError(f"{field}.name: there are two tools {function.name!r}", param=f"{field}.name")
         names.add(function.name)
         found.append(_tool(field, function))
-    if sum(len(tool.parameters) + len(tool.description or "") for tool in found) > MAX_TOOLS_BYTES:
-        raise RequestError(f"{all_field}: more than {MAX_TOOLS_BYTES} bytes in all", param=all_field)
+    check_total(all_field, found)
     return found
 
 

@@ -224,7 +224,7 @@ FORGED = {"type": "reasoning", "encrypted_content": "shimmy.!"}
         ({"input": [FORGED]}, "invalid_request", "input[0].encrypted_content"),
         ({"input": []}, "invalid_request", "input"),
         ({"max_output_tokens": 0}, "invalid_request", "max_output_tokens"),
-        ({"truncation": "middle"}, "unsupported_parameter", "truncation"),
+        ({"truncation": "middle"}, "invalid_request", "truncation"),
     ],
 )  # fmt: skip
 def test_what_is_refused(fields: dict[str, Any], code: str, param: str) -> None:

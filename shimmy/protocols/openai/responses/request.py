@@ -12,6 +12,7 @@ from shimmy.protocols.openai.generation import (
     scheduling,
     speculative,
     stop_strings,
+    truncation,
 )
 from shimmy.protocols.openai.responses.items import messages
 from shimmy.protocols.openai.responses.wire import NamedTool, ResponsesRequest, TextFormat
@@ -50,6 +51,7 @@ def generation(body: ResponsesRequest, id: str, tenant: str) -> Generation:
         logprobs=(body.top_logprobs or 0) if body.tells_tokens else None,
         speculative=speculative(body),
         constraint=constraint(body, _of_format(body)),
+        truncation=truncation(body, drops_turns=body.truncation == "auto"),
         **scheduling(body, tenant),
     )
 
@@ -84,9 +86,6 @@ def _check(body: ResponsesRequest) -> None:
     if body.prompt is not None:
         raise Unsupported("prompt: there are no stored prompts", param="prompt")
     refuse({"context_management": body.context_management, "n": None if body.n == 1 else body.n})
-    if body.truncation not in (None, "disabled"):
-        message = f"truncation: only 'disabled' is supported, not {body.truncation[:40]!r}"
-        raise Unsupported(message, param="truncation")
     for at, name in enumerate(body.include or []):
         if name not in _INCLUDABLE:
             raise RequestError(f"include[{at}]: there is no {name[:80]!r}", param=f"include[{at}]")

@@ -92,7 +92,7 @@ class ResponsesRequest(CommonFields, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     top_logprobs: NumLogprobs | None = None
     include: Annotated[list[str], Meta(max_length=16)] | None = None
-    truncation: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     background: bool | None = None

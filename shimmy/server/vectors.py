@@ -1,4 +1,4 @@
-"""Vectors as JSON, and the answers that hold them; each is encoded as it comes, since all at once would take long."""
+"""Vectors as JSON, and the results of a request in order; each is encoded as it comes: all at once would take long."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable

@@ -1,0 +1,73 @@
+"""/api/models and what is under it: which there are, and loading and unloading one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.errors import ModelInUse
+from shimmy.core.sizes import parameter_size
+from shimmy.server.inference import Inference
+
+
+class Models:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def list(self, request: Request) -> Response:
+        await self._inference.refresh()
+        return _json({"models": self._entries()})
+
+    async def discover(self, request: Request) -> Response:
+        """What a scan finds can be used at once."""
+        await self._inference.refresh()
+        entries = self._entries()
+        return _json({"discovered": len(entries), "models": entries})
+
+    async def load(self, request: Request) -> Response:
+        """Answers when the model is ready."""
+        name = self._name(request)
+        await self._inference.preload(name)
+        return _json({"message": f"Model {name} is loaded", "status": "loaded"})
+
+    async def unload(self, request: Request) -> Response:
+        """Answers when its process is gone. One that is in use stays."""
+        name = self._name(request)
+        if not await self._inference.unload(name):
+            raise ModelInUse(f"the model {name!r} is in use", param="name")
+        return _json({"message": f"Model {name} is unloaded", "status": "unloaded"})
+
+    async def status(self, request: Request) -> Response:
+        name = self._name(request)
+        status = await self._inference.status(name)
+        answer: dict[str, Any] = {"model": name, "status": status.state, "loaded": status.loaded is not None}
+        if status.state == "loading":
+            answer["fraction"] = status.fraction
+        if status.reason is not None:
+            answer["reason"] = status.reason
+        return _json(answer)
+
+    def _name(self, request: Request) -> str:
+        name: str = request.path_params["name"]
+        request.state.access.model = name
+        return name
+
+    def _entries(self) -> Sequence[dict[str, Any]]:
+        """Those that can be served."""
+        return [
+            {
+                "name": model.id,
+                "size_bytes": model.size_bytes,
+                "model_type": model.facts.architecture if model.facts else None,
+                "parameter_count": parameter_size(model.facts.num_parameters) if model.facts else None,
+                "source": "registered" if model.source.startswith("--") else "discovered",
+            }
+            for model in self._inference.catalog.models()
+            if not model.invalid
+        ]
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

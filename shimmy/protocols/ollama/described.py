@@ -1,0 +1,24 @@
+"""What each route of this protocol takes."""
+
+from shimmy.core.operation import Operation
+from shimmy.protocols.ollama.wire import ChatRequest, EmbeddingsRequest, EmbedRequest, GenerateRequest, ShowRequest
+
+_STORE = Operation("Always 501: there is no store of models yet.")
+
+OPERATIONS = {
+    "/": Operation("Says that Ollama is running."),
+    "/api/version": Operation("The version of Ollama's API that this is."),
+    "/api/chat": Operation("An answer to a chat; in lines unless `stream` is false.", ChatRequest),
+    "/api/generate": Operation("How a text goes on; in lines unless `stream` is false.", GenerateRequest),
+    "/api/embed": Operation("Vectors of texts.", EmbedRequest),
+    "/api/embeddings": Operation("The vector of one text.", EmbeddingsRequest),
+    "/api/tags": Operation("The models there are."),
+    "/api/ps": Operation("The models that are loaded."),
+    "/api/show": Operation("One model.", ShowRequest),
+    "/api/pull": _STORE,
+    "/api/push": _STORE,
+    "/api/create": _STORE,
+    "/api/copy": _STORE,
+    "/api/delete": _STORE,
+    "/api/blobs/{digest}": _STORE,
+}

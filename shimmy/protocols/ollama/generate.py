@@ -1,0 +1,48 @@
+"""POST /api/generate."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.decoding import decode
+from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.request import Chat, Generation, Infill, Message, Prompt, Text
+from shimmy.core.settings import Settings
+from shimmy.protocols.ollama.answer import generate_shape
+from shimmy.protocols.ollama.endpoint import Endpoint
+from shimmy.protocols.ollama.generation import fields, new_id, reasoning, refuse_images
+from shimmy.protocols.ollama.wire import GenerateRequest
+from shimmy.server.inference import Inference
+from shimmy.server.streaming import EventStream
+
+_decoder = msgspec.json.Decoder(GenerateRequest)
+
+
+class Generates(Endpoint):
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        super().__init__(inference, settings, generate_shape)
+
+    async def create(self, request: Request) -> Response | EventStream:
+        body = decode(_decoder, await request.body())
+        refuse_images("images", body.images)
+        if body.template:
+            raise Unsupported("template: the model's own is used; for a prompt as it is, set raw", param="template")
+        if body.context:
+            raise Unsupported("context: not supported; send the messages to /api/chat", param="context")
+        if not (body.prompt or body.suffix):
+            return await self.answer(request, body, None)
+        generation = Generation(
+            id=new_id(), prompt=await self._prompt(body), tenant=request.state.tenant, **fields(body)
+        )
+        return await self.answer(request, body, generation)
+
+    async def _prompt(self, body: GenerateRequest) -> Prompt:
+        prompt = body.prompt or ""
+        if body.suffix:
+            if body.raw:
+                raise RequestError("suffix: raw prompts have none", param="suffix")
+            return Infill(prompt, body.suffix)
+        if body.raw or not (body.system or await self._inference.has_chat_template(body.model)):
+            return Text(prompt)
+        system = [Message("system", body.system)] if body.system else []
+        return Chat([*system, Message("user", prompt)], reasoning=reasoning(body.think))

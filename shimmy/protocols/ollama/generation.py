@@ -1,0 +1,88 @@
+"""What /api/generate and /api/chat do alike with a request before it becomes a `Generation`."""
+
+import os
+import re
+from typing import Any
+
+import msgspec
+
+from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.request import MAX_CONSTRAINT_BYTES, Constraint, Reasoning, Sampling
+from shimmy.protocols.ollama.wire import ABSENT, CommonFields, Options, Think
+
+_SAMPLING = [name for name in Sampling.__struct_fields__ if name in Options.__struct_fields__]
+# As Go writes them: "5m", "1h30m", "-1m".
+_DURATION = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:(?:ns|us|µs|ms|s|m|h)(?:\d+(?:\.\d*)?|\.\d+)?)*")
+
+
+def fields(body: CommonFields) -> dict[str, Any]:
+    """Fields of a `Generation`. Raises `RequestError` naming what is wrong."""
+    options = body.options or Options()
+    if body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs: logprobs must be true for them", param="top_logprobs")
+    num_predict = options.num_predict
+    return {
+        "model": body.model,
+        "sampling": _sampling(options),
+        # Everything below one is no limit but the context's: Ollama's -1 and -2.
+        "max_tokens": min(num_predict, 2**31 - 1) if num_predict is not None and num_predict > 0 else None,
+        "stop": _stops(options),
+        "constraint": constraint(body.format),
+        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+    }
+
+
+def reasoning(think: Think | None) -> Reasoning:
+    """An effort is a "yes"."""
+    if isinstance(think, str):
+        return Reasoning(enabled=True, effort=think)
+    return Reasoning(enabled=think)
+
+
+def constraint(format: msgspec.Raw) -> Constraint | None:
+    """`format` is "json" or a schema, and "" or null for neither. The schema stays as it stands there: the order of its
+    properties is that of the answer."""
+    raw = bytes(format)
+    if raw in (bytes(ABSENT), b'""'):
+        return None
+    if raw == b'"json"':
+        return Constraint("json_object", "", "format")
+    if not raw.startswith(b"{"):
+        raise RequestError('format: expected "json" or a JSON schema', param="format")
+    if len(raw) > MAX_CONSTRAINT_BYTES:
+        raise RequestError(f"format: more than {MAX_CONSTRAINT_BYTES} bytes", param="format")
+    try:
+        return Constraint("json_schema", raw.decode(), "format")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"format: not valid UTF-8: {error.reason}", param="format") from None
+
+
+def unloads(keep_alive: str | float | None) -> bool:
+    """Whether the model is to leave when the answer is there. Raises `RequestError` for what is no duration."""
+    if keep_alive is None:
+        return False
+    if isinstance(keep_alive, str):
+        text = keep_alive.strip()
+        if not _DURATION.fullmatch(text):
+            raise RequestError(f'keep_alive: {text[:40]!r} is no duration, such as "5m" or 300', param="keep_alive")
+        return not any(digit in text for digit in "123456789")
+    return keep_alive == 0
+
+
+def refuse_images(field: str, images: list[Any] | None) -> None:
+    if images:
+        raise Unsupported(f"{field}: images are not supported", param=field)
+
+
+def new_id() -> str:
+    return f"ollama-{os.urandom(12).hex()}"
+
+
+def _sampling(options: Options) -> Sampling:
+    given = {name: getattr(options, name) for name in _SAMPLING}
+    return Sampling.of(**given, repetition_penalty=options.repeat_penalty)
+
+
+def _stops(options: Options) -> list[str]:
+    stop = [options.stop] if isinstance(options.stop, str) else options.stop or []
+    return [string for string in stop if string]

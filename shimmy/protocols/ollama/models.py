@@ -1,0 +1,158 @@
+"""GET /api/tags and /api/ps, POST /api/show. Nothing in them is null that Ollama's clients take for a value."""
+
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.decoding import decode
+from shimmy.core.errors import RequestError
+from shimmy.core.sizes import parameter_size
+from shimmy.protocols.ollama.wire import ShowRequest
+from shimmy.server.inference import Inference
+
+_decoder = msgspec.json.Decoder(ShowRequest)
+# Ollama's clients say "Forever" for what is more than twenty years away; models stay until they are unloaded.
+_NEVER = "2318-01-01T00:00:00Z"
+# As they stand in a Modelfile; the others are called as ours are.
+_PARAMETERS = {"repetition_penalty": "repeat_penalty"}
+_THINKING = ("enable_thinking", "reasoning_content", "<think>", "reasoning_effort", "thinking")
+_FIM = (("prefix", "suffix"), ("fim_pre", "fim_suf"))
+
+
+class Models:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def list(self, request: Request) -> Response:
+        """Those that can be served."""
+        await self._inference.refresh()
+        models = [model for model in self._inference.catalog.models() if not model.invalid]
+        return _json({"models": [_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models]})
+
+    async def loaded(self, request: Request) -> Response:
+        models = {model.id: model for model in self._inference.catalog.models()}
+        found = []
+        for status in self._inference.statuses():
+            model, loaded = models.get(status.id), status.loaded
+            if model is None or loaded is None:
+                continue
+            on_devices = sum(size for kind, size in loaded.buffers.items() if not _is_host(kind))
+            found.append(
+                _entry(model)
+                | {
+                    "size": loaded.model_bytes,
+                    "expires_at": _NEVER,
+                    "size_vram": on_devices,
+                    "context_length": loaded.context_length,
+                }
+            )
+        return _json({"models": found})
+
+    async def show(self, request: Request) -> Response:
+        body = decode(_decoder, await request.body())
+        name = body.model or body.name
+        if not name:
+            raise RequestError("model: this field is required", param="model")
+        model, header = await self._inference.header(name)
+        facts = model.facts
+        template = header.get("tokenizer.chat_template")
+        parameters = _parameters(facts)
+        return _json(
+            {
+                "license": _text(header.get("general.license")),
+                "modelfile": f"FROM {model.id}\n" + "".join(f"PARAMETER {line}\n" for line in parameters),
+                "parameters": "\n".join(parameters),
+                "template": _text(template),
+                "details": _details(facts),
+                "model_info": _model_info(model, header),
+                "capabilities": _capabilities(facts, header),
+                "modified_at": _time(model.modified_unix),
+            }
+        )
+
+
+def _entry(model: Any) -> dict[str, Any]:
+    name = model.id if ":" in model.id else f"{model.id}:latest"
+    return {
+        "name": name,
+        "model": name,
+        "size": model.size_bytes,
+        "digest": _digest(model),
+        "details": _details(model.facts),
+    }
+
+
+def _digest(model: Any) -> str:
+    """That of a file in an Ollama store; of others one of what tells this version of the file from all others."""
+    blob = model.paths[0].rpartition("sha256-")[2] if model.paths else ""
+    if len(blob) == 64 and set(blob) <= set("0123456789abcdef"):
+        return blob
+    from hashlib import sha256
+
+    return sha256(repr((model.id, model.identity)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _details(facts: Any) -> dict[str, Any]:
+    family = (facts.architecture if facts else None) or ""
+    details: dict[str, Any] = {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family] if family else [],
+        "parameter_size": parameter_size(facts.num_parameters) if facts else "",
+        "quantization_level": (facts.quantization if facts else None) or "",
+    }
+    if facts and facts.context_length is not None:
+        details["context_length"] = facts.context_length
+    if facts and facts.embedding_length is not None:
+        details["embedding_length"] = facts.embedding_length
+    return details
+
+
+def _model_info(model: Any, header: dict[str, Any]) -> dict[str, Any]:
+    """The header, in which arrays are null, as Ollama shows them; and what clients look for in any case."""
+    facts = model.facts
+    own: dict[str, Any] = {"general.basename": (facts.name if facts else None) or model.id}
+    if facts:
+        own["general.parameter_count"] = facts.num_parameters
+    return own | header
+
+
+def _capabilities(facts: Any, header: dict[str, Any]) -> list[str]:
+    """What the file says; of tools and thoughts its template does."""
+    found = list(facts.capabilities if facts else ())
+    if "completion" not in found:
+        return found
+    template = _text(header.get("tokenizer.chat_template"))
+    if "tools" in template:
+        found.append("tools")
+    if any(word in template for word in _THINKING):
+        found.append("thinking")
+    if any(all(f"tokenizer.ggml.{part}_token_id" in header for part in pair) for pair in _FIM):
+        found.append("insert")
+    return found
+
+
+def _parameters(facts: Any) -> list[str]:
+    """The file's own defaults for sampling, each a line of a Modelfile."""
+    own = facts.sampling if facts else {}
+    return [f"{_PARAMETERS.get(name, name)} {value}" for name, value in own.items() if name != "samplers"]
+
+
+def _is_host(kind: str) -> bool:
+    return kind.startswith(("CPU", "AMX")) or kind.endswith("_Host")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _time(unix: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -1,0 +1,141 @@
+"""What Ollama's clients send, field by field. Unknown fields and options are ignored; null means absent."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shimmy.core.request import (
+    MAX_STOP_STRINGS,
+    MAX_TOOLS,
+    Dimensions,
+    LearningRate,
+    Mirostat,
+    NumLogprobs,
+    Penalty,
+    Probability,
+    RepetitionPenalty,
+    Seed,
+    Surprise,
+    Temperature,
+    ToolName,
+    TopK,
+    Window,
+)
+
+ModelName = Annotated[str, Meta(max_length=1024)]
+StopString = Annotated[str, Meta(max_length=1024)]
+Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
+Think = bool | Literal["low", "medium", "high", "max"]
+# JSON of any kind as it was sent; the same where null was.
+ABSENT = msgspec.Raw(b"null")
+
+
+def absent() -> msgspec.Raw:
+    """As a default; the OpenAPI document cannot say what a `Raw` is."""
+    return ABSENT
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Those that choose tokens. What else Ollama has here is about loading, which happens once: docs/ollama.md."""
+
+    num_ctx: int | None = None
+    num_predict: int | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: Probability | None = None
+    min_p: Probability | None = None
+    typical_p: Probability | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    repeat_last_n: Window | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    mirostat: Mirostat | None = None
+    mirostat_tau: Surprise | None = None
+    mirostat_eta: LearningRate | None = None
+    seed: Seed | None = None
+    stop: StopString | Stops | None = None
+
+
+class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What all that generate text have."""
+
+    model: ModelName
+    stream: bool | None = None
+    format: msgspec.Raw = msgspec.field(default_factory=absent)
+    keep_alive: str | float | None = None
+    options: Options | None = None
+    think: Think | None = None
+    logprobs: bool | None = None
+    top_logprobs: NumLogprobs | None = None
+
+
+class GenerateRequest(CommonFields, frozen=True, kw_only=True):
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    raw: bool | None = None
+    context: list[int] | None = None
+    images: list[Any] | None = None
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """`arguments` is an object; some clients send its JSON text."""
+
+    name: str
+    arguments: dict[str, Any] | str | None = None
+
+
+class Call(msgspec.Struct, frozen=True):
+    function: CalledFunction
+    id: str | None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: Annotated[list[Call], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Function(msgspec.Struct, frozen=True):
+    name: ToolName
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.field(default_factory=absent)
+
+
+class ToolField(msgspec.Struct, frozen=True):
+    function: Function
+    type: str | None = None
+
+
+class ChatRequest(CommonFields, frozen=True, kw_only=True):
+    messages: list[ChatMessage] | None = None
+    tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelName
+    input: str | list[str]
+    truncate: bool | None = None
+    dimensions: Dimensions | None = None
+    keep_alive: str | float | None = None
+
+
+class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Of before there was /api/embed."""
+
+    model: ModelName
+    prompt: str | None = None
+    keep_alive: str | float | None = None
+
+
+class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` is what older clients call the model."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
