@@ -115,12 +115,14 @@ class DiskTier:
         if scope is None or len(tokens) < MIN_TOKENS:
             return False
         enough = math.ceil(len(tokens) * (1 - MIN_NEW_PART))
+        # What waits becomes an entry meanwhile, and must not be missed in between.
+        waiting = self._writer.waiting(scope).values()
+        if any(self._saved(tokens, stored, len(tokens)) > enough for stored in waiting):
+            return False
         for name, stored in self._entries(scope, tokens).items():
             if self._saved(tokens, stored, len(tokens)) > enough:
                 self._touch(name)
                 return False
-        if any(self._saved(tokens, stored, len(tokens)) > enough for stored in self._writer.waiting(scope).values()):
-            return False
         return self._writer.accepts(scope.name(tokens), scope, len(tokens), num_bytes)
 
     def offer(self, tokens: "Tokens[int]", namespace: str, state: bytes) -> None:
