@@ -6,7 +6,9 @@ PY     := .venv/bin/python
 # The environment is made anew when what goes into it changes.
 LOCK   := $(shell cat requirements/dev.txt pyproject.toml build/environment.sh | cksum | tr ' ' '-')
 STAMP  := .venv/made-$(LOCK)
-PYTEST := $(PY) -m pytest -n auto --dist loadfile
+# A test process that dies takes the run with it: whole files go to one process, and what a dead one had would be waited
+# for without end.
+PYTEST := $(PY) -m pytest -n auto --dist loadfile --max-worker-restart=0
 # Without byte code every start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
