@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shimmy.server.metrics import METRICS, endpoint_of
+from tests.program import inside
 from tests.server.live import Live, run_live
 
 pytestmark = pytest.mark.program
@@ -25,6 +26,7 @@ def test_the_page_lists_them_all() -> None:
     assert {name: (kind, meaning) for name, kind, meaning in rows} == METRICS
 
 
+@inside("the program was asked before")
 def test_requests_tokens_and_times_are_counted() -> None:
     async def test(server: Live) -> None:
         await server.chat("one two")
@@ -50,6 +52,7 @@ def test_requests_tokens_and_times_are_counted() -> None:
     run_live(test)
 
 
+@inside("the program finds its model elsewhere")
 def test_the_original_s_keys() -> None:
     async def test(server: Live) -> None:
         for accept in ("*/*", "application/json"):

@@ -208,6 +208,7 @@ def test_a_time_that_is_up_ends_the_request() -> None:
     run_live(test)
 
 
+@inside("a setting without a flag")
 def test_errors_of_every_path_have_this_shape() -> None:
     async def test(server: Live) -> None:
         for path in (MESSAGES, COUNT):

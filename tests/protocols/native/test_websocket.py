@@ -20,6 +20,7 @@ from wsproto.events import (
     TextMessage,
 )
 
+from tests.program import inside
 from tests.server.live import Live, run_inside, run_live, with_settings
 
 pytestmark = pytest.mark.program
@@ -105,6 +106,7 @@ def test_tokens_as_objects(target: str, protocols: tuple[str, ...]) -> None:
     run_live(test)
 
 
+@inside("a setting without a flag")
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -177,6 +179,7 @@ def test_a_client_that_reads_nothing_holds_up_the_worker_and_is_cut() -> None:
     run_inside(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
 
 
+@inside("a setting without a flag")
 def test_a_client_that_asks_nothing_is_closed() -> None:
     async def test(server: Live) -> None:
         async with socket(server) as (client, _):

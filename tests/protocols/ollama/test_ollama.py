@@ -327,6 +327,7 @@ def test_no_format_is_no_constraint() -> None:
         constraint(msgspec.Raw(b"[1]"))
 
 
+@inside("a setting without a flag")
 def test_a_silent_stream_has_its_status_and_no_empty_line() -> None:
     from tests.server.live import with_settings
 
