@@ -88,6 +88,12 @@ def main() -> None:
         if arguments[0] == "_worker":
             # A thread is in the middle of it, or is not.
             import shimmy.worker.engine  # noqa: F401
+        if arguments[0] == "serve":
+            # The same, of what the protocols import after the start.
+            from shimmy.protocols import anthropic, native, ollama, openai
+
+            for protocol in (openai, anthropic, ollama, native):
+                protocol.prepare()
         with open(out, "wb") as file:
             marshal.dump((recorder.tables, imported()), file)
         end(code)
