@@ -6,8 +6,9 @@ dict a map with strings as keys; all others are left out of the bytes when they 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -109,7 +110,7 @@ def slots(cls: type[msgspec.Struct]) -> dict[int, Slot]:
 def decode(cls: type[M], data: bytes) -> M:
     """Unknown fields are passed over. Raises `RequestError` for whatever is wrong with the bytes, naming the field."""
     try:
-        return _Decoder().message(cls, data, 0)
+        return _Decoder().message(cls, [data], 0)
     except Malformed as error:
         path = ".".join(error.path).replace(".[", "[")
         raise RequestError(f"{path}: {error.what}" if path else error.what, param=path or None) from None
@@ -126,38 +127,39 @@ class _Decoder:
     def __init__(self) -> None:
         self._num_values = 0
 
-    def message(self, cls: type[M], data: bytes, depth: int) -> M:
+    def message(self, cls: type[M], parts: Sequence[bytes], depth: int) -> M:
+        """A message may come in several parts, each of them a whole message; what comes last stays."""
         if depth > MAX_DEPTH:
             raise Malformed("it is nested too deeply")
         table = slots(cls)
         values: dict[str, Any] = {}
-        # A message that comes in several parts is what their bytes together are.
-        parts: dict[str, list[bytes]] = {}
-        for number, wire_type, raw in records(data, depth, self._count):
+        messages: dict[str, list[bytes]] = {}
+        found = chain.from_iterable(records(part, depth, self._count) for part in parts)
+        for number, wire_type, raw in found:
             slot = table.get(number)
             if slot is None or not slot.takes(wire_type):
                 continue
             for other in map(table.__getitem__, slot.siblings):
                 values.pop(other.name, None)
                 # What is not kept has to be right all the same.
-                if other.name in parts:
-                    self._whole(other, parts.pop(other.name), depth)
+                if other.name in messages:
+                    self._whole(other, messages.pop(other.name), depth)
             try:
-                self._take(slot, raw, values, parts, depth)
+                self._take(slot, raw, values, messages, depth)
             except Malformed as error:
                 raise error.within(slot.name) from None
         for slot in table.values():
-            if slot.name in parts:
-                values[slot.name] = self._whole(slot, parts[slot.name], depth)
+            if slot.name in messages:
+                values[slot.name] = self._whole(slot, messages[slot.name], depth)
         return cls(**values)
 
     def _whole(self, slot: Slot, parts: list[bytes], depth: int) -> msgspec.Struct:
         try:
-            return self.message(_message(slot.field.kind), b"".join(parts), depth + 1)
+            return self.message(_message(slot.field.kind), parts, depth + 1)
         except Malformed as error:
             raise error.within(slot.name) from None
 
-    def _take(self, slot: Slot, raw: Any, values: dict[str, Any], parts: dict[str, list[bytes]], depth: int) -> None:
+    def _take(self, slot: Slot, raw: Any, values: dict[str, Any], messages: dict[str, list[bytes]], depth: int) -> None:
         kind = slot.field.kind
         if isinstance(slot.default, dict):
             key, value = self._entry(kind, raw, depth + 1)
@@ -167,13 +169,13 @@ class _Decoder:
         elif isinstance(kind, Scalar):
             values[slot.name] = kind.decode(raw)
         else:
-            parts.setdefault(slot.name, []).append(raw)
+            messages.setdefault(slot.name, []).append(raw)
 
     def _extend(self, values: list[Any], kind: Kind, raw: Any, depth: int) -> None:
         """An element of a repeated field, or, packed, many of them."""
         if not isinstance(kind, Scalar):
             try:
-                values.append(self.message(kind, raw, depth))
+                values.append(self.message(kind, [raw], depth))
             except Malformed as error:
                 raise error.within(f"[{len(values)}]") from None
         elif kind.wire_type == VARINT and isinstance(raw, bytes):
@@ -191,7 +193,7 @@ class _Decoder:
                 key = STRING.decode(raw)
             elif (number, wire_type) == (2, LENGTH) and isinstance(raw, bytes):
                 parts.append(raw)
-        return key, self.message(_message(kind), b"".join(parts), depth + 1)
+        return key, self.message(_message(kind), parts, depth + 1)
 
     def _count(self) -> None:
         self._num_values += 1

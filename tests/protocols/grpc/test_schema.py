@@ -188,6 +188,11 @@ def test_two_messages_in_a_row_are_one(one: messages.ChatRequest, other: message
     agree(messages.ChatRequest, "spindll.ChatRequest", encode(one) + encode(other))
 
 
+def test_each_part_of_a_message_is_whole() -> None:
+    """The number that the first one ends in would go on in the second one."""
+    agree(messages.ChatRequest, "spindll.ChatRequest", record(3, LENGTH, b"\xb2") + record(3, LENGTH, b"\x06\x00"))
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
