@@ -1,8 +1,5 @@
 """The input of a response as messages: what one turn of the assistant's was made of comes together again."""
 
-import base64
-import binascii
-
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Message, ToolCall
 from shimmy.protocols.openai.responses.wire import Item, Part
@@ -13,7 +10,9 @@ _SEAL = "shimmy."
 
 def sealed(thoughts: str) -> str:
     """Thoughts as clients send them back unseen. No secret is kept: they are in the answer as well."""
-    return _SEAL + base64.b64encode(thoughts.encode()).decode()
+    from binascii import b2a_base64
+
+    return _SEAL + b2a_base64(thoughts.encode(), newline=False).decode()
 
 
 def messages(instructions: str | None, given: str | list[Item]) -> list[Message]:
@@ -87,9 +86,11 @@ def _thoughts(field: str, item: Item) -> str:
     if item.content:
         return _text(f"{field}.content", item.content, "reasoning")
     if item.encrypted_content and item.encrypted_content.startswith(_SEAL):
+        from binascii import a2b_base64
+
         try:
-            return base64.b64decode(item.encrypted_content.removeprefix(_SEAL), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+            return a2b_base64(item.encrypted_content.removeprefix(_SEAL), strict_mode=True).decode()
+        except ValueError:
             where = f"{field}.encrypted_content"
             raise RequestError(f"{where}: not as it was sent", param=where) from None
     return _text(f"{field}.summary", item.summary, "reasoning")
