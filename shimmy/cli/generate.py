@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 @model_sources
 @engine_options
 def command(name: str, prompt: str | None, system: str | None, raw: bool, max_tokens: int | None, **rest: Any) -> None:
-    import asyncio
-
+    from shimmy.cli.interrupt import run
     from shimmy.core.request import Generation, Sampling
     from shimmy.core.settings import Settings
 
@@ -37,7 +36,7 @@ def command(name: str, prompt: str | None, system: str | None, raw: bool, max_to
     sampling = Sampling.of(**rest)
     asked = _prompt(_given(prompt), system, raw)
     generation = Generation(id="cli", model=name, prompt=asked, sampling=sampling, max_tokens=max_tokens)
-    finished = asyncio.run(_generate(settings, generation))
+    finished = run(_generate(settings, generation))
     if sys.stderr.isatty():
         click.echo(_summary(finished), err=True)
 

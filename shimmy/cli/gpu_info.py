@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 @click.command("gpu-info", help="Show the devices that models can run on, and why others are absent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def command(as_json: bool) -> None:
-    import asyncio
-
+    from shimmy.cli.interrupt import run
     from shimmy.pool.devices import list_devices
 
-    devices = asyncio.run(list_devices())
+    devices = run(list_devices())
     if as_json:
         _print_as_json(devices)
     else:

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 @model_sources
 @engine_options
 def command(name: str, **flags: Any) -> None:
-    import asyncio
-
+    from shimmy.cli.interrupt import run
     from shimmy.core.settings import Settings
 
-    status = asyncio.run(_load(Settings(**flags, lora_model=name), name))
+    status = run(_load(Settings(**flags, lora_model=name), name))
     click.echo(f"ok: loaded {status.id} {_figures(status)}")
 
 

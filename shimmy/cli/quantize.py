@@ -48,8 +48,7 @@ def file_type(value: str) -> int:
 @click.option("--allow-requantize", is_flag=True, help="Also where tensors of IN are quantized already.")
 @click.option("--force", is_flag=True, help="Replace OUT if there is such a file.")
 def command(source: str, target: str, kind: int, threads: int | None, allow_requantize: bool, force: bool) -> None:
-    import asyncio
-
+    from shimmy.cli.interrupt import run
     from shimmy.core.ipc import Quantize
 
     _check_target(source, target, force)
@@ -65,7 +64,7 @@ def command(source: str, target: str, kind: int, threads: int | None, allow_requ
         allow_requantize=allow_requantize,
     )
     began = time.monotonic()
-    done = asyncio.run(_quantize(job))
+    done = run(_quantize(job))
     _say(target, sum(map(os.path.getsize, shards)), done, time.monotonic() - began)
 
 
