@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadfile --max-worker-restart=0
 # Without byte code every start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup model templates serve test test-fast program-test check bench peers bench-results bench-report freeze frozen-test lock clean
+.PHONY: setup model templates serve test test-fast fuzz program-test check bench peers bench-results bench-report freeze frozen-test lock clean
 
 setup: $(STAMP)
 	@$(PY) -m build.native
@@ -32,6 +32,10 @@ test: setup model templates
 
 test-fast: $(STAMP)
 	@$(PYTEST) -m "not model and not slow and not frozen" --hypothesis-profile fast $(ARGS)
+
+# The property tests alone, with as many new examples as an hour allows.
+fuzz: setup
+	@$(PYTEST) -m "hypothesis and not model" --hypothesis-profile fuzz --timeout 3600 $(ARGS)
 
 # What make test has in its own process where that is possible, as a user runs it: the installed command.
 program-test: setup model
