@@ -3,17 +3,27 @@
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, ShimmyError
 from shimmy.core.events import Event, TextDelta
-from shimmy.core.request import Chat, Generation, MaxTokens, Message, Probability, Sampling, Temperature, Text, TopK
+from shimmy.core.request import (
+    Chat,
+    Generation,
+    MaxTokens,
+    Message,
+    ModelName,
+    Probability,
+    Sampling,
+    Temperature,
+    Text,
+    TopK,
+)
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 from shimmy.server.protocol import Endpoint
@@ -34,7 +44,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
-    model: Annotated[str, Meta(max_length=1024)]
+    model: ModelName
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     system: str | None = None
