@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from shimmy.core.caches import folder
 from shimmy.core.settings import Settings
 from shimmy.models.folders import DataFolder, File, Folder, Found, HuggingFaceCache
 from shimmy.models.ollama import OllamaStore
@@ -19,6 +20,11 @@ class Source(Protocol):
     @property
     def named(self) -> bool: ...
     def find(self) -> Iterator[Found]: ...
+
+
+def header_cache(environ: Mapping[str, str]) -> str:
+    """The file in which this user's programs keep what headers say."""
+    return os.path.join(folder(environ), "headers")
 
 
 def sources_from(settings: Settings, environ: Mapping[str, str]) -> list[Source]:

@@ -57,7 +57,7 @@ Engine = Callable[[Settings, OnProgress], Inference]
 def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     from shimmy.core.ipc import EngineOptions
     from shimmy.models.catalog import Catalog
-    from shimmy.models.discovery import sources_from
+    from shimmy.models.discovery import header_cache, sources_from
     from shimmy.pool.admission import Admission
     from shimmy.pool.draft import DraftModel
     from shimmy.pool.placement import Placement
@@ -71,7 +71,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
         settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine),
     )
-    catalog = Catalog(sources_from(settings, os.environ))
+    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ))
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
     placement = Placement(options, on_progress=on_progress, draft=draft, adapters=_adapters(settings, catalog))
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
