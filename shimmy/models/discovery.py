@@ -11,7 +11,8 @@ from shimmy.models.ollama import OllamaStore
 
 
 class Source(Protocol):
-    """One place to look. `named` means a person named this very file, so it is listed even if it is no model."""
+    """One place to look, `depth` levels of folders down. `named` means a person named this very file, so it is listed
+    even if it is no model."""
 
     @property
     def label(self) -> str: ...
@@ -19,6 +20,8 @@ class Source(Protocol):
     def place(self) -> str: ...
     @property
     def named(self) -> bool: ...
+    @property
+    def depth(self) -> int: ...
     def find(self) -> Iterator[Found]: ...
 
 
