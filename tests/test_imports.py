@@ -127,7 +127,7 @@ def test_imports_point_one_way(path: Path) -> None:
         ("shimmy.protocols.openai.chat", "import shimmy.server.lifecycle"),
         ("shimmy.worker.loop", "from shimmy.models.catalog import Catalog"),
         ("shimmy.worker.loop", "import ctypes.util"),
-        ("shimmy.cli.serve", "from shimmy.worker.llama import library"),
+        ("shimmy.cli.serve", "from shimmy.worker.llama import libllama"),
         ("shimmy.models.gguf", "import numpy"),
         ("shimmy", "import msgspec"),
         ("shimmy.core.ipc", "from tests.fakes import worker"),

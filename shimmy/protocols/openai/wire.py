@@ -1,4 +1,4 @@
-"""What clients send, field by field. Unknown fields are accepted and ignored; null means absent.
+"""What clients send, field by field. Null means absent.
 
 The names are OpenAI's, and where they have none llama.cpp's and vLLM's.
 """

@@ -11,13 +11,14 @@ from shimmy.core.errors import NotFound, RequestError, ShimmyError
 from shimmy.core.events import Event
 from shimmy.core.settings import Settings
 from shimmy.core.unknown_fields import Decoder
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
 from shimmy.protocols.openai.responses.output import Output, Told
 from shimmy.protocols.openai.responses.request import chat_of, generation, in_our_words
 from shimmy.protocols.openai.responses.wire import ResponsesRequest
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import EventStream, observed, until_disconnect
+from shimmy.server.strictness import read
 
 Batches = AsyncGenerator[list[Event], None]
 
@@ -39,7 +40,7 @@ class Responses:
             encoder = Encoder(output)
             return EventStream(encoder.stream(batches), encoder.fail, self._ping_seconds)
         await until_disconnect(request.receive, _collect(batches, output))
-        return _json(output.snapshot())
+        return json_response(output.snapshot())
 
     async def count_input_tokens(self, request: Request) -> Response:
         body = await read(request, _decoder)
@@ -48,7 +49,7 @@ class Responses:
             counted = await until_disconnect(request.receive, count)
         except RequestError as error:
             raise in_our_words(error) from None
-        return _json({"object": "response.input_tokens", "input_tokens": counted})
+        return json_response({"object": "response.input_tokens", "input_tokens": counted})
 
     async def refuse(self, request: Request) -> Response:
         """Whatever is asked of a response by its id."""
@@ -103,7 +104,3 @@ async def _in_our_words(batches: Batches) -> Batches:
                 yield batch
         except RequestError as error:
             raise in_our_words(error) from None
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
