@@ -87,12 +87,16 @@ class Catalog:
 
         Raises `ModelNotFound`, or `ModelInvalid` for one that cannot be served.
         """
-        model = self._listing.find(name) if self._listing else None
+        model = self.look_up(name)
         if model is None:
             raise ModelNotFound(f"the model {name[:200]!r} does not exist; {self._available()}", param="model")
         if model.invalid:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
         return model
+
+    def look_up(self, name: str) -> "Model | None":
+        """The same, but one that cannot be served as well, and None for none."""
+        return self._listing.find(name) if self._listing else None
 
     def searched(self) -> list[str]:
         """The places that are looked in, each with what is wrong with it."""

@@ -313,7 +313,6 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
         listener.fd,
         max_connections=settings.max_connections,
         max_per_address=settings.max_connections_per_address,
-        refusal=app.too_many_connections,
         tls=tls,
     )
 
