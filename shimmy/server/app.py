@@ -212,7 +212,7 @@ class App:
             scope["state"]["tenant"] = caller.tenant
             access.status = _SWITCHED
             with self._limits.hold(caller.tenant):
-                await Conversation(self._inference, self._settings, scope, receive, send).run()
+                await Conversation(self._inference, self._settings, scope, receive, connection.heed(send)).run()
         except ClientGone:
             await connection.cut()
         except ShimmyError as error:
