@@ -309,7 +309,7 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
 
     return Acceptor(
         cast("ASGIFramework", app),
-        http_config(),
+        http_config(settings.max_body_bytes),
         listener.fd,
         max_connections=settings.max_connections,
         max_per_address=settings.max_connections_per_address,
@@ -317,11 +317,13 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
     )
 
 
-def http_config() -> "Config":
+def http_config(max_message_bytes: int) -> "Config":
+    """`max_message_bytes` is what a message over WebSocket may have."""
     from hypercorn.config import Config
 
     config = Config()
     config.include_server_header = False
+    config.websocket_max_message_size = max_message_bytes
     # On HTTP/2 Hypercorn does not wait for what runs when it closes a connection for its many requests.
     config.keep_alive_max_requests = _LAST_REQUEST
     config.errorlog = logging.getLogger("hypercorn")
