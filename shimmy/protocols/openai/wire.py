@@ -22,6 +22,7 @@ from shimmy.core.request import (
     Exponent,
     LearningRate,
     MaxTokens,
+    MaxTokensOrNone,
     MinTokens,
     Mirostat,
     NumChoices,
@@ -277,6 +278,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
 
 
 class CompletionRequest(CommonFields, frozen=True, kw_only=True):
+    max_tokens: MaxTokensOrNone | None = None
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: NumLogprobs | bool | None = None
     echo: bool | None = None
