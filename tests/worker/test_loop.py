@@ -236,10 +236,9 @@ def test_mixing_changes_nothing(
     cancelled = set()
     echoes = [random.Random(seed + number).random() < echoing for number in range(count)]
     for number, spec in enumerate(specs):
-        fields: dict[str, Any] = {"tenant": spec.tenant} | (
-            {"logprobs": 0, "echo_logprobs": True} if echoes[number] else {}
-        )
-        bench.submit(str(number), spec.prompt, max_tokens=spec.max_tokens, n=spec.n, **fields)
+        fields: dict[str, Any] = {"logprobs": 0, "echo_logprobs": True} if echoes[number] else {}
+        fields |= {"max_tokens": spec.max_tokens, "n": spec.n, "tenant": spec.tenant}
+        bench.submit(str(number), spec.prompt, **fields)
         for _ in range(dice.choice([0, 1, 2, 50])):
             bench.turn()
         victim = str(dice.randrange(number + 1))
