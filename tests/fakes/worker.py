@@ -61,6 +61,7 @@ from shimmy.core.events import (
     Accepted,
     Alternative,
     Dropped,
+    Echoed,
     Embedded,
     Event,
     Failed,
@@ -207,6 +208,15 @@ class Sequence:
                 return [ToolCallDelta(id, index, call, text) for index in choices]
         return [TextDelta(id, index, word, self.tokens(word, index)) for index in choices]
 
+    def echo(self, text: str) -> list[Event]:
+        """The prompt, of which each word is a token."""
+        id = self.generation.id
+        if not self.generation.echo_logprobs:
+            return [Echoed(id, text)] if self.generation.echo else []
+        first, *others = words_of(text)
+        told = [token for word in others for token in self.tokens(word, 0)]
+        return [Echoed(id, text, [TokenLogprob(first.encode(), None)]), Echoed(id, "", told)]
+
     def tokens(self, word: str, index: int) -> list[TokenLogprob]:
         """A word is a token; those of later choices are likelier."""
         if (count := self.generation.logprobs) is None:
@@ -327,9 +337,8 @@ class Worker:
         fingerprint, dropped = "fp_0123456789_abcdef0123", None
         if generation.truncation is not None:
             dropped = Dropped(generation.truncation.what, 7, 2)
-        echo = text if generation.echo else None
-        send(ipc.Events([Accepted(generation.id, num_tokens, echo, fingerprint, dropped)]))
         sequence = Sequence(generation, num_tokens, text)
+        send(ipc.Events([Accepted(generation.id, num_tokens, fingerprint, dropped), *sequence.echo(text)]))
         sequence.script = self.script(sequence, sequence.text)
         self.waiting.append(sequence)
 
