@@ -55,7 +55,8 @@ DraftTokens = Annotated[int, Meta(ge=0, le=64)]
 # -1 is as many as there is room for.
 ThinkingBudget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 # OpenAI allows no dots and 64 characters; tools of MCP servers have both.
-ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}\Z")]
+MAX_TOOL_NAME_CHARS = 128
+ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.:-]{{1,{MAX_TOOL_NAME_CHARS}}}\Z")]
 
 BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]

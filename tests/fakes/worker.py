@@ -17,7 +17,7 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !cached N           one word; N tokens of the prompt were cached
     !drafted N M        one word; N tokens were drafted, M of them accepted
     !think N TEXT       N words of TEXT are thoughts, the others the answer
-    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of a tool "f", after a word
+    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of the first tool, or "f", after a word
     !doubt TEXT         TEXT as it is, with a warning
     !crash-call         a call, and within its arguments the process dies by SIGKILL
     !stall-call         a call, and within its arguments silence
@@ -104,6 +104,11 @@ def words_of(text: str) -> list[str]:
     """The text in pieces that join to it again: "a b" is "a", " b"."""
     pieces = text.split(" ")
     return [piece for piece in [pieces[0], *(f" {piece}" for piece in pieces[1:])] if piece]
+
+
+def first_tool_of(generation: Generation) -> str:
+    tools = generation.prompt.tools if isinstance(generation.prompt, Chat) else []
+    return tools[0].name if tools else "f"
 
 
 def prompt_of(generation: Generation) -> tuple[str, int]:
@@ -394,7 +399,7 @@ class Worker:
             case "!call":
                 yield "calling"
                 for number in range(int(arguments[0])):
-                    yield CallBegin(number, "f", f"id{number}")
+                    yield CallBegin(number, first_tool_of(generation), f"id{number}")
                     yield from (CallArguments(number, word) for word in words_of(" ".join(arguments[1:])))
             case "!doubt":
                 sequence.warning = "a call is not valid JSON"
