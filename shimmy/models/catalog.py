@@ -3,16 +3,19 @@
 A rescan replaces the listing as a whole, so readers on other threads see the old one or the new one.
 """
 
+import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound
 
 if TYPE_CHECKING:
     from shimmy.models.discovery import Source
-    from shimmy.models.listing import Listing, Model
+    from shimmy.models.listing import Change, Listing, Model
+
+log = logging.getLogger("shimmy.models")
 
 _MAX_NAMES_IN_MESSAGE = 50
 
@@ -24,13 +27,28 @@ class Catalog:
         self._sources = tuple(sources)
         self._listing: Listing | None = None
         self._refreshing = threading.Lock()
+        # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
+        # thread that scans, which waits for it: it hands the change on and returns, and never scans itself.
+        self.on_change: Callable[[Change], None] = lambda change: None
 
-    def refresh(self) -> None:
-        """Scans again, which blocks; only the headers of new and changed files are read."""
-        from shimmy.models.listing import Listing, scan
+    def refresh(self) -> "list[Change]":
+        """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
+        since the scan before, if there was one, after `on_change` has been told."""
+        from shimmy.models.listing import Listing, changes, scan
 
         with self._refreshing:
-            self._listing = scan(self._sources, (self._listing or Listing()).inspections)
+            before = self._listing
+            self._listing = scan(self._sources, (before or Listing()).inspections)
+            changed = list(changes(before, self._listing)) if before is not None else []
+            for change in changed:
+                self._tell(change)
+            return changed
+
+    def _tell(self, change: "Change") -> None:
+        try:
+            self.on_change(change)
+        except Exception:
+            log.exception("that %s was %s went unheard", change.id, change.kind)
 
     def models(self) -> "list[Model]":
         """Sorted by id, those that cannot be served included."""

@@ -1,7 +1,8 @@
 """One scan of all sources, turned into models with distinct ids, and the names that lead to them."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -24,6 +25,20 @@ class Model(msgspec.Struct, frozen=True):
     identity: Identity
     facts: Facts | None
     invalid: str | None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What became of one id between two scans: `before` is None for a model that came, `after` for one that went."""
+
+    id: str
+    before: Model | None
+    after: Model | None
+
+    @property
+    def kind(self) -> Literal["added", "changed", "removed"]:
+        if self.before is None:
+            return "added"
+        return "removed" if self.after is None else "changed"
 
 
 class Listing:
@@ -92,6 +107,22 @@ def scan(sources: Iterable[Source], known: Mapping[Identity, Inspection]) -> Lis
         for found in source.find():
             listing.add(source, found, known)
     return listing
+
+
+def changes(before: Listing, after: Listing) -> Iterator[Change]:
+    """What goes first, so that a listener who makes room does it before it fills it."""
+    for id, model in before.models.items():
+        if id not in after.models:
+            yield Change(id, model, None)
+    for id, model in after.models.items():
+        known = before.models.get(id)
+        if known is None or _stamp(known) != _stamp(model):
+            yield Change(id, known, model)
+
+
+def _stamp(model: Model) -> tuple[object, ...]:
+    """What of a model makes it another one when it is different. Where it was found does not."""
+    return model.paths, model.identity, model.invalid
 
 
 def _identify(found: Found) -> tuple[Found, Identity]:
