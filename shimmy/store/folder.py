@@ -5,15 +5,16 @@ checked digest or an escaped name.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 import msgspec
 
 from shimmy.core.errors import ModelNotFound, StoreFailed
 from shimmy.store.locks import locked_if_free
-from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name
-from shimmy.store.names import DEFAULT_TAG, is_hex_digest
+from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
+from shimmy.store.names import DEFAULT_TAG, is_hex_digest, local_name
+from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
 
 # What nobody went on with for as long, nobody will.
 ABANDONED_SECONDS = 14 * 86_400
@@ -21,22 +22,12 @@ _BLOB = "sha256-"
 _LOCK = ".lock"
 
 
-def store_path(environ: Mapping[str, str]) -> str:
-    """Where this user's store is, whether or not there is one yet."""
-    named = environ.get("SHIMMY_STORE")
-    if named:
-        return os.path.abspath(os.path.expanduser(named))
-    from platformdirs import user_data_dir
-
-    return os.path.join(user_data_dir("shimmy", appauthor=False), "store")
-
-
 class Store:
     """One folder, shared by any number of processes. Raises `StoreFailed` where nothing else is said."""
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._blobs, self._manifests, self._partial = (os.path.join(root, each) for each in _FOLDERS)
+        self._blobs, self._manifests, self._partial = (os.path.join(root, each) for each in (BLOBS, MANIFESTS, PARTIAL))
 
     def make(self) -> None:
         try:
@@ -97,12 +88,35 @@ class Store:
             raise
         sync_folder(self._manifests)
 
+    def listed(self) -> Iterator[tuple[str, Manifest | None, str]]:
+        """Every model: its name, its manifest, and where that cannot be read, why not."""
+        for name in _names(self._manifests):
+            if not name.endswith(".json") or name.startswith("."):
+                continue
+            try:
+                manifest = self._read(name)
+                yield manifest.name, manifest, ""
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                yield name_of(name), None, error.strerror or str(error)
+            except ValueError as error:
+                yield name_of(name), None, str(error)
+
     def manifests(self) -> Iterator[Manifest]:
         """Those that can be read."""
-        for name in _names(self._manifests):
-            if name.endswith(".json") and not name.startswith("."):
-                with suppress(OSError, ValueError):
-                    yield self._read(name)
+        return (manifest for _, manifest, _ in self.listed() if manifest is not None)
+
+    def copy(self, source: Manifest, name: str) -> Manifest:
+        """The same model under a further name, in the place of one that has it. Raises `RequestError` for what is no
+        name."""
+        copied = msgspec.structs.replace(source, name=local_name(name), aliases=())
+        try:
+            self.make()
+            self.keep(copied)
+        except OSError as error:
+            raise StoreFailed(f"cannot write to the store {self.root}: {error.strerror}") from None
+        return copied
 
     def find(self, name: str) -> Manifest | None:
         """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
@@ -174,9 +188,6 @@ class Store:
     def _read(self, name: str) -> Manifest:
         with open(os.path.join(self._manifests, name), "rb") as file:
             return decode(file.read(MAX_BYTES + 1))
-
-
-_FOLDERS = ("blobs", "manifests", "partial")
 
 
 def sync_folder(path: str) -> None:

@@ -76,3 +76,10 @@ def file_name(name: str) -> str:
     from urllib.parse import quote
 
     return f"{quote(name.lower(), safe='')}.json"
+
+
+def name_of(file: str) -> str:
+    """The model's, from the name of its manifest, for one that cannot be read."""
+    from urllib.parse import unquote
+
+    return unquote(file.removesuffix(".json"))

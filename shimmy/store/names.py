@@ -86,11 +86,14 @@ def is_hex_digest(text: object) -> bool:
 
 
 def local_name(text: str) -> str:
-    """One under which a model may be kept, with a tag or without: parts with slashes between. Raises `RequestError`."""
-    path, colon, tag = text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", "")
-    parts = path.split("/")
+    """One under which a model may be kept: parts with slashes between, of which the first may have a port, and a tag or
+    none. Raises `RequestError`."""
+    *before, last = text.split("/")
+    path, colon, tag = last.partition(":")
+    host = before[0].partition(":")[0] if before and _HOST.fullmatch(before[0]) else None
+    parts = [*before, path] if host is None else [host, *before[1:], path]
     if len(text) > MAX_NAME_CHARS or not all(map(_is_part, parts)) or len(parts) > 4 or (colon and not _is_tag(tag)):
-        raise _wrong(text, "parts of letters, digits, '.', '_' and '-', with '/' between, and a tag after ':'")
+        raise RequestError(f"{text[:MAX_NAME_CHARS]!r} is no name for a model: {_ALLOWED}", param="name")
     return text
 
 
@@ -136,7 +139,7 @@ def _model_and_tag(name: str, text: str) -> tuple[str, str | None]:
     return model, tag if colon else None
 
 
-_ALLOWED = "parts of it are ASCII letters, digits, '.', '_' and '-'"
+_ALLOWED = "its parts are ASCII letters, digits, '.', '_' and '-'"
 
 
 def _is_part(text: str) -> bool:

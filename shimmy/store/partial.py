@@ -7,12 +7,7 @@ import zlib
 from collections.abc import Callable
 from hashlib import sha256
 from threading import Condition, Lock
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-CHUNK_BYTES = 4 << 20
 _JOURNAL = ".chunks"
 _RECORD_BYTES = 18
 _FLAGS = (
@@ -28,21 +23,8 @@ def num_arrived(path: str) -> int:
         return 0
 
 
-if hasattr(os, "pread"):
-    _read_at, _write_at = os.pread, os.pwrite
-else:
-    # Windows has one position for all threads.
-    _position = Lock()
-
-    def _read_at(descriptor: int, length: int, offset: int, /) -> bytes:
-        with _position:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            return os.read(descriptor, length)
-
-    def _write_at(descriptor: int, piece: "Buffer", offset: int, /) -> int:
-        with _position:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            return os.write(descriptor, piece)
+# Windows has one position in a file for all threads.
+_position = Lock()
 
 
 class Partial:
@@ -51,7 +33,7 @@ class Partial:
     What a journal says is not believed before `check` has read the chunk.
     """
 
-    def __init__(self, path: str, size: int, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, path: str, size: int, chunk_bytes: int) -> None:
         self.path = path
         self.size = size
         self.chunk_bytes = chunk_bytes
@@ -159,3 +141,19 @@ def _chunk_of(record: bytes) -> int | None:
         return int(record[:8], 16) if len(record) == _RECORD_BYTES else None
     except ValueError:
         return None
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    with _position:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+
+def _write_at(descriptor: int, piece: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, piece, offset)
+    with _position:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, piece)

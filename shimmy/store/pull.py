@@ -20,14 +20,16 @@ from shimmy.store.http import Answer, Broken, Cancelled, Client, tls_context
 from shimmy.store.locks import locked
 from shimmy.store.manifests import Manifest, Part, Provenance
 from shimmy.store.names import parse
-from shimmy.store.partial import CHUNK_BYTES, Partial, num_arrived
+from shimmy.store.partial import Partial, num_arrived
 from shimmy.store.quantization import RemoteFile
 from shimmy.store.sources import Opener, Plan, plan
 
+# What is not whole is brought again after an interruption.
+CHUNK_BYTES = 4 << 20
 # For manifests and directories, beside the model.
 _ROOM_BYTES = 16 << 20
 _TRIES = 3
-_TURN_SECONDS = 0.2
+_TURN_SECONDS = 0.05
 # A model takes its file's size, and more for the context and for computing.
 _MEMORY_SHARE = 0.8
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -85,7 +87,7 @@ class Pull:
         note = self._noted(f"pulling {file.sha256[:12]}", file)
         if self._store.has(file.sha256, file.size):
             return note(file.size)
-        with closing(Partial(self._store.partial(file.sha256), file.size)) as unfinished:
+        with closing(Partial(self._store.partial(file.sha256), file.size, CHUNK_BYTES)) as unfinished:
             unfinished.check(self._stop)
             try:
                 Download(unfinished, file.sha256, _Blob(self._client, opener, url), note).run()

@@ -1,6 +1,6 @@
-"""Hugging Face and a registry of Ollama's kind, on this machine: the parts of their protocols that a pull uses, over TLS
-with a certificate made on the spot, with files on another host, to which they redirect. And what goes wrong with such
-hosts, as a test wants it."""
+"""Hugging Face and a registry of Ollama's kind, on this machine: the parts of their protocols that a pull uses, over
+TLS with a certificate made on the spot, with files on another host, to which they redirect. And what goes wrong with
+such hosts, as a test wants it."""
 
 import hashlib
 import json
@@ -85,7 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.seen.append(Seen(host, self.path, self.headers["authorization"], self.headers["range"]))
         for pattern, answer in _ROUTES:
             if match := re.fullmatch(pattern, url.path):
-                return answer(self, *map(unquote, match.groups()), **{k: v[0] for k, v in parse_qs(url.query).items()})
+                query = {name: values[0] for name, values in parse_qs(url.query).items()}
+                answer(self, *map(unquote, match.groups()), **query)
+                return
         self.refuse(404)
 
     def refuse(self, status: int, **headers: str) -> None:
@@ -240,12 +242,16 @@ def running_hub(folder: Path) -> Iterator[Hub]:
     cert, key = certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    handler = type("Handler", (_Handler,), {})
-    with _Server("127.0.0.1", handler, context) as one, _Server("127.0.0.1", handler, context) as other:
+
+    class Handler(_Handler):
+        """With a hub of its own."""
+
+    with _Server("127.0.0.1", Handler, context) as one, _Server("127.0.0.1", Handler, context) as other:
         # The same address under another name is another host.
         origin, files = f"127.0.0.1:{one.server_port}", f"localhost:{other.server_port}"
         environ = {"HF_ENDPOINT": f"https://{origin}", "SHIMMY_PULL_HOSTS": files, "SSL_CERT_FILE": str(cert)}
-        handler.hub = hub = Hub(environ, origin, files)
+        hub = Hub(environ, origin, files)
+        Handler.hub = hub
         threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in (one, other)]
         for thread in threads:
             thread.start()

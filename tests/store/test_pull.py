@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from shimmy.core.errors import DigestMismatch, Forbidden, ModelNotFound, PullFai
 from shimmy.store import partial
 from shimmy.store.folder import Store
 from shimmy.store.http import Cancelled
-from shimmy.store.pull import Progress, Pull
+from shimmy.store.pull import CHUNK_BYTES, Progress, Pull
 from tests.fakes.hub import COMMIT, TOKEN, Hub, layer, noise
 from tests.store.conftest import pull
 
@@ -186,7 +187,7 @@ def test_a_large_file_comes_in_ranges_at_the_same_time(hub: Hub, store: Store) -
     hub.faults.block_seconds = 0.002
     manifest, reported = pull(hub, store, "org/large")
     assert content(store, manifest.parts[0].sha256) == LARGE
-    assert len(hub.ranges) == 5 and sorted(hub.ranges)[0] == f"bytes=0-{partial.CHUNK_BYTES - 1}"
+    assert len(hub.ranges) == 5 and sorted(hub.ranges)[0] == f"bytes=0-{CHUNK_BYTES - 1}"
     counts = [each.completed for each in reported if each.digest]
     assert counts[-1] == len(LARGE) and counts == sorted(counts, key=lambda count: count or 0)
 
@@ -262,7 +263,7 @@ def test_cancelled_and_gone_on_with(hub: Hub, store: Store) -> None:
     hub.faults.block_seconds = 0.005
 
     def report(progress: Progress) -> None:
-        if (progress.completed or 0) > 3 * partial.CHUNK_BYTES:
+        if (progress.completed or 0) > 3 * CHUNK_BYTES:
             one.cancel()
 
     one = Pull.from_environ(store, hub.environ, report)
@@ -281,18 +282,18 @@ def test_chunks_that_were_damaged_meanwhile_come_again(hub: Hub, store: Store) -
     test_cancelled_and_gone_on_with(hub, store)
     store.remove("org/large")
     store.make()
-    grown = partial.Partial(store.partial(sha256(LARGE)), len(LARGE))
+    grown = partial.Partial(store.partial(sha256(LARGE)), len(LARGE), CHUNK_BYTES)
     grown.check(lambda: None)
     for chunk in range(4):
-        at = chunk * partial.CHUNK_BYTES
-        piece = memoryview(LARGE[at : at + partial.CHUNK_BYTES])
+        at = chunk * CHUNK_BYTES
+        piece = memoryview(LARGE[at : at + CHUNK_BYTES])
         grown.write(at, piece)
-        grown.finish(chunk, __import__("zlib").crc32(piece))
-    grown.write(2 * partial.CHUNK_BYTES + 17, memoryview(b"damage"))
+        grown.finish(chunk, zlib.crc32(piece))
+    grown.write(2 * CHUNK_BYTES + 17, memoryview(b"damage"))
     grown.close()
     hub.seen.clear()
     assert content(store, pull(hub, store, "org/large")[0].parts[0].sha256) == LARGE
-    starts = sorted(int(each.split("=")[1].split("-")[0]) // partial.CHUNK_BYTES for each in hub.ranges)
+    starts = sorted(int(each.split("=")[1].split("-")[0]) // CHUNK_BYTES for each in hub.ranges)
     assert starts == [2, 4]
 
 
