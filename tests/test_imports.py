@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "starlette",
         "shimmy.core",
         "shimmy.server.inference",
+        "shimmy.server.protocol",
         "shimmy.server.streaming",
         "shimmy.server.strictness",
         "shimmy.server.vectors",

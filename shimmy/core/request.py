@@ -62,11 +62,17 @@ TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
 AdapterScale = Annotated[float, Meta(ge=-100, le=100)]
 AdapterNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 AdapterName = Annotated[str, Meta(max_length=1024)]
+ModelName = Annotated[str, Meta(max_length=1024)]
 
 ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
 MAX_STOP_STRINGS = 16
+StopString = Annotated[str, Meta(max_length=1024)]
+StopStrings = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
+# More than any conversation has: each one costs time before anything can be refused.
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000  # of one message
 MAX_INPUTS = 2048  # OpenAI's limit for one request
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_BREAKER_CHARS = 128  # of all together

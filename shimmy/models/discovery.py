@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from shimmy.core.caches import folder
 from shimmy.core.settings import Settings
 from shimmy.models.folders import DataFolder, File, Folder, Found, HuggingFaceCache
 from shimmy.models.ollama import OllamaStore
@@ -11,7 +12,8 @@ from shimmy.models.stored import StoreSource
 
 
 class Source(Protocol):
-    """One place to look. `named` means a person named this very file, so it is listed even if it is no model."""
+    """One place to look, `depth` levels of folders down. `named` means a person named this very file, so it is listed
+    even if it is no model."""
 
     @property
     def label(self) -> str: ...
@@ -19,7 +21,14 @@ class Source(Protocol):
     def place(self) -> str: ...
     @property
     def named(self) -> bool: ...
+    @property
+    def depth(self) -> int: ...
     def find(self) -> Iterator[Found]: ...
+
+
+def header_cache(environ: Mapping[str, str]) -> str:
+    """The file in which this user's programs keep what headers say."""
+    return os.path.join(folder(environ), "headers")
 
 
 def sources_from(settings: Settings, environ: Mapping[str, str]) -> list[Source]:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import msgspec
 
@@ -26,6 +27,7 @@ class File:
     """One file that a person named: it is listed whatever it holds, and whatever it is called."""
 
     named = True
+    depth = 0
 
     def __init__(self, label: str, path: str) -> None:
         self.label = label
@@ -44,10 +46,10 @@ class Folder:
     def __init__(self, label: str, path: str, depth: int = MAX_DEPTH) -> None:
         self.label = label
         self.place = os.path.abspath(os.path.expanduser(path))
-        self._depth = depth
+        self.depth = depth
 
     def find(self) -> Iterator[Found]:
-        yield from as_models(gguf_files(self.place, self._depth))
+        yield from as_models(gguf_files(self.place, self.depth))
 
 
 class DataFolder:
@@ -55,6 +57,7 @@ class DataFolder:
 
     named = False
     label = "data folder"
+    depth = MAX_DEPTH
 
     @property
     def place(self) -> str:
@@ -71,6 +74,7 @@ class HuggingFaceCache:
 
     named = False
     label = "Hugging Face cache"
+    depth = MAX_DEPTH
 
     def __init__(self, path: str) -> None:
         self.place = os.path.abspath(os.path.expanduser(path))
@@ -109,25 +113,41 @@ def gguf_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
 
 def regular_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
     """Regular files in a fixed order, links followed, hidden names and unreadable folders left out."""
+    for _, entries in walk(root, depth):
+        for entry in entries:
+            if os.path.isfile(entry.path):
+                yield entry.path
+
+
+def walk(root: str, depth: int, leave_out: str | None = None) -> Iterator[tuple[str, list["os.DirEntry[str]"]]]:
+    """Each folder, `root` first, with what in it is no folder. Each is visited once, by whatever links, none that is
+    called `leave_out`, and no more than `MAX_ENTRIES` entries in all are looked at."""
     pending = [(root, 1)]
     visited: set[tuple[int, int]] = set()
     entries_left = MAX_ENTRIES
-    while pending:
+    while pending and entries_left >= 0:
         folder, level = pending.pop()
         if not _is_new(folder, visited):
             continue
-        folders = []
+        folders, others = [], []
         for entry in _entries(folder):
             entries_left -= 1
             if entries_left < 0:
-                log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
-                return
+                _warn_of_many(root)
+                break
             if _is_folder(entry):
-                folders.append(entry.path)
-            elif os.path.isfile(entry.path):
-                yield entry.path
+                folders.append(entry)
+            else:
+                others.append(entry)
+        yield folder, others
         if level < depth:
-            pending += [(path, level + 1) for path in reversed(folders)]
+            pending += [(entry.path, level + 1) for entry in reversed(folders) if entry.name != leave_out]
+
+
+@cache
+def _warn_of_many(root: str) -> None:
+    """Once, not with each scan."""
+    log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
 
 
 def _is_new(folder: str, visited: set[tuple[int, int]]) -> bool:

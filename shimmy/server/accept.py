@@ -27,10 +27,16 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
 _MAX_READ_BYTES = 1 << 16
+# Nothing was read, so nobody knows whose client it is: OpenAI's and Anthropic's find what they look for, and Ollama's
+# an `error`.
+_FULL_BODY = (
+    b'{"type":"error","error":{"type":"overloaded_error","message":"there are too many connections","param":null,'
+    b'"code":"unavailable"}}'
+)
 _FULL = (
     b"HTTP/1.1 503 \r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: 1\r\n"
     b"retry-after-ms: 1000\r\nx-should-retry: true\r\nconnection: close\r\n\r\n%s"
-)
+) % (len(_FULL_BODY), _FULL_BODY)
 
 
 class Acceptor:
@@ -45,17 +51,14 @@ class Acceptor:
         *,
         max_connections: int,
         max_per_address: int,
-        refusal: Callable[[], bytes],
         tls: "ssl.SSLContext | None" = None,
     ) -> None:
-        """`refusal` gives the JSON body for who comes when there are too many."""
         self._app = cast("AppWrapper", ASGIWrapper(app))
         self.config = config
         self._fd = fd
         self._tls = tls
         self._max_connections = max_connections
         self._max_per_address = max_per_address
-        self._refusal = refusal
         self._context = WorkerContext(None)
         self._num_from: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,8 +98,7 @@ class Acceptor:
         task.add_done_callback(lambda task: self._forget(task, address))
 
     def _turn_away(self, writer: asyncio.StreamWriter) -> None:
-        body = self._refusal()
-        writer.write(_FULL % (len(body), body))
+        writer.write(_FULL)
         writer.close()
 
     def _forget(self, task: asyncio.Task[None], address: str) -> None:

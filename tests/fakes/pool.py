@@ -54,12 +54,15 @@ class FakeCatalog(Catalog):
         return sorted(self._listed.values(), key=lambda model: model.id)
 
     def find(self, name: str) -> Model:
-        model = self._listed.get(name.removesuffix(":latest"))
+        model = self.look_up(name)
         if model is None:
             raise ModelNotFound(f"the model {name!r} does not exist; {self._available()}", param="model")
         if model.invalid is not None:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
         return model
+
+    def look_up(self, name: str) -> Model | None:
+        return self._listed.get(name.removesuffix(":latest"))
 
     def searched(self) -> list[str]:
         return ["models dir: /fake"]

@@ -8,36 +8,28 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shimmy.core.raw_json import absent
 from shimmy.core.request import (
-    MAX_STOP_STRINGS,
+    MAX_MESSAGES,
+    MAX_PARTS,
     MAX_TOOLS,
     Adapters,
     MaxTokens,
+    ModelName,
     Patience,
     Penalty,
     Priority,
     Probability,
     RepetitionPenalty,
     Seed,
+    StopStrings,
     ToolName,
     TopK,
 )
 
-ModelName = Annotated[str, Meta(max_length=1024)]
-StopString = Annotated[str, Meta(max_length=1024)]
 Temperature = Annotated[float, Meta(ge=0, le=1)]
 ThinkingBudget = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
-# More than any conversation has: each one costs time before anything can be refused.
-MAX_MESSAGES = 10_000
-MAX_BLOCKS = 10_000
-# JSON of any kind as it was sent; the same where null was.
-ABSENT = msgspec.Raw(b"null")
-
-
-def absent() -> msgspec.Raw:
-    """As a default; the OpenAPI document cannot say what a `Raw` is."""
-    return ABSENT
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -54,7 +46,7 @@ class Block(msgspec.Struct, frozen=True):
     thinking: str | None = None
 
 
-Blocks = Annotated[list[Block], Meta(max_length=MAX_BLOCKS)]
+Blocks = Annotated[list[Block], Meta(max_length=MAX_PARTS)]
 
 
 class MessageField(msgspec.Struct, frozen=True):
@@ -121,7 +113,7 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     top_k: TopK | None = None
     top_p: Probability | None = None
-    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_sequences: StopStrings | None = None
     metadata: Metadata | None = None
     min_p: Probability | None = None
     presence_penalty: Penalty | None = None

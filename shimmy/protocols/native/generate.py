@@ -1,21 +1,32 @@
 """POST /api/generate in the form of the original Shimmy, which shares it with Ollama, and what a request means."""
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, ShimmyError
 from shimmy.core.events import Event, TextDelta
-from shimmy.core.request import Chat, Generation, MaxTokens, Message, Probability, Sampling, Temperature, Text, TopK
+from shimmy.core.request import (
+    Chat,
+    Generation,
+    MaxTokens,
+    Message,
+    ModelName,
+    Probability,
+    Sampling,
+    Temperature,
+    Text,
+    TopK,
+)
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import Endpoint
 from shimmy.server.streaming import EventStream, observed, until_disconnect
 
 DEFAULT_MAX_TOKENS = 256  # the original's (src/engine/mod.rs)
@@ -33,7 +44,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
-    model: Annotated[str, Meta(max_length=1024)]
+    model: ModelName
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     system: str | None = None
@@ -83,11 +94,16 @@ def generation_of(content: bytes, tenant: str) -> tuple[Generation, bool]:
 
 
 class Generates:
-    def __init__(self, inference: Inference, settings: Settings) -> None:
+    def __init__(self, inference: Inference, settings: Settings, otherwise: Callable[[], Endpoint]) -> None:
+        """`otherwise` finds the endpoint for requests of the other form."""
         self._inference = inference
         self._ping_seconds = settings.ping_seconds
+        self._otherwise = otherwise
 
     async def create(self, request: Request) -> Response | EventStream:
+        if not is_native(await request.body(), request.headers.get("accept", "")):
+            answer: Response | EventStream = await self._otherwise()(request)
+            return answer
         generation, streams = generation_of(await request.body(), request.state.tenant)
         events = observed(request.scope, generation.model, self._inference.generate(generation))
         if streams:

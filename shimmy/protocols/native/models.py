@@ -27,9 +27,9 @@ class Models:
         return _json({"discovered": len(entries), "models": entries})
 
     async def load(self, request: Request) -> Response:
-        """Answers when the model is ready."""
+        """Answers when the model is ready. One that is loaded is loaded anew, and answers until that has been tried."""
         name = self._name(request)
-        await self._inference.preload(name)
+        await self._inference.load(name)
         return _json({"message": f"Model {name} is loaded", "status": "loaded"})
 
     async def unload(self, request: Request) -> Response:
@@ -47,6 +47,8 @@ class Models:
             answer["fraction"] = status.fraction
         if status.reason is not None:
             answer["reason"] = status.reason
+        if status.switch is not None:
+            answer["switch"] = status.switch
         return _json(answer)
 
     def _name(self, request: Request) -> str:

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.raw_json import ABSENT
 from shimmy.core.request import Chat, Generation, Tool
 from shimmy.core.settings import Settings
 from shimmy.core.tool_schema import check_total, schema_text
@@ -13,7 +14,7 @@ from shimmy.protocols.ollama.answer import chat_shape
 from shimmy.protocols.ollama.endpoint import Endpoint
 from shimmy.protocols.ollama.generation import fields, new_id, reasoning
 from shimmy.protocols.ollama.messages import messages
-from shimmy.protocols.ollama.wire import ABSENT, ChatRequest, ToolField
+from shimmy.protocols.ollama.wire import ChatRequest, ToolField
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.events import Event, Finished, TextDelta
-from shimmy.core.request import File, Generation, Infill
+from shimmy.core.request import File, Generation, Infill, ModelName
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.answer import Tally
 from shimmy.protocols.openai.constraint import constraint
@@ -25,7 +25,7 @@ from shimmy.protocols.openai.generation import (
     speculative,
     stop_strings,
 )
-from shimmy.protocols.openai.wire import CommonFields, ModelName
+from shimmy.protocols.openai.wire import CommonFields
 from shimmy.server.streaming import EventStream, observed, until_disconnect
 
 MAX_FILES = 256

@@ -9,11 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.events import Embedded
-from shimmy.core.request import MAX_INPUTS, Embedding, Patience, Priority
+from shimmy.core.request import MAX_INPUTS, Embedding, ModelName, Patience, Priority
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
-from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect
 from shimmy.server.vectors import collect

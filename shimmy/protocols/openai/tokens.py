@@ -10,11 +10,11 @@ from starlette.responses import Response
 from shimmy.core import ipc
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
-from shimmy.core.request import Prompt, Text, TokenId
+from shimmy.core.request import ModelName, Prompt, Text, TokenId
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.chat import chat_of
 from shimmy.protocols.openai.errors import read
-from shimmy.protocols.openai.wire import ChatRequest, ModelName
+from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import until_disconnect
 from shimmy.server.strictness import note

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
+from shimmy.core.raw_json import absent
 from shimmy.core.request import MAX_TOOLS, MaxTokens, NumLogprobs, ToolName
-from shimmy.protocols.openai.wire import CommonFields, ReasoningField, absent
+from shimmy.protocols.openai.wire import CommonFields, ReasoningField
 
 Summary = Literal["auto", "concise", "detailed"]
 
