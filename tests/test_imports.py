@@ -18,7 +18,10 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.__main__": {"shimmy.cli", "shimmy.lean", "shimmy.worker.main"},
     "shimmy.core": {"msgspec"},
     "shimmy.hardware": {"msgspec", "shimmy.core"},
+    "shimmy.store": {"msgspec", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
+    "shimmy.models.stored": {"shimmy.models", "shimmy.store"},
+    "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.models"},
     "shimmy.protocols": {
         "msgspec",
@@ -39,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.models",
         "shimmy.pool",
         "shimmy.protocols",
+        "shimmy.store",
     },
     "shimmy.cli": {
         "click",
@@ -49,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.pool",
         "shimmy.protocols",
         "shimmy.server",
+        "shimmy.store",
     },
     "shimmy.worker": {
         "llguidance",
