@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from shimmy.core.errors import ModelInvalid
 from shimmy.convert.gguf import Entry
+from shimmy.core.errors import ModelInvalid
 from shimmy.models.gguf.files import regular_file
 from shimmy.models.safetensors import ELEMENT_BYTES, Tensor
 
@@ -29,8 +29,8 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 def planned(name: str, source: Source, *, widen: bool, plus: float = 0.0, num_heads: int | None = None) -> Planned:
-    """`widen` makes 32-bit floats of it, each with `plus` added. With `num_heads` the rows are those of queries or keys,
-    and come in the order in which llama.cpp rotates them. Raises `ModelInvalid`."""
+    """`widen` makes 32-bit floats of it, each with `plus` added. With `num_heads` the rows are those of queries or
+    keys, and come in the order in which llama.cpp rotates them. Raises `ModelInvalid`."""
     tensor = source.tensor
     if num_heads is not None and tensor.shape[0] % (2 * num_heads):
         raise ModelInvalid(f"tensor {tensor.name} has {tensor.shape[0]} rows for {num_heads} heads")

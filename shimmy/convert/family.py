@@ -61,15 +61,14 @@ def num_blocks(config: Config) -> int:
     return blocks
 
 
-def rope_parameters(config: Config, layers: str = "full_attention") -> Config:
-    """How positions are rotated in such layers; older versions of transformers say it in other places."""
+def rope_parameters(config: Config) -> Config:
+    """How positions are rotated, in layers that see everything; older versions of transformers say it elsewhere."""
     said = config.values.get("rope_parameters") or config.values.get("rope_scaling") or {}
-    if not isinstance(said, dict):
+    inner = said.get("full_attention", said) if isinstance(said, dict) else None
+    if not isinstance(inner, dict):
         raise ModelInvalid(f"config.json: how positions are rotated is said by {said!r:.80}")
-    inner = said.get(layers, {} if "sliding_attention" in said else said)
     beside = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
-    outside = {name: config.values[name] for name in beside if config.has(name)}
-    rope = Config(outside | (inner if isinstance(inner, dict) else {}))
+    rope = Config({name: config.values[name] for name in beside if config.has(name)} | inner)
     rope.values.setdefault("rope_type", rope.values.get("type", "default"))
     return rope
 

@@ -98,6 +98,20 @@ class Checkpoint:
         modes = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
         return next((mode for key, mode in modes.items() if said.get(f"pooling_mode_{key}") is True), None)
 
+    def templates(self) -> dict[str, str]:
+        """The chat templates, wherever they are; the usual one is called "default". Raises `ModelInvalid`."""
+        said: Any = self.json("tokenizer_config.json").get("chat_template")
+        if said is None:
+            said = self.text("chat_template.jinja") or self.json("chat_template.json").get("chat_template")
+        if isinstance(said, str):
+            return {"default": said}
+        found: dict[str, str] = {}
+        for each in said if isinstance(said, list) else []:
+            match each:
+                case {"name": str(name), "template": str(template)}:
+                    found["".join(letter for letter in name.lower() if letter.isalnum() or letter == "_")] = template
+        return found
+
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Each with the path of its shard. Raises `ModelInvalid`."""
         found: dict[str, tuple[str, Tensor]] = {}
@@ -147,8 +161,8 @@ class Config:
 
 
 def files_of(folder: str, names: Iterable[str]) -> tuple[tuple[str, ...], str | None] | None:
-    """The paths of the model in `folder`, weights first, whose files are called `names`; and why it cannot be served, if
-    names tell. None for a folder that holds none."""
+    """The paths of the model in `folder`, weights first, whose files are called `names`; and why it cannot be served,
+    if names tell. Of one whose weights are pickled, only the configuration. None for a folder that holds none."""
     present = set(names)
     if CONFIG not in present:
         return None
@@ -162,8 +176,13 @@ def files_of(folder: str, names: Iterable[str]) -> tuple[tuple[str, ...], str | 
         paths = tuple([shard for shard in shards if shard not in missing] + beside)
         return paths, _lacks(missing, len(shards))
     if any(name.startswith(_PICKLED_WEIGHTS) and name.endswith(PICKLES) for name in present):
-        return (os.path.join(folder, CONFIG),), PICKLED
+        return (os.path.join(folder, CONFIG),), None
     return None
+
+
+def means(path: str, paths: Sequence[str]) -> bool:
+    """Whether somebody who names the file or folder `path` means the model in `paths`."""
+    return path in paths or (paths[:1] != () and paths[0].endswith(WEIGHTS) and path == os.path.dirname(paths[0]))
 
 
 def _lacks(missing: list[str], num_shards: int) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from shimmy.core.capabilities import POOLINGS, capabilities, stated_pooling
 from shimmy.core.defaults import own_sampling
 from shimmy.core.errors import ModelInvalid
-from shimmy.models.checkpoint import CONFIG, Checkpoint
+from shimmy.models.checkpoint import CONFIG, PICKLED, Checkpoint
 from shimmy.models.facts import Facts, Inspection
 from shimmy.models.safetensors import Tensor
 
@@ -23,6 +23,8 @@ def inspect_checkpoint(paths: Sequence[str]) -> Inspection:
     try:
         if checkpoint.class_name is None:
             return Inspection("other", None, f"{CONFIG} names no architecture")
+        if not checkpoint.shards:
+            return Inspection("model", None, PICKLED)
         return Inspection("model", _facts_of(checkpoint), None)
     except ModelInvalid as error:
         return Inspection("model", None, error.message, not isinstance(error.__cause__, OSError))
@@ -39,6 +41,21 @@ def stated(checkpoint: Checkpoint) -> dict[str, Any]:
     if (mode := checkpoint.pooling_mode) is not None:
         keys[f"{checkpoint.architecture}.pooling_type"] = POOLINGS.index(mode)
     return keys
+
+
+def checkpoint_keys(paths: Sequence[str]) -> dict[str, Any]:
+    """Those of the header of the file that it will be converted to, as far as that is simple. Raises `ModelInvalid`."""
+    checkpoint = Checkpoint(paths)
+    facts = _facts_of(checkpoint)
+    numbers = {
+        "context_length": facts.context_length,
+        "block_count": facts.num_layers,
+        "embedding_length": facts.embedding_length,
+        "vocab_size": facts.vocabulary_size,
+    }
+    keys = stated(checkpoint) | {f"{facts.architecture}.{key}": value for key, value in numbers.items() if value}
+    template = checkpoint.templates().get("default")
+    return keys if template is None else keys | {"tokenizer.chat_template": template}
 
 
 def check_weights(tensors: Sequence[tuple[str, Tensor]], checkpoint: Checkpoint) -> None:
@@ -70,7 +87,7 @@ def _facts_of(checkpoint: Checkpoint) -> Facts:
         num_layers=config.size("num_hidden_layers"),
         embedding_length=config.size("hidden_size"),
         vocabulary_size=config.size("vocab_size") if config.has("vocab_size") else None,
-        has_chat_template=_has_chat_template(checkpoint),
+        has_chat_template="default" in checkpoint.templates(),
         tokenizer_model=None,
         pooling=stated_pooling(keys.get),
         capabilities=capabilities(keys.get),
@@ -81,9 +98,3 @@ def _facts_of(checkpoint: Checkpoint) -> Facts:
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
     if checkpoint.path("tokenizer.json") is None and checkpoint.path("tokenizer.model") is None:
         raise ModelInvalid("it has neither tokenizer.json nor tokenizer.model")
-
-
-def _has_chat_template(checkpoint: Checkpoint) -> bool:
-    if any(checkpoint.path(name) for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    return "chat_template" in checkpoint.json("tokenizer_config.json")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN, HEADS, KV_HEADS, INNER, LAYERS = 64, 4, 2, 96, 2
-TRIPLES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+TRIPLES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+TRIPLES += r"|\s+(?!\S)|\s+"
 DIGITS = TRIPLES.replace("{1,3}", "")
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 WORDS = "the quick brown fox jumps over a lazy dog and then it sleeps in the sun for an hour".split()
@@ -57,7 +56,7 @@ def write_weights(folder: Path, weights: Weights, dtype: str, *, num_shards: int
         write_tensors(folder / "model.safetensors", made)
         return
     names = list(made)
-    index = {}
+    index: dict[str, str] = {}
     for number in range(num_shards):
         shard = f"model-{number + 1:05}-of-{num_shards:05}.safetensors"
         part = names[number::num_shards]
@@ -98,7 +97,10 @@ def write_byte_level(
     ids = {token: id for id, token in enumerate([*vocab, *specials])}
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": pattern is None}
-    template = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template: list[dict[str, Any]] = [
+        {"SpecialToken": {"id": bos, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
     begins = {
         "type": "TemplateProcessing",
         "single": template,
@@ -113,7 +115,9 @@ def write_byte_level(
             "padding": None,
             "added_tokens": [added(ids[token], token, special=index < 3) for index, token in enumerate(specials)],
             "normalizer": {"type": "NFC"} if pattern == DIGITS else None,
-            "pre_tokenizer": byte_level if pattern is None else {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "pre_tokenizer": byte_level
+            if pattern is None
+            else {"type": "Sequence", "pretokenizers": [split, byte_level]},
             "post_processor": begins if bos else {**byte_level, "use_regex": True},
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {
@@ -130,7 +134,7 @@ def write_byte_level(
             },
         },
     )
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "chat_template": TEMPLATE}
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "chat_template": TEMPLATE}
     config |= {"bos_token": bos} if bos else {"bos_token": None, "add_bos_token": False, "pad_token": specials[0]}
     write_json(folder / "tokenizer_config.json", config)
     return len(ids)
@@ -197,7 +201,9 @@ def write_same_as_json(folder: Path, specials: list[str], more: list[str]) -> in
         {
             "version": "1.0",
             "added_tokens": [
-                added(ids.get(text, len(pieces) + more.index(text) if text in more else 0), text, special=text != more[-1])
+                added(
+                    ids.get(text, len(pieces) + more.index(text) if text in more else 0), text, special=text != more[-1]
+                )
                 for text in tokens
             ],
             "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, space]},
@@ -263,7 +269,9 @@ def write_word_pieces(folder: Path) -> int:
 # Families
 
 
-def decoder_weights(num_tokens: int, head: int, *, fused: bool = False, bias: bool = False, tied: bool = False) -> Weights:
+def decoder_weights(
+    num_tokens: int, head: int, *, fused: bool = False, bias: bool = False, tied: bool = False
+) -> Weights:
     weights: Weights = {"model.embed_tokens.weight": (num_tokens, HIDDEN)}
     for layer in range(LAYERS):
         at = f"model.layers.{layer}"
@@ -325,7 +333,12 @@ def mistral(folder: Path, dtype: str) -> None:
 def qwen2(folder: Path, dtype: str) -> None:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>"]
     count = write_byte_level(folder, specials, None, specials[2], pattern=DIGITS)
-    more = {"rope_theta": 1_000_000.0, "bos_token_id": count - 4, "eos_token_id": count - 2, "use_sliding_window": False}
+    more = {
+        "rope_theta": 1_000_000.0,
+        "bos_token_id": count - 4,
+        "eos_token_id": count - 2,
+        "use_sliding_window": False,
+    }
     # More embeddings than tokens, as all of this family have.
     rows = count + 13
     write_json(folder / "config.json", config("Qwen2ForCausalLM", "qwen2", rows, **more))
@@ -384,12 +397,18 @@ def phi3(folder: Path, dtype: str) -> None:
 
 def bert(folder: Path, dtype: str) -> None:
     count = write_word_pieces(folder)
-    made = config("BertModel", "bert", count, type_vocab_size=2, layer_norm_eps=1e-12, hidden_act="gelu", pad_token_id=0)
+    made = config(
+        "BertModel", "bert", count, type_vocab_size=2, layer_norm_eps=1e-12, hidden_act="gelu", pad_token_id=0
+    )
     del made["rms_norm_eps"], made["num_key_value_heads"]
     write_json(folder / "config.json", made)
-    write_json(folder / "modules.json", [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}])
+    write_json(
+        folder / "modules.json", [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    )
     (folder / "1_Pooling").mkdir()
-    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
+    write_json(
+        folder / "1_Pooling" / "config.json", {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    )
     weights: Weights = {f"embeddings.{name}_embeddings.weight": (size, HIDDEN) for name, size in
                         (("word", count), ("position", 512), ("token_type", 2))}  # fmt: skip
     weights |= {f"embeddings.LayerNorm.{kind}": (HIDDEN,) for kind in ("weight", "bias")}

@@ -1,6 +1,6 @@
 """Gemma 2 and 3; of a Gemma 3 that sees, what reads text."""
 
-from shimmy.convert.family import Family, described, head_lengths, rope_parameters, rotated
+from shimmy.convert.family import Family, described, rotated
 from shimmy.convert.gguf import Value
 from shimmy.convert.names import ATTENTION, FEED_FORWARD, decoder_name
 from shimmy.models.checkpoint import Config
@@ -27,11 +27,19 @@ def _describe_2(config: Config) -> dict[str, Value]:
     }
 
 
+def _local_base(config: Config) -> float:
+    """Of the layers that see a window."""
+    said = config.values.get("rope_parameters")
+    inner = said.get("sliding_attention") if isinstance(said, dict) else None
+    if isinstance(inner, dict):
+        return Config(inner).number("rope_theta", 10_000.0)
+    return config.number("rope_local_base_freq", 10_000.0)
+
+
 def _describe_3(config: Config) -> dict[str, Value]:
     keys = described(config) | rotated(config, 1_000_000.0)
     keys["attention.sliding_window"] = config.size("sliding_window")
-    local = rope_parameters(config, "sliding_attention").number("rope_theta", config.number("rope_local_base_freq", 1e4))
-    keys["rope.freq_base_swa"] = local
+    keys["rope.freq_base_swa"] = _local_base(config)
     if config.has("final_logit_softcapping"):
         keys["final_logit_softcapping"] = config.number("final_logit_softcapping")
     return keys

@@ -44,7 +44,9 @@ def _extra(config: Config) -> list[Planned]:
     rope = rope_parameters(config)
     if not rope.has("long_factor"):
         return []
-    return [literal(f"rope_factors_{kind}.weight", _factors(rope, f"{kind}_factor", config)) for kind in ("long", "short")]
+    return [
+        literal(f"rope_factors_{kind}.weight", _factors(rope, f"{kind}_factor", config)) for kind in ("long", "short")
+    ]
 
 
 def _factors(rope: Config, name: str, config: Config) -> list[float]:

@@ -6,7 +6,6 @@ from shimmy.convert.tokenizer.byte_level import byte_level_keys
 from shimmy.convert.tokenizer.files import TokenizerFiles, read_tokenizer
 from shimmy.convert.tokenizer.sentencepiece import sentencepiece_keys
 from shimmy.convert.tokenizer.special import special_keys
-from shimmy.convert.tokenizer.templates import template_keys
 from shimmy.convert.tokenizer.word_pieces import word_piece_keys
 from shimmy.core.errors import ModelInvalid
 from shimmy.models.checkpoint import Checkpoint
@@ -17,7 +16,7 @@ def tokenizer_keys(checkpoint: Checkpoint, num_tokens: int, adds_space: bool | N
     if that is known."""
     files = read_tokenizer(checkpoint)
     keys = _vocabulary(checkpoint, files, num_tokens, adds_space)
-    return keys | special_keys(files, num_tokens) | template_keys(checkpoint)
+    return keys | special_keys(files, num_tokens) | _template_keys(checkpoint)
 
 
 def _vocabulary(
@@ -34,6 +33,16 @@ def _vocabulary(
     if checkpoint.path("tokenizer.model") is not None or (model is not None and model.byte_fallback):
         return sentencepiece_keys(checkpoint, files, num_tokens, adds_space)
     raise ModelInvalid(f"its tokenizer is {_kind(files)}, which cannot be converted: BPE and SentencePiece can")
+
+
+def _template_keys(checkpoint: Checkpoint) -> dict[str, Value]:
+    """The one called "default" has no name in its key; others are named after what they are for."""
+    templates = checkpoint.templates()
+    keys: dict[str, Value] = {}
+    for name, template in templates.items():
+        keys["tokenizer.chat_template" if name == "default" else f"tokenizer.chat_template.{name}"] = template
+    others = [name for name in templates if name != "default"]
+    return keys | ({"tokenizer.chat_templates": others} if others else {})
 
 
 def _kind(files: TokenizerFiles) -> str:

@@ -53,18 +53,22 @@ def byte_level_keys(files: TokenizerFiles, num_tokens: int) -> dict[str, Value]:
 
 
 def pre_tokenizer_name(files: TokenizerFiles, model: Model) -> str:
-    """What llama.cpp calls the way in which texts are cut into words. Raises `ModelInvalid` for one it does not have."""
+    """What llama.cpp calls the way in which texts are cut into words. Raises `ModelInvalid` where it has none."""
     for step in steps(files.normalizer, "normalizers"):
         if step.get("type") != "NFC":
             raise ModelInvalid(f"its tokenizer changes texts in a way that llama.cpp has not: {step.get('type')!s:.40}")
     if model.continuing_subword_prefix or model.end_of_word_suffix:
-        raise ModelInvalid("its tokenizer marks where words go on or end, which llama.cpp does not for a BPE over bytes")
+        raise ModelInvalid(
+            "its tokenizer marks where words go on or end, which llama.cpp does not for a BPE over bytes"
+        )
     found = [_step(step) for step in steps(files.pre_tokenizer, "pretokenizers")]
     for rule, ignores_merges, name in _RULES:
         if found == rule and ignores_merges in (None, model.ignore_merges):
             return name
     described = " and ".join(" ".join(step).strip() for step in found)
-    raise ModelInvalid(f"its tokenizer cuts texts into words by a rule that llama.cpp has no name for: {described!s:.300}")
+    raise ModelInvalid(
+        f"its tokenizer cuts texts into words by a rule that llama.cpp has no name for: {described!s:.300}"
+    )
 
 
 def _step(step: dict[str, Any]) -> Step:

@@ -48,7 +48,7 @@ def _read_pieces(data: bytes, vocabulary: Vocabulary) -> bool:
                 vocabulary.put(id, *_piece(value))
             id += 1
         elif number == _TRAINER and isinstance(value, bytes):
-            model_type = next((int(each) for key, each in _fields(value) if key == _MODEL_TYPE), 1)  # type: ignore[arg-type]
+            model_type = next((int(each) for key, each in _fields(value) if key == _MODEL_TYPE), 1)
         elif number == _NORMALIZER and isinstance(value, bytes):
             prefix = next((bool(each) for key, each in _fields(value) if key == _ADD_DUMMY_PREFIX), True)
     if model_type != _BPE:
@@ -138,7 +138,9 @@ def _begins_with_space(files: TokenizerFiles) -> bool:
             case {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}:
                 pass
             case _:
-                raise ModelInvalid(f"its tokenizer changes texts in a way that llama.cpp has not: {step.get('type')!s:.40}")
+                raise ModelInvalid(
+                    f"its tokenizer changes texts in a way that llama.cpp has not: {step.get('type')!s:.40}"
+                )
     for step in steps(files.pre_tokenizer, "pretokenizers"):
         match step:
             case {"type": "Metaspace", "replacement": "\u2581"}:
@@ -146,5 +148,7 @@ def _begins_with_space(files: TokenizerFiles) -> bool:
             case {"type": "Split", "pattern": {"String": " " | "\u2581"}}:
                 pass
             case _:
-                raise ModelInvalid(f"its tokenizer cuts texts in a way that llama.cpp has not: {step.get('type')!s:.40}")
+                raise ModelInvalid(
+                    f"its tokenizer cuts texts in a way that llama.cpp has not: {step.get('type')!s:.40}"
+                )
     return begins
