@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from shimmy.models.folders import Found
+from shimmy.models.folders import MAX_DEPTH, Found
 from shimmy.models.names import printable
 from shimmy.store.place import MANIFESTS, store_path
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class StoreSource:
     named = False
     label = "Shimmy's store"
+    depth = MAX_DEPTH
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
