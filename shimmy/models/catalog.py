@@ -1,6 +1,7 @@
 """The models there are: owns the current listing. Knows files and headers, not workers.
 
-A rescan replaces the listing as a whole, so readers on other threads see the old one or the new one.
+A rescan replaces the listing as a whole, so readers on other threads see the old one or the new one. What headers said
+outlasts the program where there is a `HeaderCache`.
 """
 
 import logging
@@ -13,7 +14,7 @@ from shimmy.core.errors import ModelInvalid, ModelNotFound
 
 if TYPE_CHECKING:
     from shimmy.models.discovery import Source
-    from shimmy.models.listing import Change, Listing, Model
+    from shimmy.models.listing import Change, Listing, Model, Skipped
 
 log = logging.getLogger("shimmy.models")
 
@@ -23,8 +24,10 @@ _MAX_NAMES_IN_MESSAGE = 50
 class Catalog:
     """Cheap to make; empty until the first `refresh`, which imports what reads files."""
 
-    def __init__(self, sources: "Sequence[Source]") -> None:
+    def __init__(self, sources: "Sequence[Source]", cache: str | None = None) -> None:
+        """`cache` is the file in which what headers say is kept, if it is."""
         self._sources = tuple(sources)
+        self._cache = cache
         self._listing: Listing | None = None
         self._refreshing = threading.Lock()
         # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
@@ -34,15 +37,30 @@ class Catalog:
     def refresh(self) -> "list[Change]":
         """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
         since the scan before, if there was one, after `on_change` has been told."""
-        from shimmy.models.listing import Listing, changes, scan
+        from shimmy.models.header_cache import HeaderCache
+        from shimmy.models.listing import changes
+        from shimmy.models.scan import scan
 
         with self._refreshing:
-            before = self._listing
-            self._listing = scan(self._sources, (before or Listing()).inspections)
-            changed = list(changes(before, self._listing)) if before is not None else []
+            before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
+            listing = scan(self._sources, before, cache.read() if cache and before is None else {})
+            self._listing = listing
+            changed = list(changes(before, listing)) if before is not None else []
             for change in changed:
                 self._tell(change)
+            if cache and listing.read:
+                cache.add(listing.read)
             return changed
+
+    def has_settled(self) -> bool:
+        """Whether a file that was being written seems to be whole now, so that it is time to scan again."""
+        from shimmy.models.scan import has_settled
+
+        return self._listing is not None and has_settled(self._listing)
+
+    def unsettled(self) -> set[str]:
+        """The paths of files that may still be written."""
+        return {path for sighting in (self._listing.unsettled if self._listing else ()) for path in sighting.paths}
 
     def _tell(self, change: "Change") -> None:
         try:
@@ -54,6 +72,15 @@ class Catalog:
         """Sorted by id, those that cannot be served included."""
         listing = self._listing
         return sorted(listing.models.values(), key=lambda model: model.id) if listing else []
+
+    def skipped(self) -> "list[Skipped]":
+        """The files that look like models and are not listed."""
+        return list(self._listing.skipped) if self._listing else []
+
+    @property
+    def sources(self) -> "tuple[Source, ...]":
+        """In the order in which they are searched."""
+        return self._sources
 
     def find(self, name: str) -> "Model":
         """The model that `name` leads to: an id, however spelled and without `:latest`, or another name of its file.

@@ -28,6 +28,13 @@ def folder(path: Path) -> Folder:
     return Folder("models folder", str(path))
 
 
+def aged(path: Path) -> Path:
+    """Written long enough ago that nobody takes it for unfinished; each time at another time."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns - 10**10))
+    return path
+
+
 def ids(of: Catalog) -> list[str]:
     return [each.id for each in of.models()]
 
@@ -176,16 +183,16 @@ def test_a_rescan_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.Mo
         read.extend(Path(path).name for path in paths)
         return inspect(paths)
 
-    monkeypatch.setattr("shimmy.models.listing.inspect", counting)
+    monkeypatch.setattr("shimmy.models.scan.inspect", counting)
     for name in ("a", "b"):
-        model().write(tmp_path / f"{name}.gguf")
-    GGUF({"general.architecture": "llama"}).write(tmp_path / "vocabulary.gguf")
+        aged(model().write(tmp_path / f"{name}.gguf"))
+    aged(GGUF({"general.architecture": "llama"}).write(tmp_path / "vocabulary.gguf"))
     made = catalog(folder(tmp_path))
     assert read == ["a.gguf", "b.gguf", "vocabulary.gguf"]
     read.clear()
     model("Changed").write(tmp_path / "b.gguf")
     os.utime(tmp_path / "b.gguf", (5, 5))
-    model().write(tmp_path / "c.gguf")
+    aged(model().write(tmp_path / "c.gguf"))
     (tmp_path / "a.gguf").unlink()
     made.refresh()
     assert read == ["b.gguf", "c.gguf"]
@@ -196,14 +203,14 @@ def test_a_rescan_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_listener_is_told_what_changed(tmp_path: Path) -> None:
     for name in ("gone", "same", "touched"):
-        model().write(tmp_path / f"{name}.gguf")
+        aged(model().write(tmp_path / f"{name}.gguf"))
     made = Catalog([folder(tmp_path)])
     told: list[tuple[str, str]] = []
     made.on_change = lambda change: told.append((change.kind, change.id))
     assert made.refresh() == [] and told == []
     (tmp_path / "gone.gguf").unlink()
     os.utime(tmp_path / "touched.gguf", (5, 5))
-    model().write(tmp_path / "new.gguf")
+    aged(model().write(tmp_path / "new.gguf"))
     before = {each.id: each for each in made.models()}
     changed = {change.id: change for change in made.refresh()}
     after = {each.id: each for each in made.models()}
@@ -219,9 +226,11 @@ def test_a_file_that_breaks_or_is_repaired_is_a_change(tmp_path: Path) -> None:
     whole = path.read_bytes()
     made = catalog(folder(tmp_path))
     path.write_bytes(whole[:-40])
+    aged(path)
     [broken] = made.refresh()
     assert broken.before and broken.after and broken.before.invalid is None and broken.after.invalid
     path.write_bytes(whole)
+    aged(path)
     [repaired] = made.refresh()
     assert repaired.after and repaired.after.invalid is None
 
@@ -229,7 +238,7 @@ def test_a_file_that_breaks_or_is_repaired_is_a_change(tmp_path: Path) -> None:
 def test_a_name_that_leads_to_another_file_is_a_change(tmp_path: Path) -> None:
     second = str(model().write(tmp_path / "b" / "m.gguf"))
     made = catalog(folder(tmp_path))
-    first = str(model().write(tmp_path / "a" / "m.gguf"))
+    first = str(aged(model().write(tmp_path / "a" / "m.gguf")))
     by_id = {change.id: change for change in made.refresh()}
     assert by_id["m"].kind == "changed" and by_id["m"].after and by_id["m"].after.paths == (first,)
     assert by_id[qualified("m", second)].kind == "added"
@@ -243,7 +252,7 @@ def test_a_listener_that_fails_is_no_obstacle(tmp_path: Path, caplog: pytest.Log
 
     made.on_change = fail
     for name in ("a", "b"):
-        model().write(tmp_path / f"{name}.gguf")
+        aged(model().write(tmp_path / f"{name}.gguf"))
     assert len(made.refresh()) == 2
     assert ids(made) == ["a", "b"]
     assert [record.getMessage() for record in caplog.records] == [f"that {id} was added went unheard" for id in "ab"]
