@@ -3,11 +3,12 @@
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from typing import Literal
 
 import msgspec
 from starlette.types import Scope
 
-from shimmy.core.errors import Unimplemented, Unsupported
+from shimmy.core.errors import ModelInUse, RequestError, Unimplemented, Unsupported
 from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta
 from shimmy.core.request import Generation, Prompt, Text
 from shimmy.protocols.grpc.generation import chat, params, secret
@@ -30,6 +31,7 @@ from shimmy.protocols.grpc.messages import (
     StatusRequest,
     StatusResponse,
     UnloadRequest,
+    UnloadResponse,
     UsageStats,
 )
 from shimmy.protocols.grpc.methods import Method, Reply, unary
@@ -37,6 +39,8 @@ from shimmy.server.inference import Inference
 from shimmy.server.streaming import observed
 
 _CPU = "CPU"
+# By their numbers in spindll.proto.
+_PRIORITIES: dict[int, Literal["low", "normal", "high"]] = {0: "normal", 1: "low", 2: "high"}
 
 
 class Spindll:
@@ -85,6 +89,7 @@ class Spindll:
         _check_options(request)
         scope["state"]["access"].model = request.model
         ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
+        await self._inference.set_stay(request.model, priority=_PRIORITIES[request.priority])
         await self._inference.preload(request.model)
         found = self._inference.catalog.find(request.model)
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
@@ -97,7 +102,7 @@ class Spindll:
                 models.append(
                     LoadedModel(
                         name=status.id,
-                        memory_used=loaded.model_bytes,
+                        memory_used=status.taken_bytes or loaded.model_bytes,
                         gpu_layers=num_on_gpus,
                         context_length=loaded.context_length,
                     )
@@ -109,8 +114,11 @@ class Spindll:
         raise Unimplemented("this server downloads no models; put a .gguf file into one of its folders")
         yield
 
-    async def unload(self, request: UnloadRequest, scope: Scope) -> msgspec.Struct:
-        raise Unimplemented("this server unloads no models; one that is loaded stays so")
+    async def unload(self, request: UnloadRequest, scope: Scope) -> UnloadResponse:
+        scope["state"]["access"].model = request.model
+        if not await self._inference.unload(request.model):
+            raise ModelInUse(f"the model {request.model!r} is in use", param="model")
+        return UnloadResponse(True)
 
     async def delete(self, request: DeleteRequest, scope: Scope) -> msgspec.Struct:
         raise Unimplemented("this server deletes no models; remove the file")
@@ -166,10 +174,11 @@ def methods(inference: Inference) -> dict[str, Method]:
 def _check_options(request: LoadRequest) -> None:
     if request.gpu_layers not in (-1, 0):
         raise Unsupported("gpu_layers: it is set for all models, with --gpu-layers", param="gpu_layers")
-    if request.priority:
-        raise Unsupported("priority: models have no order in which they leave", param="priority")
+    if request.priority not in _PRIORITIES:
+        raise RequestError(f"priority: there is no {request.priority}", param="priority")
     if request.idle_reload_secs:
-        raise Unsupported("idle_reload_secs: no model leaves, so none comes back", param="idle_reload_secs")
+        message = "idle_reload_secs: a model that has left comes back when it is asked for"
+        raise Unsupported(message, param="idle_reload_secs")
 
 
 def _usage(event: Finished) -> UsageStats:

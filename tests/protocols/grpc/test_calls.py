@@ -241,16 +241,43 @@ def test_errors_of_the_engine() -> None:
 def test_what_this_server_cannot_do_is_said() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
-            for method in ("Pull", "Unload", "Delete"):
+            for method in ("Pull", "Delete"):
                 code, details = await refused(client(method)(message(f"{method}Request")))
                 assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
-            for fields in ({"gpu_layers": 5}, {"priority": 2}, {"idle_reload_secs": 1}):
+            for fields in ({"gpu_layers": 5}, {"priority": 3}, {"idle_reload_secs": 1}):
                 (name,) = fields
                 code, details = await refused(client("Load")(message("LoadRequest", model="echo", **fields)))
                 assert (code, details.startswith(f"{name}: ")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
             for path in ("/spindll.Spindll/Nothing", "/nobody.Service/Chat", "/v1/models"):
                 code, details = await refused(client.channel.unary_unary(path)(b""))
                 assert (code, details) == (grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
+
+    run_live(test)
+
+
+def test_models_are_unloaded_but_none_in_use() -> None:
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            unload = message("UnloadRequest", model="echo")
+            await client("Load")(message("LoadRequest", model="echo", priority=1))
+            call = client("Chat")(chat("!stall 1"))
+            await call.read()
+            code, _ = await refused(client("Unload")(unload))
+            assert code == grpc.StatusCode.FAILED_PRECONDITION
+            call.cancel()
+            while len((await client("Status")(message("StatusRequest"))).models):
+                await asyncio.sleep(0.01)
+                await asyncio.gather(client("Unload")(unload), return_exceptions=True)
+
+    run_live(test)
+
+
+def test_a_model_leaves_when_metadata_say_so() -> None:
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            assert [each async for each in client("Chat")(chat("hi"), metadata=(("x-shimmy-keep-alive", "0"),))]
+            while len((await client("Status")(message("StatusRequest"))).models):
+                await asyncio.sleep(0.01)
 
     run_live(test)
 
@@ -318,7 +345,9 @@ def test_the_server_keeps_the_deadline_too() -> None:
     async def test(server: Live) -> None:
         async with http2(server) as client:
             # Once it is loaded an answer begins in time.
-            await finished(client, await client.request("POST", CHAT, framed(chat("!say x").SerializeToString()), *CALL))
+            await finished(
+                client, await client.request("POST", CHAT, framed(chat("!say x").SerializeToString()), *CALL)
+            )
             body = framed(chat("!stall 2").SerializeToString())
             stream = await client.request("POST", CHAT, body, *CALL, ("grpc-timeout", "1S"))
             fields = await finished(client, stream)
