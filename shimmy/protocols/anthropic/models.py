@@ -2,7 +2,7 @@
 
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,9 +10,6 @@ from starlette.responses import Response
 from shimmy.core.errors import RequestError
 from shimmy.server.inference import Inference
 from shimmy.server.protocol import json_response
-
-if TYPE_CHECKING:
-    from shimmy.models.listing import Model
 
 # Anthropic API reference, List Models.
 _DEFAULT_LIMIT = 20
@@ -54,11 +51,11 @@ def _limit(request: Request) -> int:
     return int(text)
 
 
-def _answers(model: "Model") -> bool:
+def _answers(model: Any) -> bool:
     return not model.invalid and (model.facts is None or "completion" in model.facts.capabilities)
 
 
-def _entry(model: "Model") -> dict[str, Any]:
+def _entry(model: Any) -> dict[str, Any]:
     """What a file cannot say, its `capabilities` as Anthropic counts them, is null."""
     facts = model.facts
     length = facts.context_length if facts else None
