@@ -99,7 +99,8 @@ def main() -> None:
         ours, theirs = ([each[figure] for each in rounds[name]] for name in folders)
         ratio = median(one / other for one, other in zip(ours, theirs, strict=True))
         print(f"{figure:24}{median(ours):10.4f}{median(theirs):10.4f}{ratio:16.2f}", file=sys.stderr)
-    document = {"model": arguments.model, "servers": dict.fromkeys(folders, "none"), "engines": rounds}
+    libraries = report.public({name: str(folder) for name, folder in folders.items()})
+    document = {"model": arguments.model, "servers": libraries, "engines": rounds}
     report.write(document, arguments.output)
 
 

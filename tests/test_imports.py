@@ -17,8 +17,12 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy": set(),
     "shimmy.__main__": {"shimmy.cli", "shimmy.lean", "shimmy.worker.main"},
     "shimmy.core": {"msgspec"},
+    "shimmy.convert": {"msgspec", "shimmy.core", "shimmy.models"},
     "shimmy.hardware": {"msgspec", "shimmy.core"},
+    "shimmy.store": {"msgspec", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
+    "shimmy.models.stored": {"shimmy.models", "shimmy.store"},
+    "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.models"},
     "shimmy.protocols": {
         "msgspec",
@@ -39,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.models",
         "shimmy.pool",
         "shimmy.protocols",
+        "shimmy.store",
     },
     "shimmy.cli": {
         "click",
@@ -49,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.pool",
         "shimmy.protocols",
         "shimmy.server",
+        "shimmy.store",
     },
     "shimmy.worker": {
         "llguidance",
@@ -57,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "nacl",
         "platformdirs",
         "shimmy.core",
+        "shimmy.convert",
         "shimmy.hardware",
         "shimmy.models.gguf",
     },

@@ -119,7 +119,7 @@ def _with_warning(shown: dict[str, Any], choice: Choice) -> dict[str, Any]:
     return shown | {"warning": choice.warning} if choice.warning else shown
 
 
-def _begin(index: int, echo: str | None) -> bytes:
+def _begin(index: int) -> bytes:
     return _delta(index, b'{"role":"assistant","content":""}')
 
 

@@ -72,6 +72,12 @@ class Sampler:
         """What there is to tell of the first sampled token of which it was not told yet."""
         return self._records.popleft()
 
+    def tell(self, context: int, row: int, token: int) -> TokenLogprob:
+        """The same of a token of the prompt, which follows `row`. Only where logprobs are asked for."""
+        if self._probe is None:
+            raise ValueError("there is no probe")
+        return self._probe.record(self._probe.read(context, row), token, self._num_alternatives)
+
     def free(self) -> None:
         if self._chain:
             self._library.llama_sampler_free(self._chain)
