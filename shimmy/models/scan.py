@@ -31,7 +31,7 @@ def scan(sources: Iterable[Source], before: Listing | None, cached: Mapping[Sigh
 
 def observe(paths: tuple[str, ...]) -> Sighting:
     """Raises OSError."""
-    statuses = [os.stat(path) for path in paths]
+    statuses = list(map(os.stat, paths))
     identity = tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in statuses)
     return Sighting(paths, identity, tuple(each.st_ctime_ns for each in statuses))
 
