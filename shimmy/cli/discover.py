@@ -43,8 +43,8 @@ class Place:
 
         self.source = source
         self.trouble = trouble_with(source.place)
-        self.models: list[Model] = [each for each in catalog.models() if self._has(each.source, each.paths)]
-        self.skipped: list[Skipped] = [each for each in catalog.skipped() if self._has(each.source, each.paths)]
+        self.models: list[Model] = [each for each in catalog.models() if _place_of(catalog, each) is source]
+        self.skipped: list[Skipped] = [each for each in catalog.skipped() if _place_of(catalog, each) is source]
         self.closed = _closed_folders(source)
 
     def described(self) -> dict[str, Any]:
@@ -72,11 +72,13 @@ class Place:
         for folder in self.closed:
             yield "  -", "-", _what("the folder cannot be read"), folder
 
-    def _has(self, label: str, paths: tuple[str, ...]) -> bool:
-        """Two places may have one label; what has no path is only known by that."""
-        if label != self.source.label:
-            return False
-        return not paths or paths[0] == self.source.place or paths[0].startswith(os.path.join(self.source.place, ""))
+
+def _place_of(catalog: "Catalog", entry: "Model | Skipped") -> "Source":
+    """Several places may have one label; then it is the one that has the file below it."""
+    labelled = [source for source in catalog.sources if source.label == entry.source]
+    path = entry.paths[0] if entry.paths else ""
+    below = (each for each in labelled if path == each.place or path.startswith(os.path.join(each.place, "")))
+    return next(below, labelled[0])
 
 
 def _closed_folders(source: "Source") -> list[str]:
