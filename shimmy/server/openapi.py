@@ -87,9 +87,7 @@ def _operation(path: str, method: str, known: Operation | None, schemas: dict[An
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(path)
     ]
-    media = {
-        name: {"schema": {} if name == JSON else {"type": "string"}} for name in (known.media if known else (JSON,))
-    }
+    media = {name: {"schema": {"type": "string"} if name == TEXT else {}} for name in (known or Operation("")).media}
     answer: dict[str, Any] = {"description": "The answer.", "content": media}
     described: dict[str, Any] = {"operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_")}
     if known is not None:
