@@ -8,6 +8,7 @@ from shimmy.core.caches import folder
 from shimmy.core.settings import Settings
 from shimmy.models.folders import DataFolder, File, Folder, Found, HuggingFaceCache
 from shimmy.models.ollama import OllamaStore
+from shimmy.models.stored import StoreSource
 
 
 class Source(Protocol):
@@ -31,7 +32,7 @@ def header_cache(environ: Mapping[str, str]) -> str:
 
 
 def sources_from(settings: Settings, environ: Mapping[str, str]) -> list[Source]:
-    return [*_asked_for(settings, environ), *_of_shimmy(), *_of_other_programs(environ)]
+    return [*_asked_for(settings, environ), *_of_shimmy(environ), *_of_other_programs(environ)]
 
 
 def _asked_for(settings: Settings, environ: Mapping[str, str]) -> Iterator[Source]:
@@ -49,9 +50,10 @@ def _asked_for(settings: Settings, environ: Mapping[str, str]) -> Iterator[Sourc
         yield Folder("folder of SHIMMY_BASE_GGUF", os.path.dirname(base) or ".", depth=1)
 
 
-def _of_shimmy() -> Iterator[Source]:
+def _of_shimmy(environ: Mapping[str, str]) -> Iterator[Source]:
     yield Folder("models folder", "models")
     yield DataFolder()
+    yield StoreSource(environ)
 
 
 def _of_other_programs(environ: Mapping[str, str]) -> Iterator[Source]:

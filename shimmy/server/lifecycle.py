@@ -234,8 +234,10 @@ class Server:
         """Of what is to be preloaded, first the model that was given as a file."""
         if self._settings.model_path is None:
             return list(self._settings.preload)
+        from shimmy.models.checkpoint import means
+
         path = os.path.abspath(os.path.expanduser(self._settings.model_path))
-        found = (model.id for model in self._inference.catalog.models() if path in model.paths)
+        found = (model.id for model in self._inference.catalog.models() if means(path, model.paths))
         return [next(found, path), *self._settings.preload]
 
     async def _announce(self) -> None:

@@ -67,6 +67,18 @@ def test_an_error_is_a_frame_and_the_next_request_is_answered(content: str, code
     run_live(test, settings=with_settings(max_body_bytes=1000))
 
 
+def test_strict_requests_are_refused_for_unknown_fields() -> None:
+    async def test(server: Live) -> None:
+        async with socket(server, "/ws/generate?strict=1") as (client, _):
+            await client.ask("!say hi", foo=1)
+            refused = json.loads(await client.text())
+            assert refused["code"] == "invalid_request" and "foo" in refused["error"]
+            await client.ask("!say hi")
+            assert await client.text() == "hi"
+
+    run_live(test)
+
+
 def test_a_crash_in_the_middle_ends_with_an_error() -> None:
     async def test(server: Live) -> None:
         async with socket(server) as (client, _):
