@@ -30,6 +30,8 @@ OPERATIONS = {
     "/v1/reranking": _RANK,
     "/reranking": _RANK,
     "/infill": Operation("What belongs between two texts.", InfillRequest, media=(JSON, EVENTS)),
+    "/props": Operation("What llama-server's clients ask of a model: its context, its slots, its template."),
+    "/slots": Operation("How many sequences a loaded model has, and how many of them run."),
     "/tokenize": Operation("The tokens of a text or a chat.", TokenizeRequest),
     "/detokenize": Operation("The text of tokens.", DetokenizeRequest),
     "/apply-template": Operation("A chat as the model's template renders it.", ChatFields),
