@@ -59,6 +59,10 @@ class Handle:
         self._asked: dict[int, Asked] = {}
         self._num_asked = 0
 
+    @property
+    def num_streams(self) -> int:
+        return len(self._streams)
+
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
         try:

@@ -112,6 +112,11 @@ class Placement:
             switch.status if switch is not None else None,
         )
 
+    def num_running(self, model_id: str) -> int:
+        """Requests that a model's worker has."""
+        supervisor = self._supervisors.get(model_id)
+        return supervisor.num_running if supervisor is not None else 0
+
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""
         return [self.status(model_id) for model_id in sorted(self._supervisors)]
