@@ -27,8 +27,8 @@ _MAX_PLACES = 20_000
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly"}
 _ANNOTATIONS |= {"writeOnly", "discriminator", "externalDocs", "xml"}
-# Of older drafts, of editors and of code generators.
-_ANNOTATIONS |= {"readonly", "links", "enumNames", "enumDescriptions", "markdownDescription", "javaType"}
+# Of older drafts, of editors, of code generators, and of Snowplow.
+_ANNOTATIONS |= {"readonly", "links", "enumNames", "enumDescriptions", "markdownDescription", "javaType", "self"}
 # JSON Schema leaves it to applications whether these are checked; here they would not be.
 _FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 
