@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class StoreSource:
     named = False
     label = "Shimmy's store"
+    depth = 1
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ

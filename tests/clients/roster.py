@@ -59,7 +59,11 @@ def run(client: Client, url: str, folder: Path) -> dict[str, Any]:
     script = shutil.copy(client.place / client.script, folder / f"script{Path(client.script).suffix}")
     (folder / "task.json").write_text(json.dumps(TASK | {"url": url}))
     # A home of its own, and none of the variables by which clients find keys and servers.
-    clean = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"}
+    clean = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+    }
     done = subprocess.run(
         [*_interpreter(client, folder), script],
         cwd=folder,
