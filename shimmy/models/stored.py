@@ -28,7 +28,6 @@ class StoreSource:
         return os.path.join(store_path(self._environ), MANIFESTS)
 
     def find(self) -> Iterator[Found]:
-        """Each model under all its names."""
         if not os.path.isdir(self.place):
             return
         from shimmy.store.folder import Store
@@ -38,10 +37,7 @@ class StoreSource:
             if manifest is None:
                 yield Found(printable(name), (), f"its manifest cannot be read: {trouble}")
                 continue
-            found = _found(store, manifest)
-            yield found
-            if found.reason is None:
-                yield from (Found(alias, found.paths) for alias in manifest.aliases)
+            yield _found(store, manifest)
 
 
 def _found(store: "Store", manifest: "Manifest") -> Found:
@@ -49,7 +45,9 @@ def _found(store: "Store", manifest: "Manifest") -> Found:
     for part, path in zip(manifest.parts, paths, strict=True):
         if reason := _trouble(part, path):
             return Found(manifest.name, (), reason)
-    return Found(manifest.name, paths)
+    return Found(
+        manifest.name, paths, aliases=manifest.aliases, is_whole=all(part.path is None for part in manifest.parts)
+    )
 
 
 def _trouble(part: "Part", path: str) -> str | None:

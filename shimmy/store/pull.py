@@ -83,8 +83,7 @@ class Pull:
                 for file, url in found.files:
                     self._bring(file, url, found.opener)
                 self._report(Progress("writing manifest"))
-                manifest = _manifest(found)
-                self._store.keep(manifest)
+                manifest = self._store.keep(_manifest(found))
         self._report(Progress(SUCCESS))
         return manifest
 
