@@ -9,7 +9,8 @@ import msgspec
 from shimmy.core.capabilities import capabilities, is_encoder, stated_pooling
 from shimmy.core.defaults import own_sampling
 from shimmy.core.errors import ModelInvalid
-from shimmy.models.gguf import Header, Kind, check_servable, kind_of, num_tokens, read_header
+from shimmy.models.checkpoint import CONFIG, PICKLED, PICKLES, WEIGHTS
+from shimmy.models.gguf import Array, Header, Kind, check_servable, kind_of, num_tokens, read_header
 
 # llama.h enum llama_ftype without the "MOSTLY"; the missing numbers were withdrawn.
 FILE_TYPES = dict(enumerate("F32 F16 Q4_0 Q4_1".split()))
@@ -55,6 +56,12 @@ class Inspection(msgspec.Struct, frozen=True):
 
 def inspect(paths: Sequence[str]) -> Inspection:
     """Never raises: what is wrong with the files is part of the outcome."""
+    if paths[0].endswith((WEIGHTS, CONFIG)):
+        from shimmy.models.checkpoint_facts import inspect_checkpoint
+
+        return inspect_checkpoint(paths)
+    if paths[0].endswith(PICKLES):
+        return Inspection("model", None, PICKLED)
     headers: list[Header] = []
     try:
         for path in paths:
@@ -67,6 +74,17 @@ def inspect(paths: Sequence[str]) -> Inspection:
     except ModelInvalid as error:
         return Inspection(kind_of(headers), _facts_of(headers), error.message)
     return Inspection("model", _facts_of(headers), None)
+
+
+def header_keys(paths: Sequence[str]) -> dict[str, Any]:
+    """The keys and values of a model's header; None stands for an array. Of a checkpoint, what is known before it is
+    converted. Raises `ModelInvalid`."""
+    if paths[0].endswith(WEIGHTS):
+        from shimmy.models.checkpoint_facts import checkpoint_keys
+
+        return checkpoint_keys(paths)
+    metadata = read_header(paths[0]).metadata
+    return {key: None if isinstance(value, Array) else value for key, value in metadata.items()}
 
 
 def _facts_of(headers: Sequence[Header]) -> Facts:

@@ -1,13 +1,16 @@
-"""GGUF files in folders, however the folders are arranged. Looks at names and kinds of files only, never into them."""
+"""GGUF files and checkpoints in folders, however the folders are arranged. Looks at names and kinds of files only,
+never into them."""
 
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import groupby
 
 import msgspec
 
-from shimmy.models.names import name_of_file, printable, shards_of
+from shimmy.models import checkpoint
+from shimmy.models.names import name_of_cached, name_of_file, name_of_folder, printable, shards_of
 
 MAX_DEPTH = 8
 MAX_ENTRIES = 100_000
@@ -27,7 +30,8 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class File:
-    """One file that a person named: it is listed whatever it holds, and whatever it is called."""
+    """One file that a person named, or the folder of a checkpoint, or a file in it: it is listed whatever it holds, and
+    whatever it is called."""
 
     named = True
     depth = 0
@@ -37,12 +41,17 @@ class File:
         self.place = os.path.abspath(os.path.expanduser(path))
 
     def find(self) -> Iterator[Found]:
-        if os.path.exists(self.place):
+        is_folder = os.path.isdir(self.place)
+        if is_folder or self.place.endswith(checkpoint.WEIGHTS):
+            folder = self.place if is_folder else os.path.dirname(self.place)
+            yield _checkpoint(folder) or Found(name_of_folder(folder), (), "there is no config.json with .safetensors")
+        elif os.path.exists(self.place):
             yield from as_models([self.place])
 
 
 class Folder:
-    """Everything that ends in `.gguf` below a folder, `depth` levels down (1 is the folder itself)."""
+    """Everything that ends in `.gguf`, and every checkpoint, below a folder, `depth` levels down (1 is the folder
+    itself)."""
 
     named = False
 
@@ -52,7 +61,7 @@ class Folder:
         self.depth = depth
 
     def find(self) -> Iterator[Found]:
-        yield from as_models(gguf_files(self.place, self.depth))
+        yield from models_in(self.place, self.depth)
 
 
 class DataFolder:
@@ -69,7 +78,7 @@ class DataFolder:
         return os.path.join(user_data_dir("shimmy", appauthor=False), "models")
 
     def find(self) -> Iterator[Found]:
-        yield from as_models(gguf_files(self.place))
+        yield from models_in(self.place)
 
 
 class HuggingFaceCache:
@@ -85,7 +94,28 @@ class HuggingFaceCache:
     def find(self) -> Iterator[Found]:
         for entry in _entries(self.place):
             if entry.name.startswith("models--"):
-                yield from as_models(gguf_files(os.path.join(entry.path, "snapshots")))
+                yield from models_in(os.path.join(entry.path, "snapshots"), name=name_of_cached(entry.name))
+
+
+def models_in(root: str, depth: int = MAX_DEPTH, name: str | None = None) -> Iterator[Found]:
+    """What is below `root`. A checkpoint is called `name`, or else after its folder."""
+    for folder, paths in groupby(regular_files(root, depth), os.path.dirname):
+        files = list(paths)
+        yield from as_models(path for path in files if path.lower().endswith(".gguf"))
+        if found := _checkpoint(folder, files, name):
+            yield found
+
+
+def _checkpoint(folder: str, files: Iterable[str] | None = None, name: str | None = None) -> Found | None:
+    if files is None:
+        files = [entry.path for entry in _entries(folder) if os.path.isfile(entry.path)]
+    found = checkpoint.files_of(folder, map(os.path.basename, files))
+    if found is None:
+        return None
+    name = name or name_of_folder(folder)
+    if printable(folder) != folder:
+        return Found(name, (), f"its path is not plain text: {printable(folder)}")
+    return Found(name, *found)
 
 
 def as_models(paths: Iterable[str]) -> Iterator[Found]:
@@ -108,10 +138,6 @@ def _found(name: str, shards: list[str]) -> Found:
         first = os.path.basename(missing[0])
         return Found(name, present, f"{len(missing)} of {len(shards)} shards are missing, the first is {first}")
     return Found(name, tuple(shards))
-
-
-def gguf_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
-    return (path for path in regular_files(root, depth) if path.lower().endswith(".gguf"))
 
 
 def regular_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:

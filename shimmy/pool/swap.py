@@ -110,7 +110,7 @@ async def _ask(handle: Handle) -> None:
         async for batch in stream:
             for event in batch:
                 if isinstance(event, TextDelta):
-                    _check(token.logprob for token in event.tokens)
+                    _check(token.logprob for token in event.tokens if token.logprob is not None)
                 elif isinstance(event, Embedded):
                     _check(memoryview(event.vectors).cast("f"))
     finally:

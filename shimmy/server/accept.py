@@ -7,6 +7,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from hypercorn.app_wrappers import ASGIWrapper
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
 _MAX_READ_BYTES = 1 << 16
+_LINGER_SECONDS = 0.5
+_LINGER_BYTES = 1 << 20
 # Nothing was read, so nobody knows whose client it is: OpenAI's and Anthropic's find what they look for, and Ollama's
 # an `error`.
 _FULL_BODY = (
@@ -133,6 +136,9 @@ class Conversation(TCPServer):
             except OSError:
                 break
             await self.protocol.handle(RawData(data))
+            if self._has_message_too_big():
+                await self._linger()
+                break
             if self.idle_task._handle is None and self._is_quiet():
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
         await self.protocol.handle(Closed())
@@ -140,6 +146,24 @@ class Conversation(TCPServer):
         for buffer in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
             await buffer.close()
         await self.idle_task.stop()
+
+    def _has_message_too_big(self) -> bool:
+        """Hypercorn says so to a WebSocket client, and goes on keeping all that comes of the message."""
+        http = self.protocol.protocol
+        streams = getattr(http, "streams", None)
+        for stream in list(streams.values()) if streams is not None else [getattr(http, "stream", None)]:
+            buffer = getattr(stream, "buffer", None)
+            if buffer is not None and buffer.length > buffer.max_length:
+                return True
+        return False
+
+    async def _linger(self) -> None:
+        """Take what the client still sends, for a moment, so that it reads what was said last and not a reset."""
+        num_bytes = 0
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while num_bytes < _LINGER_BYTES and (data := await self.reader.read(_MAX_READ_BYTES)):
+                    num_bytes += len(data)
 
     def _is_quiet(self) -> bool:
         streams = getattr(self.protocol.protocol, "streams", None)

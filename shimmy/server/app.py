@@ -153,7 +153,7 @@ class App:
             self._guard.enter(scope)
             with self._admitted(scope, self._identified(scope), "infer"):
                 access.status = _SWITCHED
-                await self._native.converse(scope, receive, send)
+                await self._native.converse(scope, receive, connection.heed(send))
         except ClientGone:
             await connection.cut()
         except ShimmyError as error:

@@ -158,11 +158,10 @@ class Inference:
 
     async def header(self, name: str) -> "tuple[Model, dict[str, Any]]":
         """A model, and the keys and values of its file's header; None stands for an array."""
-        from shimmy.models.gguf import Array, read_header
+        from shimmy.models.facts import header_keys
 
         model = await self._find(name)
-        metadata = (await asyncio.to_thread(read_header, model.paths[0])).metadata
-        return model, {key: None if isinstance(value, Array) else value for key, value in metadata.items()}
+        return model, await asyncio.to_thread(header_keys, model.paths)
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
         """Rescan the catalog, in a thread; a scan that is younger will do."""

@@ -234,8 +234,10 @@ class Server:
         """Of what is to be preloaded, first the model that was given as a file."""
         if self._settings.model_path is None:
             return list(self._settings.preload)
+        from shimmy.models.checkpoint import means
+
         path = os.path.abspath(os.path.expanduser(self._settings.model_path))
-        found = (model.id for model in self._inference.catalog.models() if path in model.paths)
+        found = (model.id for model in self._inference.catalog.models() if means(path, model.paths))
         return [next(found, path), *self._settings.preload]
 
     async def _announce(self) -> None:
@@ -309,7 +311,7 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
 
     return Acceptor(
         cast("ASGIFramework", app),
-        http_config(),
+        http_config(settings.max_body_bytes),
         listener.fd,
         max_connections=settings.max_connections,
         max_per_address=settings.max_connections_per_address,
@@ -317,11 +319,13 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
     )
 
 
-def http_config() -> "Config":
+def http_config(max_message_bytes: int) -> "Config":
+    """`max_message_bytes` is what a message over WebSocket may have."""
     from hypercorn.config import Config
 
     config = Config()
     config.include_server_header = False
+    config.websocket_max_message_size = max_message_bytes
     # On HTTP/2 Hypercorn does not wait for what runs when it closes a connection for its many requests.
     config.keep_alive_max_requests = _LAST_REQUEST
     config.errorlog = logging.getLogger("hypercorn")

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy import __version__
 from shimmy.core.keys import admin, infer, public
 from shimmy.server.metrics import Metrics, diagnosis
+from shimmy.server.protocol import json_response
 from shimmy.server.readiness import Readiness
 
 
@@ -22,11 +21,11 @@ class Probes:
     @public
     async def health(self, request: Request) -> Response:
         """Liveness: this process answers."""
-        return _json(200, {"status": "ok", "version": __version__, **self._metrics.health()})
+        return json_response({"status": "ok", "version": __version__, **self._metrics.health()})
 
     @public
     async def readyz(self, request: Request) -> Response:
-        return _json(200 if self._readiness.state == "ready" else 503, self._readiness.report())
+        return json_response(self._readiness.report(), 200 if self._readiness.state == "ready" else 503)
 
     @admin
     async def metrics(self, request: Request) -> Response:
@@ -34,11 +33,11 @@ class Probes:
         accept = request.headers.get("accept", "")
         if "text/plain" in accept or "openmetrics" in accept:
             return Response(self._metrics.text(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
-        return _json(200, self._metrics.report())
+        return json_response(self._metrics.report())
 
     @infer
     async def diagnose(self, request: Request) -> Response:
-        return _json(200, diagnosis())
+        return json_response(diagnosis())
 
 
 class Description:
@@ -54,7 +53,3 @@ class Description:
         if self._document is None:
             self._document = await asyncio.to_thread(self._make)
         return Response(self._document, media_type="application/json")
-
-
-def _json(status: int, content: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
@@ -64,3 +66,7 @@ def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint
         return await find()(request)
 
     return Route(path, declare(endpoint), methods=methods.split())
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -17,7 +17,7 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !cached N           one word; N tokens of the prompt were cached
     !drafted N M        one word; N tokens were drafted, M of them accepted
     !think N TEXT       N words of TEXT are thoughts, the others the answer
-    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of a tool "f", after a word
+    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of the first tool, or "f", after a word
     !doubt TEXT         TEXT as it is, with a warning
     !crash-call         a call, and within its arguments the process dies by SIGKILL
     !stall-call         a call, and within its arguments silence
@@ -61,6 +61,7 @@ from shimmy.core.events import (
     Accepted,
     Alternative,
     Dropped,
+    Echoed,
     Embedded,
     Event,
     Failed,
@@ -103,6 +104,11 @@ def words_of(text: str) -> list[str]:
     """The text in pieces that join to it again: "a b" is "a", " b"."""
     pieces = text.split(" ")
     return [piece for piece in [pieces[0], *(f" {piece}" for piece in pieces[1:])] if piece]
+
+
+def first_tool_of(generation: Generation) -> str:
+    tools = generation.prompt.tools if isinstance(generation.prompt, Chat) else []
+    return tools[0].name if tools else "f"
 
 
 def prompt_of(generation: Generation) -> tuple[str, int]:
@@ -206,6 +212,15 @@ class Sequence:
             case CallArguments(call, text):
                 return [ToolCallDelta(id, index, call, text) for index in choices]
         return [TextDelta(id, index, word, self.tokens(word, index)) for index in choices]
+
+    def echo(self, text: str) -> list[Event]:
+        """The prompt, of which each word is a token."""
+        id = self.generation.id
+        if not self.generation.echo_logprobs:
+            return [Echoed(id, text)] if self.generation.echo else []
+        first, *others = words_of(text)
+        told = [token for word in others for token in self.tokens(word, 0)]
+        return [Echoed(id, text, [TokenLogprob(first.encode(), None)]), Echoed(id, "", told)]
 
     def tokens(self, word: str, index: int) -> list[TokenLogprob]:
         """A word is a token; those of later choices are likelier."""
@@ -327,9 +342,8 @@ class Worker:
         fingerprint, dropped = "fp_0123456789_abcdef0123", None
         if generation.truncation is not None:
             dropped = Dropped(generation.truncation.what, 7, 2)
-        echo = text if generation.echo else None
-        send(ipc.Events([Accepted(generation.id, num_tokens, echo, fingerprint, dropped)]))
         sequence = Sequence(generation, num_tokens, text)
+        send(ipc.Events([Accepted(generation.id, num_tokens, fingerprint, dropped), *sequence.echo(text)]))
         sequence.script = self.script(sequence, sequence.text)
         self.waiting.append(sequence)
 
@@ -385,7 +399,7 @@ class Worker:
             case "!call":
                 yield "calling"
                 for number in range(int(arguments[0])):
-                    yield CallBegin(number, "f", f"id{number}")
+                    yield CallBegin(number, first_tool_of(generation), f"id{number}")
                     yield from (CallArguments(number, word) for word in words_of(" ".join(arguments[1:])))
             case "!doubt":
                 sequence.warning = "a call is not valid JSON"

@@ -1,4 +1,4 @@
-"""What clients send, field by field. Unknown fields are accepted and ignored; null means absent.
+"""What clients send, field by field. Null means absent; `cache_control` is everywhere and asks for what is always done.
 
 The names are Anthropic's, and for what it does not have the same as over the OpenAI API.
 """
@@ -33,7 +33,9 @@ Effort = Literal["low", "medium", "high", "xhigh", "max"]
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A content block of any type, with the fields that the types we take have. `content` is a tool's result."""
+    """A content block of any type, with the fields that the types we take have. `content` is a tool's result; `source`
+    is that of images and documents, whose type is refused. What is from `signature` on comes back with what was
+    answered, and says nothing to a model."""
 
     type: str
     text: str | None = None
@@ -44,6 +46,12 @@ class Block(msgspec.Struct, frozen=True):
     content: Any = None
     is_error: bool | None = None
     thinking: str | None = None
+    source: Any = None
+    cache_control: Any = None
+    signature: Any = None
+    data: Any = None
+    citations: Any = None
+    caller: Any = None
 
 
 Blocks = Annotated[list[Block], Meta(max_length=MAX_PARTS)]
@@ -62,6 +70,7 @@ class ToolField(msgspec.Struct, frozen=True):
     description: str | None = None
     input_schema: msgspec.Raw = msgspec.field(default_factory=absent)
     strict: bool | None = None
+    cache_control: Any = None
 
 
 class ToolChoiceField(msgspec.Struct, frozen=True):
@@ -101,6 +110,7 @@ class CountRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: ThinkingField | None = None
     output_config: OutputConfig | None = None
     output_format: FormatField | None = None
+    cache_control: Any = None
     mcp_servers: Any = None
     container: Any = None
 
@@ -115,6 +125,7 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
     top_p: Probability | None = None
     stop_sequences: StopStrings | None = None
     metadata: Metadata | None = None
+    service_tier: Any = None
     min_p: Probability | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

@@ -1,4 +1,4 @@
-"""What Ollama's clients send, field by field. Unknown fields and options are ignored; null means absent."""
+"""What Ollama's clients send, field by field. Null means absent."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,4 +1,4 @@
-"""What clients send, field by field. Unknown fields are accepted and ignored; null means absent.
+"""What clients send, field by field. Null means absent.
 
 The names are OpenAI's, and where they have none llama.cpp's and vLLM's.
 """
@@ -24,6 +24,7 @@ from shimmy.core.request import (
     Exponent,
     LearningRate,
     MaxTokens,
+    MaxTokensOrNone,
     MinTokens,
     Mirostat,
     ModelName,
@@ -269,6 +270,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
 
 
 class CompletionRequest(CommonFields, frozen=True, kw_only=True):
+    max_tokens: MaxTokensOrNone | None = None
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: NumLogprobs | bool | None = None
     echo: bool | None = None

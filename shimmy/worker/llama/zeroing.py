@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from shimmy.worker.llama.library import ggml
+from shimmy.worker.llama.libllama import ggml
 from shimmy.worker.memory_limit import turn
 
 IS_LAZY = sys.platform == "linux"
