@@ -320,7 +320,9 @@ def test_the_server_keeps_the_deadline_too() -> None:
     async def test(server: Live) -> None:
         async with http2(server) as client:
             # Once it is loaded an answer begins in time.
-            await finished(client, await client.request("POST", CHAT, framed(chat("!say x").SerializeToString()), *CALL))
+            await finished(
+                client, await client.request("POST", CHAT, framed(chat("!say x").SerializeToString()), *CALL)
+            )
             body = framed(chat("!stall 2").SerializeToString())
             stream = await client.request("POST", CHAT, body, *CALL, ("grpc-timeout", "1S"))
             fields = await finished(client, stream)
