@@ -13,7 +13,7 @@ import click
 from shimmy import __version__
 from shimmy.cli import exit_codes
 
-COMMANDS = ("serve", "list", "show", "probe", "generate", "quantize", "gpu-info")
+COMMANDS = ("serve", "list", "show", "probe", "generate", "quantize", "convert", "gpu-info")
 
 
 class Commands(click.Group):
@@ -35,6 +35,8 @@ class Commands(click.Group):
                 from shimmy.cli.generate import command
             case "quantize":
                 from shimmy.cli.quantize import command
+            case "convert":
+                from shimmy.cli.convert import command
             case "gpu-info":
                 from shimmy.cli.gpu_info import command
             case _:
