@@ -41,9 +41,10 @@ def _print_names(models: "list[Model]") -> None:
 def scanned(model_path: str | None, model_dirs: tuple[str, ...]) -> "Catalog":
     from shimmy.core.settings import Settings
     from shimmy.models.catalog import Catalog
-    from shimmy.models.discovery import sources_from
+    from shimmy.models.discovery import header_cache, sources_from
 
-    catalog = Catalog(sources_from(Settings(model_path=model_path, model_dirs=model_dirs), os.environ))
+    settings = Settings(model_path=model_path, model_dirs=model_dirs)
+    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ))
     catalog.refresh()
     return catalog
 

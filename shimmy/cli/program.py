@@ -13,7 +13,20 @@ import click
 from shimmy import __version__
 from shimmy.cli import exit_codes
 
-COMMANDS = ("serve", "list", "show", "probe", "generate", "quantize", "convert", "gpu-info")
+COMMANDS = (
+    "serve",
+    "list",
+    "show",
+    "probe",
+    "generate",
+    "quantize",
+    "convert",
+    "pull",
+    "rm",
+    "cp",
+    "import",
+    "gpu-info",
+)
 
 
 class Commands(click.Group):
@@ -37,6 +50,14 @@ class Commands(click.Group):
                 from shimmy.cli.quantize import command
             case "convert":
                 from shimmy.cli.convert import command
+            case "pull":
+                from shimmy.cli.pull import command
+            case "rm":
+                from shimmy.cli.rm import command
+            case "cp":
+                from shimmy.cli.cp import command
+            case "import":
+                from shimmy.cli.import_models import command
             case "gpu-info":
                 from shimmy.cli.gpu_info import command
             case _:

@@ -1,7 +1,8 @@
 """What comes back while a request runs: the only currency between worker, server and protocols.
 
-For each request: one `Accepted`, then per choice any number of deltas and exactly one `Finished`; or, at any point, one
-`Failed`, which ends the whole request. An `Embedding` gets one `Embedded` for each of its inputs, or a `Failed`.
+For each request: one `Accepted`, then, where the prompt is wanted back, `Echoed`, then per choice any number of deltas
+and exactly one `Finished`; or, at any point, one `Failed`, which ends the whole request. An `Embedding` gets one
+`Embedded` for each of its inputs, or a `Failed`.
 """
 
 from typing import Literal
@@ -47,13 +48,11 @@ class Dropped(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
-    """The prompt was rendered, tokenized and fits; from here on errors arrive mid-stream. `echo` is the prompt's text,
-    where that was asked for. `fingerprint` names the model, the build and the set-up that answer
-    (worker/fingerprint.py); `dropped` is what is missing of the prompt."""
+    """The prompt was rendered, tokenized and fits; from here on errors arrive mid-stream. `fingerprint` names the
+    model, the build and the set-up that answer (worker/fingerprint.py); `dropped` is what is missing of the prompt."""
 
     id: str
     prompt_tokens: int
-    echo: str | None = None
     fingerprint: str = ""
     dropped: Dropped | None = None
 
@@ -66,12 +65,21 @@ class Alternative(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token of an answer: the bytes it adds to the text, the logarithm of its probability before any sampler, and
-    the likeliest tokens of its place, the likeliest first."""
+    """A token of an answer or a prompt: the bytes it adds to the text, the logarithm of its probability before any
+    sampler, and the likeliest tokens of its place, the likeliest first. The first of a prompt has no `logprob`."""
 
     bytes: bytes
-    logprob: float
+    logprob: float | None
     top: list[Alternative] = []
+
+
+class Echoed(msgspec.Struct, frozen=True, tag="echoed", omit_defaults=True):
+    """The prompt of all choices of a request: its text in the first of them and, where they are asked for, its next
+    `tokens` in each. All tokens make the text."""
+
+    id: str
+    text: str = ""
+    tokens: list[TokenLogprob] = []
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
@@ -137,4 +145,4 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     num_dropped: int = 0
 
 
-Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Failed
+Event = Accepted | Echoed | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Failed

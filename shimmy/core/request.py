@@ -37,6 +37,8 @@ NumLogprobs = Annotated[int, Meta(ge=0, le=20)]
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+# For those who want to know something of the prompt only.
+MaxTokensOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 NumKept = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
@@ -53,7 +55,8 @@ DraftTokens = Annotated[int, Meta(ge=0, le=64)]
 # -1 is as many as there is room for.
 ThinkingBudget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 # OpenAI allows no dots and 64 characters; tools of MCP servers have both.
-ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}\Z")]
+MAX_TOOL_NAME_CHARS = 128
+ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.:-]{{1,{MAX_TOOL_NAME_CHARS}}}\Z")]
 
 BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]
@@ -62,11 +65,17 @@ TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
 AdapterScale = Annotated[float, Meta(ge=-100, le=100)]
 AdapterNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 AdapterName = Annotated[str, Meta(max_length=1024)]
+ModelName = Annotated[str, Meta(max_length=1024)]
 
 ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
 MAX_STOP_STRINGS = 16
+StopString = Annotated[str, Meta(max_length=1024)]
+StopStrings = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
+# More than any conversation has: each one costs time before anything can be refused.
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000  # of one message
 MAX_INPUTS = 2048  # OpenAI's limit for one request
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_BREAKER_CHARS = 128  # of all together
@@ -314,7 +323,8 @@ class Truncation(msgspec.Struct, frozen=True, omit_defaults=True):
 class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request to one model. `max_tokens` None means up to the context; `num_choices` share one prefill. A token of
     `stop_tokens` ends a choice like the model's own end tokens. `logprobs` is how many alternatives to each token come
-    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too.
+    back with it, 0 for the token's own probability only, None for nothing. With `echo` the prompt comes back too, and
+    with `echo_logprobs`, which goes with `logprobs`, all of its tokens; then the token that ends a choice is told, too.
     Every choice meets the `constraint`, or ends for its length.
 
     Of one tenant's requests the one with the lowest `priority` goes first. `tenant` tells whose request it is, without
@@ -329,12 +339,13 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     prompt: Prompt
     sampling: Sampling = Sampling()
-    max_tokens: MaxTokens | None = None
+    max_tokens: MaxTokensOrNone | None = None
     stop: list[str] = []
     stop_tokens: list[TokenId] = []
     num_choices: NumChoices = 1
     logprobs: NumLogprobs | None = None
     echo: bool = False
+    echo_logprobs: bool = False
     constraint: Constraint | None = None
     priority: Priority = 0
     tenant: str = ""

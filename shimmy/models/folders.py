@@ -4,6 +4,7 @@ never into them."""
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import groupby
 
 import msgspec
@@ -30,6 +31,7 @@ class File:
     whatever it is called."""
 
     named = True
+    depth = 0
 
     def __init__(self, label: str, path: str) -> None:
         self.label = label
@@ -53,10 +55,10 @@ class Folder:
     def __init__(self, label: str, path: str, depth: int = MAX_DEPTH) -> None:
         self.label = label
         self.place = os.path.abspath(os.path.expanduser(path))
-        self._depth = depth
+        self.depth = depth
 
     def find(self) -> Iterator[Found]:
-        yield from models_in(self.place, self._depth)
+        yield from models_in(self.place, self.depth)
 
 
 class DataFolder:
@@ -64,6 +66,7 @@ class DataFolder:
 
     named = False
     label = "data folder"
+    depth = MAX_DEPTH
 
     @property
     def place(self) -> str:
@@ -80,6 +83,7 @@ class HuggingFaceCache:
 
     named = False
     label = "Hugging Face cache"
+    depth = MAX_DEPTH
 
     def __init__(self, path: str) -> None:
         self.place = os.path.abspath(os.path.expanduser(path))
@@ -135,25 +139,41 @@ def _found(name: str, shards: list[str]) -> Found:
 
 def regular_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
     """Regular files in a fixed order, links followed, hidden names and unreadable folders left out."""
+    for _, entries in walk(root, depth):
+        for entry in entries:
+            if os.path.isfile(entry.path):
+                yield entry.path
+
+
+def walk(root: str, depth: int, leave_out: str | None = None) -> Iterator[tuple[str, list["os.DirEntry[str]"]]]:
+    """Each folder, `root` first, with what in it is no folder. Each is visited once, by whatever links, none that is
+    called `leave_out`, and no more than `MAX_ENTRIES` entries in all are looked at."""
     pending = [(root, 1)]
     visited: set[tuple[int, int]] = set()
     entries_left = MAX_ENTRIES
-    while pending:
+    while pending and entries_left >= 0:
         folder, level = pending.pop()
         if not _is_new(folder, visited):
             continue
-        folders = []
+        folders, others = [], []
         for entry in _entries(folder):
             entries_left -= 1
             if entries_left < 0:
-                log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
-                return
+                _warn_of_many(root)
+                break
             if _is_folder(entry):
-                folders.append(entry.path)
-            elif os.path.isfile(entry.path):
-                yield entry.path
+                folders.append(entry)
+            else:
+                others.append(entry)
+        yield folder, others
         if level < depth:
-            pending += [(path, level + 1) for path in reversed(folders)]
+            pending += [(entry.path, level + 1) for entry in reversed(folders) if entry.name != leave_out]
+
+
+@cache
+def _warn_of_many(root: str) -> None:
+    """Once, not with each scan."""
+    log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
 
 
 def _is_new(folder: str, visited: set[tuple[int, int]]) -> bool:

@@ -1,17 +1,21 @@
-"""Which worker answers for which model: a loaded one, one that loads, or a new one. One supervisor per model file."""
+"""Which worker answers for which model: a loaded one, one that loads, or a new one. One supervisor per model file.
+
+A model that answers goes on answering while another version of it is loaded and tried; then its name leads to that.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shimmy.core import ipc
-from shimmy.core.errors import Draining
+from shimmy.core.errors import Draining, ModelInvalid, WorkerLost, from_fault
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import Spawn, spawn_worker
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
+from shimmy.pool.swap import Switch, SwitchStatus
 
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
@@ -20,13 +24,15 @@ if TYPE_CHECKING:
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready."""
+    """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready; `switch`: the
+    last attempt to replace it while it was loaded."""
 
     id: str
     state: Phase
     fraction: float = 0.0
     reason: str | None = None
     loaded: ipc.Loaded | None = None
+    switch: SwitchStatus | None = None
 
 
 class Placement:
@@ -48,20 +54,63 @@ class Placement:
         self._adapters = adapters
         self._tools = Tools(spawn, clock, sleep, on_progress)
         self._supervisors: dict[str, Supervisor] = {}
-        self._retiring: dict[Supervisor, asyncio.Task[None]] = {}
+        self._switches: dict[str, Switch] = {}
+        self._retiring: set[Supervisor] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def acquire(self, model: "Model") -> Handle:
         """A handle that is ready, loading the model when needed. Raises why that is not possible."""
-        if self._closed:
-            raise Draining("the server is shutting down")
-        return await self._supervisor(model).acquire()
+        while True:
+            if self._closed:
+                raise Draining("the server is shutting down")
+            supervisor = self._supervisor(model)
+            switch = self._running_switch(model.id)
+            if supervisor.is_ready or switch is None:
+                return await supervisor.acquire()
+            # The old version is lost, and its file with it: the new one comes sooner.
+            await switch.wait()
+
+    async def reload(self, model: "Model") -> None:
+        """Load the model anew, its file changed or not; if it is loaded, it answers until the new one has been tried.
+        Raises why that failed."""
+        current = self._supervisors.get(model.id)
+        if current is None or not current.is_ready:
+            await self.acquire(model)
+            return
+        switch = self._running_switch(model.id)
+        if switch is None or switch.model.identity != model.identity:
+            switch = self._switch(model, current)
+        await switch.wait()
+        if switch.error is not None:
+            fault = switch.error.fault()
+            raise from_fault(
+                msgspec.structs.replace(fault, message=f"{fault.message}; the model stays as it was loaded")
+            )
+
+    def follow(self, model: "Model") -> None:
+        """The model's file may have changed: if it is loaded, begin to replace it."""
+        current = self._supervisors.get(model.id)
+        if current is not None and current.is_ready and not self._closed:
+            self._supervisor(model)
+
+    def is_ready(self, model_id: str) -> bool:
+        current = self._supervisors.get(model_id)
+        return current is not None and current.is_ready
 
     def status(self, model_id: str) -> ModelStatus:
         supervisor = self._supervisors.get(model_id)
         if supervisor is None:
             return ModelStatus(model_id, "unloaded")
-        return ModelStatus(model_id, supervisor.phase, supervisor.fraction, supervisor.reason, supervisor.loaded)
+        switch = self._switches.get(model_id)
+        return ModelStatus(
+            model_id,
+            supervisor.phase,
+            supervisor.fraction,
+            supervisor.reason,
+            supervisor.loaded,
+            switch.status if switch is not None else None,
+        )
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""
@@ -76,25 +125,63 @@ class Placement:
             return False
         # Whoever comes from now on has it loaded anew.
         del self._supervisors[model_id]
-        await asyncio.wait([self._retire(supervisor)])
+        switch = self._switches.pop(model_id, None)
+        retiring = self._retire(supervisor)
+        if switch is not None:
+            await switch.cancel(WorkerLost("the model was unloaded"))
+        await asyncio.wait([retiring])
         return True
 
     async def close(self) -> None:
         """End all workers; whatever still waits or streams gets `Draining`."""
         self._closed = True
-        await asyncio.gather(*(supervisor.close() for supervisor in (*self._supervisors.values(), *self._retiring)))
-        await asyncio.gather(*self._retiring.values())
+        draining = Draining("the server is shutting down")
+        await asyncio.gather(
+            *(switch.cancel(draining) for switch in self._switches.values()),
+            *(supervisor.close() for supervisor in (*self._supervisors.values(), *self._retiring)),
+        )
+        await asyncio.gather(*self._ending)
 
     def _supervisor(self, model: "Model") -> Supervisor:
-        """The one for this very file: a changed file is loaded beside the old one, which ends when its streams do."""
+        """The one that answers for the model. A changed file is loaded beside one that is ready, which answers until
+        then; one that is not is given up for it."""
         current = self._supervisors.get(model.id)
         if current is not None and current.model.identity == model.identity:
             return current
-        supervisor = Supervisor(model, self._options_for(model), self._tools)
+        if current is not None and (current.is_ready or self._running_switch(model.id) is not None):
+            last = self._switches.get(model.id)
+            # What failed is tried again when somebody asks for that, or when the file changes again.
+            if last is None or last.model.identity != model.identity:
+                self._switch(model, current)
+            return current
+        supervisor = self._new_supervisor(model)
+        self._switches.pop(model.id, None)
         if current is not None:
             self._retire(current)
         self._supervisors[model.id] = supervisor
         return supervisor
+
+    def _new_supervisor(self, model: "Model") -> Supervisor:
+        """Raises why it is no use to try."""
+        if model.invalid is not None:
+            raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
+        return Supervisor(model, self._options_for(model), self._tools)
+
+    def _switch(self, model: "Model", current: Supervisor) -> Switch:
+        """Begin one; another that still runs has become useless."""
+        if (running := self._running_switch(model.id)) is not None:
+            self._end(running.cancel(WorkerLost("the model's file changed again")))
+
+        def hand_over(candidate: Supervisor) -> None:
+            self._supervisors[model.id] = candidate
+            self._retire(current)
+
+        switch = self._switches[model.id] = Switch(model, lambda: self._new_supervisor(model), hand_over)
+        return switch
+
+    def _running_switch(self, model_id: str) -> Switch | None:
+        switch = self._switches.get(model_id)
+        return switch if switch is not None and not switch.over else None
 
     def _options_for(self, model: "Model") -> ipc.EngineOptions:
         """No model needs its own guesses."""
@@ -104,6 +191,14 @@ class Placement:
         return msgspec.structs.replace(self._options, draft_paths=draft_paths, adapters=adapters)
 
     def _retire(self, supervisor: Supervisor) -> "asyncio.Task[None]":
-        task = self._retiring[supervisor] = asyncio.create_task(supervisor.retire())
-        task.add_done_callback(lambda _: self._retiring.pop(supervisor, None))
+        self._retiring.add(supervisor)
+        task = self._end(supervisor.retire())
+        task.add_done_callback(lambda _: self._retiring.discard(supervisor))
+        return task
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Whatever happens to it in the background, `close` waits for."""
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
         return task

@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import ShimmyError, from_fault
-from shimmy.core.events import Embedded, Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from shimmy.core.events import Echoed, Embedded, Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 MAX_WAITING_CHARS = 64 << 10
 MAX_WAITING_EVENTS = 256
@@ -49,7 +49,7 @@ class Stream:
             self._num_open -= 1
         elif isinstance(event, ToolCallDelta):
             self._num_chars += len(event.arguments)
-        elif isinstance(event, TextDelta | ReasoningDelta):
+        elif isinstance(event, Echoed | TextDelta | ReasoningDelta):
             self._num_chars += len(event.text) + sum(_TOKEN_CHARS * (1 + len(token.top)) for token in event.tokens)
         self._events.append(event)
         self._arrived.set()

@@ -90,6 +90,10 @@ class Supervisor:
         return handle.loaded if handle is not None else None
 
     @property
+    def is_ready(self) -> bool:
+        return self._ready_handle() is not None
+
+    @property
     def is_idle(self) -> bool:
         """Ready, and nobody uses it."""
         handle = self._ready_handle()
@@ -109,12 +113,13 @@ class Supervisor:
         self._leaving = True
         if (handle := self._ready_handle()) is not None:
             await handle.idle.wait()
-        await self._leave(WorkerLost("the model was unloaded, or its file replaced"))
+        await self.leave(WorkerLost("the model was unloaded, or its file replaced"))
 
     async def close(self) -> None:
-        await self._leave(Draining("the server is shutting down"))
+        await self.leave(Draining("the server is shutting down"))
 
-    async def _leave(self, error: ShimmyError) -> None:
+    async def leave(self, error: ShimmyError) -> None:
+        """End everything at once, and with `error` whoever waits. Returns once the worker is gone."""
         self._leaving = True
         self._settle("unloaded", error.fault())
         if self._task is not None:

@@ -137,6 +137,12 @@ class Inference:
         """Load a model before anyone asks. Raises why that is not possible."""
         await self._placement.acquire(await self._find(name))
 
+    async def load(self, name: str) -> None:
+        """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
+        Raises why that is not possible."""
+        await self.refresh(max_age_seconds=0)
+        await self._placement.reload(await self._find(name))
+
     async def unload(self, name: str) -> bool:
         """End the worker of a model that nobody uses; False for one in use, which stays. Returns once it is gone."""
         return await self._placement.unload((await self._find(name)).id)
@@ -157,10 +163,10 @@ class Inference:
         model = await self._find(name)
         return model, await asyncio.to_thread(header_keys, model.paths)
 
-    async def refresh(self) -> None:
-        """Rescan the catalog, in a thread; a scan that is younger than two seconds will do."""
+    async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
+        """Rescan the catalog, in a thread; a scan that is younger will do."""
         async with self._refreshing:
-            if self._clock() - self._refreshed_at >= REFRESH_SECONDS:
+            if self._clock() - self._refreshed_at >= max_age_seconds:
                 await asyncio.to_thread(self.catalog.refresh)
                 self._refreshed_at = self._clock()
 
@@ -218,12 +224,16 @@ class Inference:
             handle.abort(stream)
 
     async def _find(self, name: str) -> "Model":
-        """A file may have come, or have been repaired, since the last scan."""
+        """A file may have come, or have been repaired, since the last scan. One that is broken now stays as it was
+        loaded."""
         try:
             return self.catalog.find(name)
         except (ModelNotFound, ModelInvalid):
             await self.refresh()
-            return self.catalog.find(name)
+        found = self.catalog.look_up(name)
+        if found is not None and self._placement.is_ready(found.id):
+            return found
+        return self.catalog.find(name)
 
 
 def _timed(batch: list[Event], load_seconds: float) -> list[Event]:

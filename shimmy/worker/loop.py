@@ -14,6 +14,7 @@ import msgspec
 from shimmy.core.errors import Fault, QueueTimeout, ShimmyError, Unavailable
 from shimmy.core.events import (
     Accepted,
+    Echoed,
     Event,
     Failed,
     Finished,
@@ -24,7 +25,7 @@ from shimmy.core.events import (
     ToolCallDelta,
 )
 from shimmy.core.ipc import Abort, Events, Pause, Resume
-from shimmy.core.request import Infill, Sampling, Text
+from shimmy.core.request import Sampling
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.chat.parts import CallArguments, Content, Thought
 from shimmy.worker.embedding import Embedder, Job
@@ -122,6 +123,8 @@ class Loop:
         except DecodeFailed as error:
             self._fail_batch(error.fault())
             return True
+        for sequence, row, count in self._scheduler.prompt_rows:
+            self._read_prompt(sequence, row, count)
         self._scheduler.commit()
         for sequence, row in sampled:
             self._sample_draft(sequence, row)
@@ -171,8 +174,9 @@ class Loop:
                 self._open = False
 
     def _accept(self, request: Request) -> None:
-        accepted = Accepted(request.id, len(request.prompt), self._echo(request), request.fingerprint, request.dropped)
-        self._events.append(accepted)
+        self._events.append(Accepted(request.id, len(request.prompt), request.fingerprint, request.dropped))
+        if (echo := request.echo) is not None:
+            self._events.append(Echoed(request.id, echo.text, echo.first))
         self._scheduler.add(request)
 
     def _prepare(self, sequence: Sequence) -> None:
@@ -198,6 +202,15 @@ class Loop:
             self._num_threads = count
             self._context.set_num_threads(count)
 
+    def _read_prompt(self, sequence: Sequence, first_row: int, num_rows: int) -> None:
+        """Tells what is in the batch of a prompt whose probabilities are wanted, before it counts as computed."""
+        log, sampler = sequence.prompt_log, sequence.sampler
+        if log is None or sampler is None:
+            return
+        context, start = self._context.handle, sequence.num_computed
+        told = log.take(start + num_rows, lambda at, token: sampler.tell(context, first_row + at - start, token))
+        self._events.append(Echoed(sequence.request.id, "", told))
+
     def _sample_draft(self, sequence: Sequence, row: int) -> None:
         """Samples a row, and the next one for as long as that was the token which that one was computed from."""
         self._sample(sequence, row)
@@ -214,6 +227,9 @@ class Loop:
         if sequence.sampler is None:
             # Another choice of its request has just failed.
             return
+        if sequence.request.generation.max_tokens == 0:
+            self._finish(sequence, "length")
+            return
         try:
             token = self._next_token(sequence, sequence.sampler, row)
         except ShimmyError as error:
@@ -223,6 +239,8 @@ class Loop:
             sequence.first_token_at = time.monotonic()
         piece, reply = self._piece(token), sequence.reply
         if piece is None or token in sequence.request.generation.stop_tokens:
+            if sequence.token_log and sequence.token_log.has_every_token:
+                sequence.token_log.add(msgspec.structs.replace(sequence.sampler.take_logprob(), bytes=b""))
             self._finish(sequence, "stop", is_cut=piece is not None)
             return
         sequence.tokens.append(token)
@@ -295,16 +313,6 @@ class Loop:
             sequence.sent.append(text)
         if text or tokens:
             self._events.append(TextDelta(sequence.request.id, sequence.index, text, tokens))
-
-    def _echo(self, request: Request) -> str | None:
-        generation = request.generation
-        if not generation.echo:
-            return None
-        if isinstance(generation.prompt, Text):
-            return generation.prompt.text
-        if isinstance(generation.prompt, Infill):
-            return generation.prompt.prefix + generation.prompt.prompt
-        return b"".join(self._piece(token) or b"" for token in request.prompt).decode("utf-8", "replace")
 
     def _is_full(self, sequence: Sequence) -> bool:
         limit = sequence.request.generation.max_tokens

@@ -84,7 +84,7 @@ class PrefixCache:
 
     def find(self, sequence: Sequence) -> Prefix:
         """The best there is for a sequence that waits; at least its last token is left to compute, for its logits."""
-        limit = len(sequence.tokens) - 1
+        limit = sequence.num_reusable
         node, length = self._cells.match(sequence, limit)
         peers = _peers(sequence, node, length, limit)
         found = self._resident(node, length, peers)
@@ -116,7 +116,7 @@ class PrefixCache:
         """The sequence has got a slot, and takes over what was just found for it."""
         if prefix.saved and not self._restore(sequence, prefix.saved):
             # Room was made for the state, perhaps at the cost of what was found besides it.
-            limit = len(sequence.tokens) - 1
+            limit = sequence.num_reusable
             node, length = self._cells.match(sequence, limit)
             self._take(sequence, self._resident(node, length, _peers(sequence, node, length, limit)))
         elif not prefix.saved:
@@ -204,7 +204,7 @@ class PrefixCache:
             if limit - length < MIN_GAIN_TOKENS:
                 break
             hit = tier.match(sequence.tokens, sequence.namespace)
-            if hit is not None and hit.length - length >= MIN_GAIN_TOKENS:
+            if hit is not None and MIN_GAIN_TOKENS <= hit.length - length <= limit - length:
                 best, length = Saved(tier, hit), hit.length
         return best
 

@@ -10,6 +10,7 @@ from shimmy.core.request import Chat, Generation, Infill, Prompt, Text
 from shimmy.worker.adapters import Adapters, AdapterSet
 from shimmy.worker.chat.plan import Plan, Planner
 from shimmy.worker.chat.template import ChatTemplate
+from shimmy.worker.echo import echoed
 from shimmy.worker.sequence import Request
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Vocabulary(Protocol):
     def infill_tokens(self) -> "InfillTokens": ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]: ...
     def spellings(self, tokens: list[int]) -> list[bytes]: ...
+    def piece(self, token: int) -> bytes | None: ...
     def check_tokens(self, tokens: list[int]) -> None: ...
 
 
@@ -111,6 +113,7 @@ class Prompter:
             adapters=adapters,
             fingerprint=self._fingerprint(adapters),
             dropped=dropped,
+            echo=echoed(generation, tokens, self._vocabulary) if generation.echo else None,
         )
 
     @property

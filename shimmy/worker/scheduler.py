@@ -31,6 +31,8 @@ class Memory(prefix_cells.Memory, Protocol):
     """What the scheduler needs of a context."""
 
     context_length: int
+    # So many rows of prompts may have logits in one batch.
+    max_prompt_rows: int
     batch: Batch
 
 
@@ -55,6 +57,8 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._requests: dict[str, Request] = {}
         self._planned: list[tuple[Sequence, int]] = []
+        # Of the batch: whose prompt's logits are to be read, from which row on, and how many.
+        self.prompt_rows: list[tuple[Sequence, int, int]] = []
         # Rows of the batch that belong to sequences that decode, and those of them that were drafted.
         self._num_decoding = 0
         self._num_drafted = 0
@@ -157,7 +161,7 @@ class Scheduler:
     def _fill(self) -> list[tuple[Sequence, int]]:
         batch = self._memory.batch
         batch.clear()
-        self._planned = []
+        self._planned, self.prompt_rows = [], []
         ready = self._ready()
         sampled = [(sequence, self._plan_decode(sequence)) for sequence in ready if sequence.num_pending == 1]
         self._num_decoding = batch.size
@@ -169,8 +173,15 @@ class Scheduler:
             budget = min(budget, self._pacer.budget_apart(num_others))
         prefilling = [sequence for sequence in ready if sequence.num_pending > 1]
         self._num_prompts = len(prefilling)
-        for sequence, count in shares(prefilling, budget, self._pacer.token_seconds):
+        rows_left = self._memory.max_prompt_rows
+        for sequence, share in shares(prefilling, budget, self._pacer.token_seconds):
+            count = min(share, rows_left) if sequence.reads_prompt else share
+            if not count:
+                continue
             row = self._plan(sequence, count)
+            if sequence.reads_prompt:
+                rows_left -= count
+                self.prompt_rows.append((sequence, row + 1 - count, count))
             if count == sequence.num_pending:
                 sampled.append((sequence, row))
         return sampled
@@ -297,7 +308,8 @@ class Scheduler:
         start = sequence.num_computed
         self._planned.append((sequence, count))
         chunk = sequence.tokens[start : start + count]
-        return self._memory.batch.add(sequence.slot, chunk, start, logits=count == sequence.num_pending)
+        is_last, every = count == sequence.num_pending, sequence.reads_prompt
+        return self._memory.batch.add(sequence.slot, chunk, start, logits=is_last, every=every)
 
     def _next_waiting(self) -> tuple[Sequence, Prefix] | None:
         """Who is to be admitted next, with what there is for it; None when nobody can be."""

@@ -9,6 +9,7 @@ from shimmy.core.events import Dropped, Timings, TokenLogprob, Usage
 from shimmy.core.request import Generation
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.chat.plan import Plan
+from shimmy.worker.echo import Echo, PromptLog
 from shimmy.worker.prefix_states import Fetch
 from shimmy.worker.prefix_tree import Node
 from shimmy.worker.reply import Reply
@@ -31,6 +32,7 @@ class TokenSampler(Protocol):
     def is_complete(self) -> bool: ...
     def is_met(self, text: str, *, is_cut: bool) -> bool: ...
     def take_logprob(self) -> TokenLogprob: ...
+    def tell(self, context: int, row: int, token: int) -> TokenLogprob: ...
     def free(self) -> None: ...
 
 
@@ -52,9 +54,11 @@ class Request:
         adapters: AdapterSet = (),
         fingerprint: str = "",
         dropped: Dropped | None = None,
+        echo: Echo | None = None,
     ) -> None:
         """Without a `namespace` it is the tenant's, which is for the model without `adapters`. `fingerprint` names what
-        answers, `dropped` is what its prompt lost."""
+        answers, `dropped` is what its prompt lost, `echo` what is told of it."""
+        self.echo = echo
         self.fingerprint = fingerprint
         self.dropped = dropped
         self.generation = generation
@@ -116,7 +120,11 @@ class Sequence:
         # What was sent, for those that must be something as a whole.
         is_held = request.generation.constraint is not None or (request.plan is not None and request.plan.terms)
         self.sent: list[str] | None = [] if is_held else None
-        self.token_log = None if request.generation.logprobs is None else TokenLog()
+        generation = request.generation
+        self.token_log = None if generation.logprobs is None else TokenLog(has_every_token=generation.echo_logprobs)
+        # All choices have the same prompt.
+        wants_prompt = index == 0 and request.echo is not None and request.echo.pieces
+        self.prompt_log = PromptLog(request.echo, request.prompt) if request.echo and wants_prompt else None
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
 
@@ -144,6 +152,18 @@ class Sequence:
     def num_due(self) -> int:
         """Tokens to be computed before anything else happens: at most up to the next stop."""
         return (self.stops[0] if self.stops else len(self.tokens)) - self.num_computed
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether each row of the prompt has to have logits."""
+        return self.prompt_log is not None and not self.prompt_log.is_complete
+
+    @property
+    def num_reusable(self) -> int:
+        """Tokens that need not be computed where they are known: not the last one, for its logits, nor those of a
+        prompt whose logits have not been read."""
+        most = len(self.tokens) - 1
+        return min(most, self.prompt_log.num_read) if self.prompt_log and self.reads_prompt else most
 
     def stop_at(self, length: int) -> int:
         """Adds a stop, unless there is one a little before; returns which it is. `length` is not computed yet."""

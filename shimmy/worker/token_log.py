@@ -2,6 +2,7 @@
 
 A token may end inside a character, and a stop string may begin inside a token. So a token leaves with the text that it
 completes, never before it, and what no text came of never leaves: the bytes of all tokens that left make the text.
+Where every token has to be told, what no text came of leaves at the end, without bytes.
 """
 
 import codecs
@@ -25,7 +26,8 @@ class _Group:
 
 
 class TokenLog:
-    def __init__(self) -> None:
+    def __init__(self, *, has_every_token: bool = False) -> None:
+        self.has_every_token = has_every_token
         self._decoder = _new_decoder("replace")
         self._groups: list[_Group] = []
         self._is_open = False
@@ -55,8 +57,9 @@ class TokenLog:
             whole.pop()
         del self._groups[: len(whole)]
         tokens = [token for group in whole for token in group.tokens]
-        if last and self._groups:
-            tokens += self._cut(self._groups[0])
+        if last:
+            for group in self._groups if self.has_every_token else self._groups[:1]:
+                tokens += self._cut(group)
         return tokens
 
     def _cut(self, group: _Group) -> list[TokenLogprob]:
@@ -64,8 +67,8 @@ class TokenLog:
         num_bytes = len(group.text[:num_chars].encode()) if num_chars > 0 else 0
         tokens = []
         for token in group.tokens:
-            if num_bytes <= 0:
+            if num_bytes <= 0 and not self.has_every_token:
                 break
-            tokens.append(msgspec.structs.replace(token, bytes=token.bytes[:num_bytes]))
+            tokens.append(msgspec.structs.replace(token, bytes=token.bytes[: max(0, num_bytes)]))
             num_bytes -= len(token.bytes)
         return tokens

@@ -146,6 +146,28 @@ def test_the_best_of_several_and_the_prompt_before_it(client: OpenAI) -> None:
     assert echoed.startswith("One, two,") and len(echoed) > len("One, two,")
 
 
+@pytest.mark.parametrize(("max_tokens", "end"), [(1, -1), (0, None)])
+def test_answers_are_scored_as_evaluation_harnesses_do_it(client: OpenAI, max_tokens: int, end: int | None) -> None:
+    """lm-evaluation-harness, local-completions: of what comes back all that is behind the context, less what was
+    generated."""
+    fields: Any = {"model": DEMO_ID, "temperature": 0, "logprobs": 1, "seed": 1234, "echo": True}
+
+    def score(answer: str) -> tuple[float, bool]:
+        counted = client.completions.create(**fields, prompt=context, max_tokens=0).usage
+        scored = client.completions.create(**fields, prompt=context + answer, max_tokens=max_tokens)
+        (choice,) = scored.choices
+        assert counted and scored.usage and choice.logprobs
+        assert choice.logprobs.token_logprobs and choice.logprobs.top_logprobs
+        told, tops = choice.logprobs.token_logprobs[:end], choice.logprobs.top_logprobs[:end]
+        assert len(told) == len(tops) == scored.usage.prompt_tokens and told[0] is None and tops[0] is None
+        own = slice(counted.prompt_tokens, None)
+        return sum(told[own]), told[own] == [max(top.values()) for top in tops[own]]
+
+    context = "The capital of France is"
+    (likely, is_greedy), (unlikely, is_greedy_too) = score(" Paris"), score(" the banana")
+    assert likely > unlikely + 5 and is_greedy and not is_greedy_too
+
+
 def test_fields_of_other_servers_arrive(client: OpenAI) -> None:
     def ask(**extra: Any) -> str:
         answer = client.chat.completions.create(model=DEMO_ID, messages=TOKYO, max_tokens=12, seed=1, extra_body=extra)

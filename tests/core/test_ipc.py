@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shimmy.core import frames, ipc
 from shimmy.core.errors import Fault
-from shimmy.core.events import Accepted, Alternative, Failed, Finished, TextDelta, Timings, TokenLogprob, Usage
+from shimmy.core.events import Accepted, Alternative, Echoed, Failed, Finished, TextDelta, Timings, TokenLogprob, Usage
 from shimmy.core.request import (
     MODEL_FIELDS,
     SAMPLER_ORDER,
@@ -51,6 +51,7 @@ generations = st.builds(
     stop_tokens=st.lists(counts, max_size=3),
     logprobs=st.none() | st.integers(0, 20),
     echo=st.booleans(),
+    echo_logprobs=st.booleans(),
     num_choices=st.integers(1, 128),
     priority=st.integers(-(2**31), 2**31 - 1),
     tenant=text,
@@ -80,10 +81,14 @@ faults = st.builds(
 )
 alternatives = st.builds(Alternative, bytes=st.binary(max_size=8), logprob=st.floats(-9999, 0))
 tokens = st.builds(
-    TokenLogprob, bytes=st.binary(max_size=8), logprob=st.floats(-9999, 0), top=st.lists(alternatives, max_size=3)
+    TokenLogprob,
+    bytes=st.binary(max_size=8),
+    logprob=st.none() | st.floats(-9999, 0),
+    top=st.lists(alternatives, max_size=3),
 )
 events = (
-    st.builds(Accepted, id=text, prompt_tokens=counts, echo=st.none() | text)
+    st.builds(Accepted, id=text, prompt_tokens=counts)
+    | st.builds(Echoed, id=text, text=text, tokens=st.lists(tokens, max_size=3))
     | st.builds(TextDelta, id=text, index=counts, text=text, tokens=st.lists(tokens, max_size=3))
     | st.builds(
         Finished,

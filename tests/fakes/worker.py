@@ -17,13 +17,14 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !cached N           one word; N tokens of the prompt were cached
     !drafted N M        one word; N tokens were drafted, M of them accepted
     !think N TEXT       N words of TEXT are thoughts, the others the answer
-    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of a tool "f", after a word
+    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of the first tool, or "f", after a word
     !doubt TEXT         TEXT as it is, with a warning
     !crash-call         a call, and within its arguments the process dies by SIGKILL
     !stall-call         a call, and within its arguments silence
     !log                which Abort, Pause, Resume and Embed came, as "abort ID pause ID ..."
     !active             how many other requests there are, waiting or running
     !request            the whole Generation as JSON
+    !nan                a word whose probability is not a number
     !pid, !environment  the process id, the environment as JSON
 
 Of texts it makes vectors: the length of the text, the number of its words, and the place of its input; each last input
@@ -34,10 +35,12 @@ first. With a query it scores a text by its length. Orders are texts that begin 
     !fail CODE TEXT     `Failed`
 
 The model file, where it exists, may say in its header, as `fake.load`, how loading goes: "ready" (default), "hold"
-(until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer).
+(until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer),
+"encoder" (ready, to make vectors only), and "answer TEXT": ready, but every prompt is taken for that text.
 The same key says how quantizing it goes: "ready", "hold", "crash SIGNAL", "fail CODE TEXT".
 """
 
+import math
 import os
 import resource
 import signal
@@ -58,6 +61,7 @@ from shimmy.core.events import (
     Accepted,
     Alternative,
     Dropped,
+    Echoed,
     Embedded,
     Event,
     Failed,
@@ -100,6 +104,11 @@ def words_of(text: str) -> list[str]:
     """The text in pieces that join to it again: "a b" is "a", " b"."""
     pieces = text.split(" ")
     return [piece for piece in [pieces[0], *(f" {piece}" for piece in pieces[1:])] if piece]
+
+
+def first_tool_of(generation: Generation) -> str:
+    tools = generation.prompt.tools if isinstance(generation.prompt, Chat) else []
+    return tools[0].name if tools else "f"
 
 
 def prompt_of(generation: Generation) -> tuple[str, int]:
@@ -204,12 +213,22 @@ class Sequence:
                 return [ToolCallDelta(id, index, call, text) for index in choices]
         return [TextDelta(id, index, word, self.tokens(word, index)) for index in choices]
 
+    def echo(self, text: str) -> list[Event]:
+        """The prompt, of which each word is a token."""
+        id = self.generation.id
+        if not self.generation.echo_logprobs:
+            return [Echoed(id, text)] if self.generation.echo else []
+        first, *others = words_of(text)
+        told = [token for word in others for token in self.tokens(word, 0)]
+        return [Echoed(id, text, [TokenLogprob(first.encode(), None)]), Echoed(id, "", told)]
+
     def tokens(self, word: str, index: int) -> list[TokenLogprob]:
         """A word is a token; those of later choices are likelier."""
         if (count := self.generation.logprobs) is None:
             return []
         top = [Alternative(b"other%d" % number, -5.0 - number) for number in range(count)]
-        return [TokenLogprob(word.encode(), -1 / (index + 1), top)]
+        logprob = math.nan if word == "nan" else -1 / (index + 1)
+        return [TokenLogprob(word.encode(), logprob, top)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
         drafted, accepted = self.num_drafted or (0, 0)
@@ -225,8 +244,10 @@ class Sequence:
 class Worker:
     """Runs up to `num_sequences` requests side by side, the rest in the order they came."""
 
-    def __init__(self, inbox: Inbox, options: ipc.EngineOptions) -> None:
+    def __init__(self, inbox: Inbox, options: ipc.EngineOptions, always: str | None = None) -> None:
+        """`always` is what every prompt is taken for."""
         self.inbox = inbox
+        self.always = always
         self.limit = options.num_sequences
         self.context_length = options.context_length or CONTEXT_LENGTH
         self.waiting: deque[Sequence] = deque()
@@ -307,6 +328,7 @@ class Worker:
 
     def accept(self, generation: Generation) -> None:
         text, num_tokens = prompt_of(generation)
+        text = self.always or text
         if num_tokens > self.context_length:
             error = ContextOverflow(
                 f"the prompt has {num_tokens} tokens, the context {self.context_length}",
@@ -320,9 +342,8 @@ class Worker:
         fingerprint, dropped = "fp_0123456789_abcdef0123", None
         if generation.truncation is not None:
             dropped = Dropped(generation.truncation.what, 7, 2)
-        echo = text if generation.echo else None
-        send(ipc.Events([Accepted(generation.id, num_tokens, echo, fingerprint, dropped)]))
         sequence = Sequence(generation, num_tokens, text)
+        send(ipc.Events([Accepted(generation.id, num_tokens, fingerprint, dropped), *sequence.echo(text)]))
         sequence.script = self.script(sequence, sequence.text)
         self.waiting.append(sequence)
 
@@ -378,7 +399,7 @@ class Worker:
             case "!call":
                 yield "calling"
                 for number in range(int(arguments[0])):
-                    yield CallBegin(number, "f", f"id{number}")
+                    yield CallBegin(number, first_tool_of(generation), f"id{number}")
                     yield from (CallArguments(number, word) for word in words_of(" ".join(arguments[1:])))
             case "!doubt":
                 sequence.warning = "a call is not valid JSON"
@@ -390,6 +411,8 @@ class Worker:
                     die("SIGKILL")
                 while True:
                     yield None
+            case "!nan":
+                yield "nan"
             case "!cached":
                 yield "cached"
             case "!drafted":
@@ -429,7 +452,8 @@ def load_script(path: str) -> str:
     return rest[12 : 12 + length].decode()
 
 
-def load(path: str, options: ipc.EngineOptions) -> None:
+def load(path: str, options: ipc.EngineOptions) -> str | None:
+    """Says what every prompt is to be taken for."""
     order, *arguments = load_script(path).split(" ")
     send(ipc.LoadProgress(0.5))
     match order:
@@ -454,11 +478,12 @@ def load(path: str, options: ipc.EngineOptions) -> None:
             num_parameters=1000,
             model_bytes=4000,
             vocabulary_size=256,
-            template_source="chatml",
+            template_source="" if order == "encoder" else "chatml",
             cpu_variant="fake",
             load_seconds=0.01,
         )
     )
+    return " ".join(arguments) if order == "answer" else None
 
 
 def quantize(job: ipc.Quantize) -> None:
@@ -492,8 +517,8 @@ def main() -> None:
         case ipc.Quantize() as job:
             quantize(job)
         case ipc.Load(paths, options):
-            load(paths[0], options)
-            Worker(inbox, options).run()
+            always = load(paths[0], options)
+            Worker(inbox, options, always).run()
 
 
 if __name__ == "__main__":

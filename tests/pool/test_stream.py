@@ -8,6 +8,7 @@ from shimmy.core.errors import ContextOverflow, Fault, WorkerLost
 from shimmy.core.events import (
     Accepted,
     Alternative,
+    Echoed,
     Event,
     Failed,
     Finished,
@@ -120,8 +121,10 @@ def test_their_tokens_are_joined_too() -> None:
 
 def test_tokens_weigh_as_well() -> None:
     alternatives = [Alternative(b"x", -1.0)] * 20
-    _, sent = a_stream(*(TextDelta("r", 0, "a", [TokenLogprob(b"a", -1.0, alternatives)]) for _ in range(200)))
-    assert sent == [ipc.Pause("r")]
+    tokens = [TokenLogprob(b"a", -1.0, alternatives)]
+    for event in (TextDelta("r", 0, "a", tokens), Echoed("r", "", tokens)):
+        _, sent = a_stream(*([event] * 200))
+        assert sent == [ipc.Pause("r")]
 
 
 def test_a_reader_waits_for_what_is_not_there_yet() -> None:

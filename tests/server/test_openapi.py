@@ -10,16 +10,15 @@ import pytest
 from starlette.routing import Route
 
 from shimmy.core.errors import ShimmyError
-from shimmy.server.app import build_app, operations
-from shimmy.server.openapi import document
+from shimmy.server.app import build_app
 from tests.server.live import SETTINGS, Live, run_live
 
 METHODS = {"get", "put", "post", "delete"}
 
 
 def made() -> tuple[list[Route], Any]:
-    routes = build_app(SimpleNamespace(), SETTINGS, readiness=object()).routes  # type: ignore[arg-type]
-    return routes, json.loads(document(routes, operations()))
+    app = build_app(SimpleNamespace(), SETTINGS, readiness=object())  # type: ignore[arg-type]
+    return app.routes, json.loads(app.describe())
 
 
 def refs(value: Any) -> Iterator[str]:

@@ -57,7 +57,9 @@ class FakeContext:
         seed: int | None = None,
         first_cells: int = 1 << 30,
         grows: Callable[[int], bool] = lambda num_cells: True,
+        max_prompt_rows: int = 20,
     ) -> None:
+        self.max_prompt_rows = max_prompt_rows
         self.context_length = context_length
         self.num_cells = self.first_cells = min(context_length, first_cells)
         self._grows = grows
@@ -218,11 +220,19 @@ class FakeSampler:
 
     def sample(self, context: int, row: int) -> int:
         assert not self.freed
-        assert self._context.row_logits[row], "a row without logits was sampled"
+        self.sampled.append(self._next(row))
+        return self.sampled[-1]
+
+    def tell(self, context: int, row: int, token: int) -> TokenLogprob:
+        """Instead of a probability, which token would have come."""
+        assert not self.freed
+        return TokenLogprob(b"", -float(self._next(row)))
+
+    def _next(self, row: int) -> int:
+        assert self._context.row_logits[row], "a row without logits was read"
         slot, position = self._context.row_slots[row], self._context.row_positions[row]
         tokens, adapters = self._context.tokens(slot)[: position + 1], self._context.adapters_of(slot)
-        self.sampled.append(next_token(tokens, self._vocabulary_size, adapters))
-        return self.sampled[-1]
+        return next_token(tokens, self._vocabulary_size, adapters)
 
     def force(self, context: int, row: int, token: int) -> None:
         assert not self.freed

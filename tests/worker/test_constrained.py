@@ -141,7 +141,7 @@ def test_log_probabilities_are_those_of_the_model(engine: Engine) -> None:
     tokens = [token for event in session.events if isinstance(event, TextDelta) for token in event.tokens]
     assert b"".join(token.bytes for token in tokens).decode() == session.text("a")
     # What it would rather have said is there, too.
-    assert tokens[0].logprob < tokens[0].top[0].logprob
+    assert (tokens[0].logprob or 0.0) < tokens[0].top[0].logprob
 
 
 def test_what_cannot_go_on_fails_alone(engine: Engine) -> None:

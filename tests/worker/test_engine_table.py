@@ -59,7 +59,7 @@ def numbers(path: Path, **settings: Any) -> list[float]:
     session = Session(load(path, **settings))
     session.submit("a", Tokens(PROMPT), max_tokens=4, sampling=Sampling(temperature=0), logprobs=0)
     session.run()
-    return [token.logprob for event in session.events if isinstance(event, TextDelta) for token in event.tokens]
+    return [token.logprob or 0.0 for event in session.events if isinstance(event, TextDelta) for token in event.tokens]
 
 
 def are_distinct(answers: Iterable[list[float]]) -> bool:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core.events import Event, Failed, Finished, TextDelta
+from shimmy.core.events import Echoed, Event, Failed, Finished, TextDelta, TokenLogprob
 from shimmy.core.ipc import Abort, Events, Pause, Resume
 from shimmy.core.request import Generation, Pooling, Tokens
 from shimmy.worker.drafting.drafts import Drafting
+from shimmy.worker.echo import Echo
 from shimmy.worker.embedding import Embedder
 from shimmy.worker.llama.context import DecodeFailed
 from shimmy.worker.loop import Closed, Command, Loop
@@ -122,7 +123,10 @@ class Bench:
             id=name, model="m", prompt=Tokens(prompt), max_tokens=max_tokens, num_choices=n, stop=list(stop), **more
         )
         self.now += 1.0
-        self.commands.put(Request(generation, prompt, generation.stop, self.now))
+        echo = (
+            Echo("".join(map(str, prompt)), [b"%d" % token for token in prompt]) if generation.echo_logprobs else None
+        )
+        self.commands.put(Request(generation, prompt, generation.stop, self.now, echo=echo))
 
     def turn(self) -> bool:
         self.loop._receive(wait=False)
@@ -140,6 +144,10 @@ class Bench:
     def text(self, name: str, index: int = 0) -> str:
         deltas = (event for event in self.events if isinstance(event, TextDelta))
         return "".join(event.text for event in deltas if event.id == name and event.index == index)
+
+    def echoed(self, name: str) -> list[TokenLogprob]:
+        events = (event for event in self.events if isinstance(event, Echoed) and event.id == name)
+        return [token for event in events for token in event.tokens]
 
     def finished(self, name: str, index: int = 0) -> Finished:
         found = [e for e in self.events if isinstance(e, Finished) and (e.id, e.index) == (name, index)]
@@ -193,6 +201,7 @@ MEMORIES = [Reuse(), Reuse(window=8), Reuse(window=50), Reuse(whole=True)]
     st.sampled_from([0, 1, 4, 40]),
     st.sampled_from([0, 1000, 10**6]),
     st.sampled_from([0, 130, 1 << 30]),
+    st.sampled_from([0.0, 0.5]),
     st.integers(0, 2**32),
 )
 def test_mixing_changes_nothing(
@@ -204,6 +213,7 @@ def test_mixing_changes_nothing(
     num_holders: int,
     ram_bytes: int,
     first_cells: int,
+    echoing: float,
     seed: int,
 ) -> None:
     """Any mix of prompts, choices, slots, sizes, arrivals, pauses and cancels equals each request on its own, in a
@@ -224,8 +234,11 @@ def test_mixing_changes_nothing(
         grows=lambda num_cells: num_cells <= LONGEST or random.Random(num_cells + seed).random() < chance,
     )
     cancelled = set()
+    echoes = [random.Random(seed + number).random() < echoing for number in range(count)]
     for number, spec in enumerate(specs):
-        bench.submit(str(number), spec.prompt, max_tokens=spec.max_tokens, n=spec.n, tenant=spec.tenant)
+        fields: dict[str, Any] = {"logprobs": 0, "echo_logprobs": True} if echoes[number] else {}
+        fields |= {"max_tokens": spec.max_tokens, "n": spec.n, "tenant": spec.tenant}
+        bench.submit(str(number), spec.prompt, **fields)
         for _ in range(dice.choice([0, 1, 2, 50])):
             bench.turn()
         victim = str(dice.randrange(number + 1))
@@ -241,6 +254,7 @@ def test_mixing_changes_nothing(
     for number, spec in enumerate(specs):
         if str(number) not in cancelled:
             assert_as_alone(bench, str(number), spec)
+            assert_told(bench, str(number), spec.prompt if echoes[number] else [])
     bench.assert_clean()
 
 
@@ -248,7 +262,15 @@ def test_mixing_changes_nothing(
 def test_a_memory_grows_once_idle_cells_are_given_up(seed: int) -> None:
     """Beside them it could not, and a prompt that would have had room alone failed."""
     given_mixture = test_mixing_changes_nothing.hypothesis.inner_test  # type: ignore[attr-defined]
-    given_mixture(4, Reuse(), 1, 37, 130, 1, 0, 0, seed)
+    given_mixture(4, Reuse(), 1, 37, 130, 1, 0, 0, 0.0, seed)
+
+
+def assert_told(bench: Bench, name: str, prompt: list[int]) -> None:
+    """Each token of a prompt once, in order, by the logits of all that is before it."""
+    told = bench.echoed(name)
+    assert [token.bytes for token in told] == [b"%d" % token for token in prompt]
+    likely = [-next_token(prompt[:at], VOCABULARY) for at in range(1, len(prompt))]
+    assert [token.logprob for token in told] == ([None, *likely] if prompt else [])
 
 
 def assert_as_alone(bench: Bench, name: str, spec: Spec) -> None:

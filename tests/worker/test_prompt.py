@@ -28,6 +28,9 @@ class Letters:
     def spellings(self, tokens: list[int]) -> list[bytes]:
         return [chr(token).encode() for token in tokens]
 
+    def piece(self, token: int) -> bytes | None:
+        return chr(token).encode()
+
     def check_tokens(self, tokens: list[int]) -> None:
         for token in tokens:
             if token >= 1000:

@@ -77,6 +77,9 @@ class Script:
     def take_logprob(self) -> TokenLogprob:
         return self._records.pop(0)
 
+    def tell(self, context: int, row: int, token: int) -> TokenLogprob:
+        raise AssertionError("no prompt is told")
+
     def free(self) -> None:
         pass
 

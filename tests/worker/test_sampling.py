@@ -1,6 +1,8 @@
 """Sampling on real models: what is banned, what is repeated, what is told of tokens, what a model's file asks for."""
 
+import array
 import ctypes as c
+import itertools
 import logging
 import math
 from pathlib import Path
@@ -9,11 +11,11 @@ from typing import Any
 import pytest
 
 from shimmy.core.errors import RequestError
-from shimmy.core.events import Accepted, TextDelta, TokenLogprob
+from shimmy.core.events import Echoed, TextDelta, TokenLogprob
 from shimmy.core.ipc import EngineOptions
 from shimmy.core.request import Sampling, Text, Tokens
 from shimmy.worker.engine import Engine
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.recipe import Recipes
 from shimmy.worker.loading import load_engine
 from tests.worker import plain_loop, tiny_models
@@ -140,7 +142,7 @@ def test_log_probabilities_are_those_of_the_softmax(engine: Engine) -> None:
     ranked = sorted(range(size), key=lambda token: -logits[token])
     assert [token for token, _ in reading.top] == ranked[:20]
     unlikely = engine._probe.record(reading, ranked[-1], 0)
-    assert unlikely.logprob == pytest.approx(logits[ranked[-1]] - reading.normaliser) and unlikely.logprob < -15
+    assert unlikely.logprob == pytest.approx(logits[ranked[-1]] - reading.normaliser) and (unlikely.logprob or 0) < -15
     engine._context.forget(0)
 
 
@@ -189,7 +191,75 @@ def test_a_prompt_is_echoed_as_it_was_written(engine: Engine) -> None:
         (Tokens(engine._model.tokenize("one two", add_special=False)), "one two"),
     ):
         made = session(engine, prompt, echo=True, max_tokens=1)
-        assert [event.echo for event in made.events if isinstance(event, Accepted)] == [expected]
+        assert [event.text for event in made.events if isinstance(event, Echoed)] == [expected]
+
+
+def echoed(made: Session) -> list[TokenLogprob]:
+    return [token for event in made.events if isinstance(event, Echoed) for token in event.tokens]
+
+
+def one_by_one(engine: Engine, tokens: list[int]) -> list[float]:
+    """Each token's log probability but the first one's, with every token decoded by itself."""
+    context, logprobs = engine._context, []
+    context.clear()
+    for position, (token, following) in enumerate(itertools.pairwise(tokens)):
+        context.batch.clear()
+        row = context.batch.add(0, array.array("i", [token]), position, logits=True)
+        context.decode()
+        logprobs.append(engine._probe.record(engine._probe.read(context.handle, row), following, 0).logprob or 0.0)
+    context.clear()
+    return logprobs
+
+
+# More tokens than one batch may have logits.
+LONG = "The sea is wide, and the 🐙 in it has <|im_start|> eight arms. " * 20
+
+
+@pytest.mark.parametrize("text", ["Héllo wörld, 🐙!", "one", LONG])
+def test_a_prompts_probabilities_are_those_of_its_tokens_one_by_one(engine: Engine, text: str) -> None:
+    tokens = engine._model.tokenize(text, add_special=True)
+    expected = one_by_one(engine, tokens)
+    made = session(engine, Text(text), echo=True, logprobs=2, echo_logprobs=True, max_tokens=1, num_choices=2)
+    first, *others = echoed(made)
+    assert first.logprob is None and not first.top
+    assert [token.logprob for token in others] == pytest.approx(expected, abs=0.05)
+    assert all(len(token.top) == 2 and token.top[0].logprob >= (token.logprob or 0) - 1e-6 for token in others)
+    assert b"".join(token.bytes for token in [first, *others]).decode() == text
+    assert len(told(made)) == 1, "what follows is told as always"
+
+
+def test_what_is_cached_of_a_prompt_is_told_all_the_same(engine: Engine) -> None:
+    made = Session(engine)
+    fields: dict[str, Any] = {"sampling": GREEDY, "max_tokens": 4, "echo": True, "logprobs": 0}
+    made.submit("warm", Text(LONG), sampling=GREEDY, max_tokens=4)
+    made.run()
+    made.submit("a", Text(LONG), **fields, echo_logprobs=True)
+    made.run()
+    assert len(echoed(made)) == len(engine._model.tokenize(LONG, add_special=True))
+    assert (made.finished("a").usage.cached_tokens, made.text("a")) == (0, made.text("warm"))
+    made.submit("again", Text(LONG), **fields)
+    made.run()
+    assert made.finished("again").usage.cached_tokens > 100, "what was computed for it is kept"
+
+
+def test_nothing_is_generated_where_no_token_is_asked_for(engine: Engine) -> None:
+    made = session(engine, Text("One, two, three"), echo=True, logprobs=0, echo_logprobs=True, max_tokens=0)
+    finished = made.finished("a")
+    assert (finished.reason, finished.usage.completion_tokens, made.text("a"), told(made)) == ("length", 0, "", [])
+    assert len(echoed(made)) == finished.usage.prompt_tokens > 4
+
+
+@pytest.mark.parametrize("ending", ["end", "stop token", "half a character"])
+def test_every_token_is_told_where_the_prompts_are(engine: Engine, ending: str) -> None:
+    """So that those who count from the end find the prompt's."""
+    octopus, end = (engine._model.tokenize(text, add_special=False)[0] for text in ("🐙", "<|im_end|>"))
+    wanted = end if ending == "end" else octopus
+    fields: dict[str, Any] = {"stop_tokens": [octopus]} if ending == "stop token" else {}
+    sampling = Sampling(temperature=0, logit_bias={wanted: 100.0})
+    made = session(
+        engine, Text("Sea"), sampling=sampling, max_tokens=1, logprobs=0, echo=True, echo_logprobs=True, **fields
+    )
+    assert [(token.bytes, made.text("a")) for token in told(made)] == [(b"", "")]
 
 
 def test_a_files_own_defaults_hold_unless_a_request_has_others(

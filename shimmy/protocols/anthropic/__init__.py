@@ -1,65 +1,49 @@
-"""The Anthropic API: wire to core and back, nothing else. What a route needs is imported by its first request."""
+"""The Anthropic API: wire to core and back, nothing else."""
 
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from shimmy.core.errors import ShimmyError
 from shimmy.core.keys import infer
-from shimmy.core.settings import Settings
-from shimmy.server.inference import Inference
+from shimmy.server.protocol import Protocol, route
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
     from shimmy.protocols.anthropic.endpoint import Messages
-    from shimmy.server.streaming import EventStream
 
-__all__ = ["PATH", "REQUEST_ID", "encode_error", "operations", "prepare", "routes"]
-
-# Everything below it has this protocol's errors, what does not exist too.
-PATH = "/v1/messages"
-# The header that the SDKs read the request's id from.
-REQUEST_ID = b"request-id"
+__all__ = ["Anthropic"]
 
 
-def prepare() -> None:
-    """Imports it all, in whatever thread: for when there is time for it."""
-    import shimmy.protocols.anthropic.endpoint  # noqa: F401
+class Anthropic(Protocol):
+    """Everything below /v1/messages has its errors, what does not exist too."""
 
+    id_headers = (b"x-request-id", b"request-id")
 
-def operations() -> "dict[str, Operation]":
-    """What is to be known of the routes here, by their paths."""
-    from shimmy.protocols.anthropic.described import OPERATIONS
+    def routes(self) -> list[Route]:
+        return [
+            route("POST", "/v1/messages", infer, lambda: self.messages.create),
+            route("POST", "/v1/messages/count_tokens", infer, lambda: self.messages.count_tokens),
+        ]
 
-    return OPERATIONS
-
-
-def encode_error(error: ShimmyError, request_id: str) -> bytes:
-    """The body of an answer that is an error."""
-    from shimmy.protocols.anthropic.errors import encode_error
-
-    return encode_error(error, request_id)
-
-
-def routes(inference: Inference, settings: Settings) -> list[Route]:
-    @cache
-    def messages() -> "Messages":
+    @cached_property
+    def messages(self) -> "Messages":
         from shimmy.protocols.anthropic.endpoint import Messages
 
-        return Messages(inference, settings)
+        return Messages(self._inference, self._settings)
 
-    @infer
-    async def create_message(request: Request) -> "Response | EventStream":
-        return await messages().create(request)
+    def operations(self) -> "dict[str, Operation]":
+        from shimmy.protocols.anthropic.described import OPERATIONS
 
-    @infer
-    async def count_tokens(request: Request) -> Response:
-        return await messages().count_tokens(request)
+        return OPERATIONS
 
-    return [
-        Route(PATH, create_message, methods=["POST"]),
-        Route(f"{PATH}/count_tokens", count_tokens, methods=["POST"]),
-    ]
+    def owns(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+    def encode_error(self, error: ShimmyError, request_id: str) -> bytes:
+        from shimmy.protocols.anthropic.errors import encode_error
+
+        return encode_error(error, request_id)

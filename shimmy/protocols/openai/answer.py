@@ -12,6 +12,7 @@ import msgspec
 from shimmy.core.events import (
     Accepted,
     Dropped,
+    Echoed,
     Event,
     Finished,
     FinishReason,
@@ -54,6 +55,7 @@ class Choice(msgspec.Struct):
     text: str
     reason: FinishReason
     tokens: list[TokenLogprob] = []
+    prompt_tokens: list[TokenLogprob] = []
     reasoning: str = ""
     calls: list[Call] = []
     warning: str | None = None
@@ -61,7 +63,8 @@ class Choice(msgspec.Struct):
     @property
     def mean_logprob(self) -> float:
         """Of its tokens; without any it is worse than all others."""
-        return sum(token.logprob for token in self.tokens) / len(self.tokens) if self.tokens else -math.inf
+        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
+        return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 class Tally:
@@ -179,12 +182,14 @@ class _Parts:
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._tokens: list[TokenLogprob] = []
+        self._prompt_tokens: list[TokenLogprob] = []
         self._calls: dict[int, Call] = {}
         self._arguments: defaultdict[int, list[str]] = defaultdict(list)
         self.finished: Finished | None = None
 
-    def echo(self, text: str) -> None:
-        self._texts.append(text)
+    def echo(self, event: Echoed) -> None:
+        self._texts.append(event.text)
+        self._prompt_tokens += event.tokens
 
     def add(self, event: TextDelta | ReasoningDelta | ToolCallDelta) -> None:
         if isinstance(event, ToolCallDelta):
@@ -201,7 +206,7 @@ class _Parts:
             call.arguments = "".join(self._arguments[number])
         calls = [call for _, call in sorted(self._calls.items())]
         text, reasoning = "".join(self._texts), "".join(self._thoughts)
-        return Choice(text, finished.reason, self._tokens, reasoning, calls, finished.warning)
+        return Choice(text, finished.reason, self._tokens, self._prompt_tokens, reasoning, calls, finished.warning)
 
 
 async def collect(batches: Batches, num_choices: int) -> tuple[list[Choice], Tally]:
@@ -215,8 +220,9 @@ async def collect(batches: Batches, num_choices: int) -> tuple[list[Choice], Tal
                     parts[prompt * num_choices + event.index].add(event)
                 elif isinstance(event, Accepted):
                     tally.accept(event)
-                    for index in range(num_choices if event.echo else 0):
-                        parts[prompt * num_choices + index].echo(event.echo or "")
+                elif isinstance(event, Echoed):
+                    for index in range(num_choices):
+                        parts[prompt * num_choices + index].echo(event)
                 elif isinstance(event, Finished):
                     parts[prompt * num_choices + event.index].finished = event
                     tally.add(prompt, event)

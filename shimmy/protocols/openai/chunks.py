@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shimmy.core.events import Accepted, Event, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
+from shimmy.core.events import Accepted, Echoed, Event, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
 from shimmy.protocols.openai.answer import Batches, Head, Tally
 from shimmy.protocols.openai.logprobs import Form, Offsets
 
@@ -17,10 +17,10 @@ encode = msgspec.json.encode
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A choice within a chunk, encoded: when it begins (if that is worth a chunk), maybe with its prompt, goes on, with
-    what is told of its tokens, and ends. Where nobody thinks or calls there is no `reasoning` and no `call`."""
+    """A choice within a chunk, encoded: when it begins (if that is worth a chunk), goes on, with what is told of its
+    tokens, and ends. Where nobody thinks or calls there is no `reasoning` and no `call`."""
 
-    begin: Callable[[int, str | None], bytes]
+    begin: Callable[[int], bytes]
     text: Callable[[int, str, bytes], bytes]
     finish: Callable[[int, Finished], bytes]
     reasoning: Callable[[int, str, bytes], bytes] | None = None
@@ -79,10 +79,13 @@ class ChunkEncoder:
             case Finished(_, index):
                 self.tally.add(prompt, event)
                 return [self._shape.finish(base + index, event)]
-            case Accepted(_, _, echo):
+            case Accepted():
                 self._open(event)
-                begun = [self._shape.begin(base + index, echo) for index in range(self._num_choices)]
+                begun = [self._shape.begin(base + index) for index in range(self._num_choices)]
                 return [choice for choice in begun if choice]
+            case Echoed(_, text, tokens):
+                numbers = range(base, base + self._num_choices)
+                return [self._shape.text(number, text, self._told(number, tokens)) for number in numbers]
         return []
 
     def _told(self, number: int, tokens: list[TokenLogprob]) -> bytes:

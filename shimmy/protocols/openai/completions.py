@@ -13,7 +13,6 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -26,6 +25,7 @@ from shimmy.protocols.openai.generation import (
 from shimmy.protocols.openai.logprobs import completion_form
 from shimmy.protocols.openai.wire import CompletionRequest
 from shimmy.server.streaming import EventStream
+from shimmy.server.strictness import read
 
 MAX_CHOICES = 128  # of one request, all its prompts together
 DEFAULT_MAX_TOKENS = 16  # OpenAI API reference, completions, max_tokens
@@ -52,6 +52,7 @@ class Completions(Endpoint):
                 num_choices=_num_choices(body),
                 logprobs=_num_logprobs(body),
                 echo=bool(body.echo),
+                echo_logprobs=bool(body.echo) and body.tells_tokens,
                 speculative=speculative(body),
                 constraint=constraint(body),
                 truncation=truncation(body),
@@ -63,9 +64,10 @@ class Completions(Endpoint):
 
 
 def _refuse_unsupported(body: CompletionRequest) -> None:
-    if body.echo and body.tells_tokens:
+    if body.echo and body.tells_tokens and body.suffix:
         raise Unsupported(
-            "logprobs: those of the prompt are not supported; leave echo or logprobs out", param="logprobs"
+            "logprobs: not of a prompt with a suffix, which has no text as a whole; leave echo or logprobs out",
+            param="logprobs",
         )
     if _num_choices(body) < (body.n or 1):
         raise RequestError("best_of: must not be less than n", param="best_of")
@@ -118,8 +120,9 @@ def _choice(index: int, choice: Choice) -> dict[str, Any]:
     return {"index": index, "text": choice.text}
 
 
-def _begin(index: int, echo: str | None) -> bytes:
-    return _go_on(index, echo, b"null") if echo else b""
+def _begin(index: int) -> bytes:
+    """There is nothing to say before the text."""
+    return b""
 
 
 def _go_on(index: int, text: str, logprobs: bytes) -> bytes:

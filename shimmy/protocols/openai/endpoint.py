@@ -32,7 +32,7 @@ class Kind(msgspec.Struct, frozen=True):
     reason: Callable[[FinishReason], str] = str
 
     def whole(self, index: int, choice: Choice, tells_tokens: bool) -> dict[str, Any]:
-        logprobs = self.form(choice.tokens, Offsets()) if tells_tokens else None
+        logprobs = self.form(choice.prompt_tokens + choice.tokens, Offsets()) if tells_tokens else None
         return self.choice(index, choice) | {"logprobs": logprobs, "finish_reason": self.reason(choice.reason)}
 
 

@@ -35,11 +35,12 @@ def chat_form(tokens: Sequence[TokenLogprob], _offsets: Offsets) -> dict[str, An
 
 
 def completion_form(tokens: Sequence[TokenLogprob], offsets: Offsets) -> dict[str, Any]:
-    """The `logprobs` of a choice of a plain completion: the chosen token is always among the alternatives."""
+    """The `logprobs` of a choice of a plain completion: the chosen token is always among the alternatives, which the
+    first of a prompt does not have."""
     return {
         "tokens": [_text(token) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_alternatives(token) for token in tokens],
+        "top_logprobs": [None if token.logprob is None else _alternatives(token) for token in tokens],
         "text_offset": offsets.of(tokens),
     }
 
@@ -48,9 +49,9 @@ def _entry(token: TokenLogprob | Alternative) -> dict[str, Any]:
     return {"token": _text(token), "logprob": token.logprob, "bytes": list(token.bytes)}
 
 
-def _alternatives(token: TokenLogprob) -> dict[str, float]:
+def _alternatives(token: TokenLogprob) -> dict[str, float | None]:
     """By text; of several tokens with the same text the likeliest."""
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for each in token.top:
         found.setdefault(_text(each), each.logprob)
     found.setdefault(_text(token), token.logprob)

@@ -14,13 +14,15 @@ from shimmy.core.errors import ModelFailed, ShimmyError
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.growth import Growth
 from shimmy.worker.llama import abi, backend, zeroing
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
 
 BATCH_TOKENS = 512
+# What a batch may have of logits that are only read, of which llama.cpp keeps a second copy.
+_PROMPT_LOGITS_BYTES = 32 << 20
 # What makes no difference to a state, whichever context it came from.
 _INDIFFERENT = {"n_batch", "n_seq_max", "n_threads", "n_threads_batch", "no_perf"}
 
@@ -144,6 +146,7 @@ class Context:
         self._parameters = parameters
         self._adapter_handles = adapters
         self._adapters: AdapterSet = ()
+        self.max_prompt_rows = max(1, min(BATCH_TOKENS, _PROMPT_LOGITS_BYTES // (4 * model.vocabulary_size)))
         self.batch = Batch(BATCH_TOKENS, num_sequences)
 
     @staticmethod

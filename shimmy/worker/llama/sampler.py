@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shimmy.core.events import TokenLogprob
 from shimmy.worker.banned import Ban, must_be_watched
 from shimmy.worker.llama.chain import Chain
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipe
 
@@ -71,6 +71,12 @@ class Sampler:
     def take_logprob(self) -> TokenLogprob:
         """What there is to tell of the first sampled token of which it was not told yet."""
         return self._records.popleft()
+
+    def tell(self, context: int, row: int, token: int) -> TokenLogprob:
+        """The same of a token of the prompt, which follows `row`. Only where logprobs are asked for."""
+        if self._probe is None:
+            raise ValueError("there is no probe")
+        return self._probe.record(self._probe.read(context, row), token, self._num_alternatives)
 
     def free(self) -> None:
         if self._chain:

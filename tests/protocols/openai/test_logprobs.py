@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.events import Alternative, TokenLogprob
+from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.logprobs import Offsets, completion_form
 from tests.program import inside
 from tests.server.live import Live, chat_body, run_live
@@ -87,6 +88,33 @@ def test_the_prompt_is_echoed() -> None:
             assert "".join(event["choices"][0]["text"] for event in events) == text * 2
 
     run_live(test)
+
+
+def test_the_tokens_of_an_echoed_prompt_come_before_the_answers() -> None:
+    async def test(server: Live) -> None:
+        fields = {"prompt": "a b", "echo": True, "logprobs": 1, "n": 2}
+        answer = (await server.ask("POST", COMPLETIONS, completion(**fields))).json()
+        other = {"other0": -5.0}
+        for choice, own in zip(answer["choices"], (-1.0, -0.5), strict=True):
+            told = choice["logprobs"]
+            assert (choice["text"], told["tokens"]) == ("a ba b", ["a", " b", "a", " b"])
+            assert told["token_logprobs"] == [None, -1.0, own, own]
+            assert told["top_logprobs"][:2] == [None, other | {" b": -1.0}]
+            assert told["text_offset"] == [0, 1, 3, 4]
+        *events, _ = await server.stream(COMPLETIONS, completion(**fields, stream=True))
+        chunks = [event["choices"][0] for event in events]
+        for choice in answer["choices"]:
+            own_chunks = [chunk for chunk in chunks if chunk["index"] == choice["index"]]
+            assert "".join(chunk["text"] for chunk in own_chunks) == choice["text"]
+            parts = [chunk["logprobs"] for chunk in own_chunks if chunk["logprobs"]]
+            assert {key: [each for part in parts for each in part[key]] for key in parts[0]} == choice["logprobs"]
+
+    run_live(test)
+
+
+def test_the_best_choice_is_that_with_the_best_answer_and_not_the_best_prompt() -> None:
+    choices = [Choice("a", "stop", tokens_of("a", []), [TokenLogprob(b"x", -9.0)] * n) for n in (0, 5)]
+    assert choices[0].mean_logprob == choices[1].mean_logprob == -1.0
 
 
 def tokens_of(text: str, cuts: list[int]) -> list[TokenLogprob]:

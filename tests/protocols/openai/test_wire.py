@@ -28,7 +28,8 @@ async def asked(server: Live, path: str, **fields: Any) -> Generation:
     answer = await server.ask("POST", path, {"model": "echo", **own, **fields})
     assert answer.status == 200, answer.body
     choice = answer.json()["choices"][0]
-    return msgspec.json.decode(choice["text"] if path == COMPLETIONS else choice["message"]["content"], type=Generation)
+    text = choice["text"].removeprefix("!request") if path == COMPLETIONS else choice["message"]["content"]
+    return msgspec.json.decode(text, type=Generation)
 
 
 def test_every_sampling_field_arrives() -> None:
@@ -238,6 +239,9 @@ def test_what_clients_send_beside_it_is_accepted() -> None:
 
     async def test(server: Live) -> None:
         assert (await asked(server, CHAT, **extra)).sampling == Sampling()
+        told = await asked(server, COMPLETIONS, echo=True, logprobs=0)
+        assert (told.echo, told.echo_logprobs, told.logprobs) == (True, True, 0)
+        assert not (await asked(server, COMPLETIONS, echo=True, best_of=2)).echo_logprobs
         await asked(server, COMPLETIONS, user="u1", echo=False, suffix="", best_of=1, logprobs=None)
 
     run_live(test)
@@ -270,7 +274,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
     run_live(test)
 
 
-@pytest.mark.parametrize(("fields", "param"), [({"logprobs": 0, "echo": True}, "logprobs")])
+@pytest.mark.parametrize(("fields", "param"), [({"logprobs": 0, "echo": True, "suffix": "y"}, "logprobs")])
 def test_the_same_for_plain_completions(fields: dict[str, Any], param: str) -> None:
     async def test(server: Live) -> None:
         answer = await server.ask("POST", COMPLETIONS, {"model": "echo", "prompt": "x", **fields})
