@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,6 +46,13 @@ class Facts(msgspec.Struct, frozen=True):
     def is_encoder(self) -> bool:
         """Whether it generates no text."""
         return is_encoder({"general.architecture": self.architecture}.get)
+
+    @property
+    def template_source(self) -> Literal["gguf", "chatml"] | None:
+        """Where the chat template comes from; None for what has no use for one."""
+        if self.is_encoder:
+            return None
+        return "gguf" if self.has_chat_template else "chatml"
 
 
 class Inspection(msgspec.Struct, frozen=True):

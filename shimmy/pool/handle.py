@@ -67,6 +67,10 @@ class Handle:
         self._num_asked = 0
 
     @property
+    def num_streams(self) -> int:
+        return len(self._streams)
+
+    @property
     def pid(self) -> int | None:
         """Of the worker, as long as it lives."""
         return self._process.pid if self._process is not None and not self.ended.is_set() else None

@@ -150,6 +150,11 @@ class Placement:
             remaining if remaining < inf else None,
         )
 
+    def num_running(self, model_id: str) -> int:
+        """Requests that a model's worker has."""
+        supervisor = self._supervisors.get(model_id)
+        return supervisor.num_running if supervisor is not None else 0
+
     def stay_of(self, model_id: str) -> Stay:
         """How long it stays, to be read and changed."""
         return self._stays.setdefault(model_id, Stay(self._keep_alive_seconds))

@@ -109,6 +109,12 @@ class Supervisor:
         return handle.loaded if handle is not None else None
 
     @property
+    def num_running(self) -> int:
+        """Requests that the worker has."""
+        handle = self._ready_handle()
+        return handle.num_streams if handle is not None else 0
+
+    @property
     def is_ready(self) -> bool:
         return self._ready_handle() is not None
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
+SETTLING_SECONDS = 2.0
+_SETTLING_PAUSE_SECONDS = 0.1
 Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
 
 
@@ -153,8 +155,7 @@ class Inference:
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
         Raises why that is not possible."""
-        await self.refresh(max_age_seconds=0)
-        await self._placement.reload(await self._find(name))
+        await self._placement.reload(await self._find_settled(name))
 
     async def set_stay(
         self,
@@ -206,6 +207,10 @@ class Inference:
     async def status(self, name: str) -> ModelStatus:
         """Of one model, asked for or not."""
         return self._placement.status((await self._find(name)).id)
+
+    async def num_running(self, name: str) -> int:
+        """Requests that a model's worker has, whether they run in it or wait."""
+        return self._placement.num_running((await self._find(name)).id)
 
     async def has_chat_template(self, name: str) -> bool:
         """Whether its file has one, as far as that is known."""
@@ -305,6 +310,16 @@ class Inference:
         """What was said with the request itself counts more than what was said beside it."""
         seconds = keep_alive.said() if keep_alive_seconds is None else keep_alive_seconds
         return await self._placement.acquire(await self._find(name), seconds)
+
+    async def _find_settled(self, name: str) -> "Model":
+        """As its file is now. A file that has just come may not be whole yet, which shows after a moment."""
+        gives_up_at = self._clock() + SETTLING_SECONDS
+        while True:
+            await self.refresh(max_age_seconds=0)
+            model = await self._find(name)
+            if self.catalog.unsettled().isdisjoint(model.paths) or self._clock() >= gives_up_at:
+                return model
+            await asyncio.sleep(_SETTLING_PAUSE_SECONDS)
 
     async def _find(self, name: str) -> "Model":
         """A file may have come, or have been repaired, since the last scan. One that is broken now stays as it was

@@ -241,10 +241,19 @@ def test_errors_of_the_engine() -> None:
 def test_what_this_server_cannot_do_is_said() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
+<<<<<<< HEAD
             for method in ("Pull", "Delete"):
                 code, details = await refused(client(method)(message(f"{method}Request")))
                 assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
             for fields in ({"gpu_layers": 5}, {"priority": 3}, {"idle_reload_secs": 1}):
+=======
+            code, details = await refused(client("Unload")(message("UnloadRequest")))
+            assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
+            for method in ("Pull", "Delete"):
+                code, details = await refused(client(method)(message(f"{method}Request")))
+                assert (code, "--allow-pull" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
+            for fields in ({"gpu_layers": 5}, {"priority": 2}, {"idle_reload_secs": 1}):
+>>>>>>> main
                 (name,) = fields
                 code, details = await refused(client("Load")(message("LoadRequest", model="echo", **fields)))
                 assert (code, details.startswith(f"{name}: ")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
