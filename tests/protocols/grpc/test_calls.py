@@ -127,7 +127,9 @@ def test_models_are_listed_loaded_and_shown() -> None:
                 loaded = await client("Load")(message("LoadRequest", model="echo:latest", gpu_layers=-1))
                 assert (loaded.success, loaded.message, loaded.already_loaded) == (True, "echo is loaded", already)
             (shown,) = (await client("Status")(message("StatusRequest"))).models
-            assert (shown.name, shown.memory_used, shown.context_length) == ("echo", 4000, 4096)
+            assert (shown.name, shown.context_length) == ("echo", 4096)
+            # What the process takes, and not only what its model does.
+            assert shown.memory_used > 1 << 20
 
     run_live(test, "echo", fake_model("broken", invalid="it is half a file"))
 
@@ -241,19 +243,10 @@ def test_errors_of_the_engine() -> None:
 def test_what_this_server_cannot_do_is_said() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
-<<<<<<< HEAD
-            for method in ("Pull", "Delete"):
-                code, details = await refused(client(method)(message(f"{method}Request")))
-                assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
-            for fields in ({"gpu_layers": 5}, {"priority": 3}, {"idle_reload_secs": 1}):
-=======
-            code, details = await refused(client("Unload")(message("UnloadRequest")))
-            assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
             for method in ("Pull", "Delete"):
                 code, details = await refused(client(method)(message(f"{method}Request")))
                 assert (code, "--allow-pull" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
-            for fields in ({"gpu_layers": 5}, {"priority": 2}, {"idle_reload_secs": 1}):
->>>>>>> main
+            for fields in ({"gpu_layers": 5}, {"priority": 3}, {"idle_reload_secs": 1}):
                 (name,) = fields
                 code, details = await refused(client("Load")(message("LoadRequest", model="echo", **fields)))
                 assert (code, details.startswith(f"{name}: ")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
