@@ -86,7 +86,11 @@ def _unix_connection(path: str) -> Any:
 
     connection = HTTPConnection("localhost", timeout=_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(path)
+    try:
+        connection.sock.connect(path)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
