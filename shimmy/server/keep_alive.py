@@ -1,15 +1,17 @@
 """How long the model of a request stays loaded, where a client says so beside the body: for all protocols alike."""
 
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-from starlette.types import Scope
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 HEADER = b"x-shimmy-keep-alive"
 
 _said: ContextVar[float | None] = ContextVar("keep_alive", default=None)
 
 
-def hear(scope: Scope) -> None:
+def hear(scope: "Scope") -> None:
     """For what the task that serves the request does from now on. Raises `RequestError` for what is no duration."""
     value = next((value for name, value in scope["headers"] if name == HEADER), None)
     seconds = None
