@@ -234,6 +234,7 @@ class App:
             match, child_scope = route.matches(scope)
             if match is Match.FULL:
                 scope.update(child_scope)
+                scope["state"]["route"] = route.path
                 return route
         return None
 
