@@ -64,8 +64,7 @@ class Models:
             facts = model.facts
             status = statuses.get(model.id)
             loaded = status.loaded if status else None
-            generates = facts is not None and not facts.is_encoder
-            template = None if facts is None or not generates else "gguf" if facts.has_chat_template else "chatml"
+            template = facts.template_source if facts else None
             yield Entry(
                 id=model.id,
                 created=int(model.modified_unix),
