@@ -1,8 +1,8 @@
 """/openapi.json read by schemathesis, which makes requests of what it says, right ones and wrong ones, and holds the
 answers against it: none is a fault of the server, and each is what the document promises.
 
-In an environment of its own: 60 MB that no other test needs. `python -m pytest tests/conformance` runs it; its lock file
-is made in schemathesis/ by `uv pip compile --universal --python-version 3.11 --generate-hashes`.
+In an environment of its own: 60 MB that no other test needs. `python -m pytest tests/conformance` runs it; its lock
+file is made in schemathesis/ by `uv pip compile --universal --python-version 3.11 --generate-hashes`.
 """
 
 import json
