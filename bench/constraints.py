@@ -29,7 +29,7 @@ from shimmy.worker.constraints.matcher import Compiled, Guide
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama import abi, guided
 from shimmy.worker.llama.chain import Chain
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.recipe import Recipe
 from shimmy.worker.loading import load_engine
 from shimmy.worker.loop import Command

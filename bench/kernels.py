@@ -20,7 +20,7 @@ from bench import report
 from bench.chunks import MODEL
 from build import native, peers
 from shimmy.hardware.cpu import num_usable_cores
-from shimmy.worker.llama import backend, library
+from shimmy.worker.llama import backend, libllama
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.model import Model
 
@@ -77,7 +77,7 @@ class Engine:
 
 def measure(folder: Path, path: str) -> dict[str, float]:
     """In this process, which must not have opened llama.cpp."""
-    library.FOLDER = folder
+    libllama.FOLDER = folder
     engine = Engine(path)
     found = {"load": engine.load_seconds}
     found |= {f"prompt of {count} tokens": engine.prompt_seconds(count) for count in PROMPTS}

@@ -17,7 +17,7 @@ from typing import Any
 from shimmy.core.request import Sampling
 from shimmy.worker.banned import Banned
 from shimmy.worker.llama import abi, chain
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.recipe import Recipe
 
 SIZES = (49_152, 262_144)

@@ -90,10 +90,13 @@ def main() -> None:
             import shimmy.worker.engine  # noqa: F401
         if arguments[0] == "serve":
             # The same, of what the protocols import after the start.
-            from shimmy.protocols import anthropic, native, ollama, openai
+            from types import SimpleNamespace
+            from typing import Any, cast
 
-            for protocol in (openai, anthropic, ollama, native):
-                protocol.prepare()
+            from shimmy.core.settings import Settings
+            from shimmy.server.app import build_app
+
+            build_app(cast(Any, SimpleNamespace()), Settings()).prepare()
         with open(out, "wb") as file:
             marshal.dump((recorder.tables, imported()), file)
         end(code)

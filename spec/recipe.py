@@ -38,7 +38,12 @@ HIDDEN = [
     # imports every submodule at once.
     *collect_submodules("anyio", filter=lambda name: not name.startswith(("anyio.pytest_plugin", "anyio._backends"))),
     "anyio._backends._asyncio",
+    # Named in a table (recognition.py).
+    *collect_submodules("shimmy.worker.chat.toolcalls"),
 ]
+
+# Of packages that are left out, what every server imports once it is up.
+EXTENSIONS = ["watchfiles._rust_notify"]
 
 # Named somewhere in what we use, and never used by us.
 LEFT_OUT = [
@@ -49,8 +54,8 @@ LEFT_OUT = [
     # Starlette and anyio offer these; so does msgspec
     *("httpx", "itsdangerous", "yaml", "tomli_w", "attr", "attrs", "pydantic", "numpy", "jinja2"),
     *("starlette.testclient", "starlette.templating", "starlette.schemas", "starlette.middleware.sessions"),
-    # Only its extension module is used (shimmy/worker/constraints/library.py)
-    "llguidance",
+    # Only their extension modules are used (shimmy/core/extension.py)
+    *("llguidance", "watchfiles"),
     # What the standard library's own tools ask for
     *("unittest", "doctest", "pdb", "pydoc", "pydoc_data", "test", "xml", "xmlrpc", "tkinter", "curses", "readline"),
     *("lib2to3", "distutils", "setuptools", "pip", "ensurepip", "venv", "sqlite3", "dbm", "ftplib", "nntplib"),
@@ -101,7 +106,7 @@ def executable(*, strip: bool) -> None:
     scripts = [("start", str(CHECKOUT / "spec" / "start.py"), "PYSOURCE-2"), analysis.scripts[-1]]
     # Extension modules of the East Asian codecs come with the package `encodings`, whatever is excluded.
     binaries = [without_search_path(*entry) for entry in analysis.binaries if not is_left_out(entry[0])]
-    binaries += cpp_library()
+    binaries += [*cpp_library(), *map(extension_file, EXTENSIONS)]
     modules = {name: code for name, code in python_modules(analysis) if is_wanted(name)}
     basic = write_base_library({name: modules.pop(name) for name in BASIC})
     extensions = extension_modules(binaries) | dict.fromkeys(unpacked_later, "")
@@ -158,6 +163,13 @@ def extension_modules(binaries: list[tuple[str, str, str]]) -> dict[str, str]:
             package = "" if folder.endswith("lib-dynload") else folder.replace("/", ".")
             found[f"{package}.{file.split('.')[0]}".lstrip(".")] = f"{folder}/{file}".lstrip("/")
     return found
+
+
+def extension_file(module: str) -> tuple[str, str, str]:
+    path = payload.extension(module)
+    if path is None:
+        raise FileNotFoundError(f"the extension module {module} is not installed")
+    return without_search_path(f"{module.replace('.', os.sep)}{''.join(path.suffixes)}", str(path), "EXTENSION")
 
 
 def without_search_path(name: str, source: str, kind: str) -> tuple[str, str, str]:

@@ -44,9 +44,10 @@ OURS = """
     shimmy shimmy.__main__ shimmy.lean shimmy.cli shimmy.cli.exit_codes shimmy.cli.options shimmy.cli.program
     shimmy.cli.progress shimmy.cli.serve shimmy.core shimmy.models shimmy.pool shimmy.protocols
     shimmy.protocols.anthropic shimmy.protocols.native shimmy.protocols.ollama shimmy.protocols.openai shimmy.server
+    shimmy.store shimmy.store.place
 """
 # Those of whose packages only some modules may be loaded are named module by module.
-PICKED = ("hypercorn", "starlette", "shimmy", "shimmy.cli", "shimmy.protocols")
+PICKED = ("hypercorn", "starlette", "shimmy", "shimmy.cli", "shimmy.protocols", "shimmy.store")
 # Extension modules and libraries that cost much: OpenSSL, decimal numbers, compression, ctypes.
 HEAVY = re.compile(r"/(?:libssl|libcrypto|_ssl|_hashlib|_decimal|_lzma|_bz2|liblzma|unicodedata|_uuid)\b[^/]*$", re.M)
 

@@ -1,5 +1,4 @@
-"""The bar that shows on a terminal how far a model has been loaded, or something else been done. Elsewhere nothing is
-shown."""
+"""The line that shows on a terminal how far something is. Elsewhere nothing is shown."""
 
 import sys
 from typing import TextIO
@@ -8,23 +7,23 @@ _BAR_WIDTH = 24
 _ERASE_LINE = "\r\x1b[K"
 
 
-class LoadingBar:
-    """Called with a model's name and the fraction loaded; leaves an empty line when that reaches 1."""
+class StatusLine:
+    """One line that changes, on stderr if nothing else is said."""
 
-    def __init__(self, stream: TextIO | None = None, action: str = "loading") -> None:
-        self._action = action
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._shows = self._stream.isatty()
+        self.shows = self._stream.isatty()
         self._shown = ""
 
-    def __call__(self, model_id: str, fraction: float) -> None:
-        if fraction >= 1:
-            self.clear()
-        elif self._shows:
-            self._draw(_line(self._action, model_id, fraction))
+    def show(self, line: str) -> None:
+        """As much of it as fits."""
+        if self.shows:
+            import shutil
+
+            self._draw(line[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
-        """To be called when loading ended, however it did, before anything else is written."""
+        """To be called when it is over, however it ended, before anything else is written."""
         if self._shown:
             self._draw("")
 
@@ -35,10 +34,20 @@ class LoadingBar:
             self._stream.flush()
 
 
-def _line(action: str, model_id: str, fraction: float) -> str:
-    import shutil
+class LoadingBar(StatusLine):
+    """Called with a model's name and the fraction loaded; leaves an empty line when that reaches 1."""
 
+    def __init__(self, stream: TextIO | None = None, action: str = "loading") -> None:
+        super().__init__(stream)
+        self._action = action
+
+    def __call__(self, model_id: str, fraction: float) -> None:
+        if fraction >= 1:
+            self.clear()
+        elif self.shows:
+            self.show(f"{self._action} {bar(fraction)} {model_id}")
+
+
+def bar(fraction: float) -> str:
     done = int(fraction * _BAR_WIDTH)
-    bar = "#" * done + "-" * (_BAR_WIDTH - done)
-    line = f"{action} [{bar}] {int(fraction * 100):3} % {model_id}"
-    return line[: shutil.get_terminal_size().columns - 1]
+    return f"[{'#' * done}{'-' * (_BAR_WIDTH - done)}] {int(fraction * 100):3} %"

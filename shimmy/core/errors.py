@@ -19,9 +19,14 @@
     ├── Busy                       429  queue_full
     ├── RateLimited                429  rate_limit_exceeded
     ├── Unavailable                503  unavailable
+    │   ├── InsufficientMemory     503  insufficient_memory
     │   └── Draining               503  server_draining
     ├── ModelFailed                500  model_failed
-    └── WorkerLost                 502  worker_lost
+    ├── WorkerLost                 502  worker_lost
+    ├── PullFailed                 502  pull_failed
+    │   └── DigestMismatch         502  digest_mismatch
+    └── StoreFailed                500  store_failed
+        └── StoreFull              507  insufficient_storage
 
 Errors are raised with facts. How a client reads them is each protocol's `encode_error`; this module knows no wire
 format. A `Fault` is the same error as data, for the frames between server and worker.
@@ -166,6 +171,12 @@ class Unavailable(ShimmyError):
     code = "unavailable"
 
 
+class InsufficientMemory(Unavailable):
+    """A model would not fit; details: `needed_bytes`, `free_bytes`, `limit_bytes`."""
+
+    code = "insufficient_memory"
+
+
 class Draining(Unavailable):
     """The server is shutting down."""
 
@@ -184,6 +195,32 @@ class WorkerLost(ShimmyError):
 
     status = 502
     code = "worker_lost"
+
+
+class PullFailed(ShimmyError):
+    """A hub that models come from cannot be reached, refuses, or answers with what makes no sense."""
+
+    status = 502
+    code = "pull_failed"
+
+
+class DigestMismatch(PullFailed):
+    """What came is not what was announced; nothing of it is kept."""
+
+    code = "digest_mismatch"
+
+
+class StoreFailed(ShimmyError):
+    """The store of pulled models cannot be read or written."""
+
+    code = "store_failed"
+
+
+class StoreFull(StoreFailed):
+    """There is no room for the model; details: `needed_bytes`, `free_bytes`."""
+
+    status = 507
+    code = "insufficient_storage"
 
 
 def _tree(cls: type[ShimmyError]) -> dict[str, type[ShimmyError]]:

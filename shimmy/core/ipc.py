@@ -18,6 +18,7 @@ from shimmy.core.request import Chat, Embedding, Generation, Prompt, TokenId
 from shimmy.core.startup import STORE_SECONDS as STORE_SECONDS
 from shimmy.core.startup import WARNING_MARK as WARNING_MARK
 from shimmy.core.startup import Adapter as Adapter
+from shimmy.core.startup import Convert as Convert
 from shimmy.core.startup import DiskCache as DiskCache
 from shimmy.core.startup import EngineOptions as EngineOptions
 from shimmy.core.startup import ListDevices as ListDevices
@@ -99,7 +100,7 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     question: Question
 
 
-ToWorker = Load | Generate | Embed | Abort | Pause | Resume | ListDevices | Quantize | Ask
+ToWorker = Load | Generate | Embed | Abort | Pause | Resume | ListDevices | Quantize | Convert | Ask
 
 # Worker to server
 
@@ -160,6 +161,13 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
     target_bytes: int
 
 
+class Converted(msgspec.Struct, frozen=True, tag="converted"):
+    """The file is in its place."""
+
+    num_tensors: int
+    target_bytes: int
+
+
 class Tokenized(msgspec.Struct, frozen=True, tag="tokenized", omit_defaults=True):
     """`pieces` has the bytes of each token, if they were asked for."""
 
@@ -208,4 +216,6 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
     more: bool = False
 
 
-FromWorker = LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized | Answer
+FromWorker = (
+    LoadProgress | Opening | Loaded | LoadFailed | Events | Devices | QuantizeProgress | Quantized | Converted | Answer
+)

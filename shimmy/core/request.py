@@ -55,7 +55,8 @@ DraftTokens = Annotated[int, Meta(ge=0, le=64)]
 # -1 is as many as there is room for.
 ThinkingBudget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 # OpenAI allows no dots and 64 characters; tools of MCP servers have both.
-ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}\Z")]
+MAX_TOOL_NAME_CHARS = 128
+ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.:-]{{1,{MAX_TOOL_NAME_CHARS}}}\Z")]
 
 BadWord = Annotated[str, Meta(max_length=256)]
 BadWords = Annotated[list[BadWord], Meta(max_length=128)]
@@ -64,11 +65,17 @@ TokenIds = Annotated[list[TokenId], Meta(max_length=256)]
 AdapterScale = Annotated[float, Meta(ge=-100, le=100)]
 AdapterNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 AdapterName = Annotated[str, Meta(max_length=1024)]
+ModelName = Annotated[str, Meta(max_length=1024)]
 
 ToolMode = Literal["none", "auto", "required"]
 ConstraintKind = Literal["json_schema", "json_object", "regex", "grammar", "choice"]
 
 MAX_STOP_STRINGS = 16
+StopString = Annotated[str, Meta(max_length=1024)]
+StopStrings = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
+# More than any conversation has: each one costs time before anything can be refused.
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000  # of one message
 MAX_INPUTS = 2048  # OpenAI's limit for one request
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_BREAKER_CHARS = 128  # of all together

@@ -59,7 +59,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """First message to a worker that serves: the model's file, or all its shards in order."""
+    """First message to a worker that serves: the model's file, or all its shards in order, or those of a checkpoint."""
 
     paths: list[str]
     options: EngineOptions = EngineOptions()
@@ -89,7 +89,18 @@ class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
     allow_requantize: bool = False
 
 
-FirstMessage = Load | ListDevices | Quantize
+class Convert(msgspec.Struct, frozen=True, tag="convert"):
+    """Ask a worker that holds no model to write the checkpoint in the files `source` (models/checkpoint.py) as
+    `target`, called `name` in its header. `partial` and `replace` as in `Quantize`."""
+
+    source: list[str]
+    target: str
+    partial: str
+    name: str
+    replace: bool = False
+
+
+FirstMessage = Load | ListDevices | Quantize | Convert
 
 # Worker to server
 

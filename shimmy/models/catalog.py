@@ -1,18 +1,21 @@
 """The models there are: owns the current listing. Knows files and headers, not workers.
 
-A rescan replaces the listing as a whole, so readers on other threads see the old one or the new one.
+A rescan replaces the listing as a whole, so readers on other threads see the old one or the new one. What headers said
+outlasts the program where there is a `HeaderCache`.
 """
 
-import os
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound
 
 if TYPE_CHECKING:
     from shimmy.models.discovery import Source
-    from shimmy.models.listing import Listing, Model
+    from shimmy.models.listing import Change, Listing, Model, Skipped
+
+log = logging.getLogger("shimmy.models")
 
 _MAX_NAMES_IN_MESSAGE = 50
 
@@ -20,38 +23,85 @@ _MAX_NAMES_IN_MESSAGE = 50
 class Catalog:
     """Cheap to make; empty until the first `refresh`, which imports what reads files."""
 
-    def __init__(self, sources: "Sequence[Source]") -> None:
+    def __init__(self, sources: "Sequence[Source]", cache: str | None = None) -> None:
+        """`cache` is the file in which what headers say is kept, if it is."""
         self._sources = tuple(sources)
+        self._cache = cache
         self._listing: Listing | None = None
         self._refreshing = threading.Lock()
+        # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
+        # thread that scans, which waits for it: it hands the change on and returns, and never scans itself.
+        self.on_change: Callable[[Change], None] = lambda change: None
 
-    def refresh(self) -> None:
-        """Scans again, which blocks; only the headers of new and changed files are read."""
-        from shimmy.models.listing import Listing, scan
+    def refresh(self) -> "list[Change]":
+        """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
+        since the scan before, if there was one, after `on_change` has been told."""
+        from shimmy.models.header_cache import HeaderCache
+        from shimmy.models.listing import changes
+        from shimmy.models.scan import scan
 
         with self._refreshing:
-            self._listing = scan(self._sources, (self._listing or Listing()).inspections)
+            before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
+            listing = scan(self._sources, before, cache.read() if cache and before is None else {})
+            self._listing = listing
+            changed = list(changes(before, listing)) if before is not None else []
+            for change in changed:
+                self._tell(change)
+            if cache and listing.read:
+                cache.add(listing.read)
+            return changed
+
+    def has_settled(self) -> bool:
+        """Whether a file that was being written seems to be whole now, so that it is time to scan again."""
+        from shimmy.models.scan import has_settled
+
+        return self._listing is not None and has_settled(self._listing)
+
+    def unsettled(self) -> set[str]:
+        """The paths of files that may still be written."""
+        return {path for sighting in (self._listing.unsettled if self._listing else ()) for path in sighting.paths}
+
+    def _tell(self, change: "Change") -> None:
+        try:
+            self.on_change(change)
+        except Exception:
+            log.exception("that %s was %s went unheard", change.id, change.kind)
 
     def models(self) -> "list[Model]":
         """Sorted by id, those that cannot be served included."""
         listing = self._listing
         return sorted(listing.models.values(), key=lambda model: model.id) if listing else []
 
+    def skipped(self) -> "list[Skipped]":
+        """The files that look like models and are not listed."""
+        return list(self._listing.skipped) if self._listing else []
+
+    @property
+    def sources(self) -> "tuple[Source, ...]":
+        """In the order in which they are searched."""
+        return self._sources
+
     def find(self, name: str) -> "Model":
         """The model that `name` leads to: an id, however spelled and without `:latest`, or another name of its file.
 
         Raises `ModelNotFound`, or `ModelInvalid` for one that cannot be served.
         """
-        model = self._listing.find(name) if self._listing else None
+        model = self.look_up(name)
         if model is None:
             raise ModelNotFound(f"the model {name[:200]!r} does not exist; {self._available()}", param="model")
         if model.invalid:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
         return model
 
+    def look_up(self, name: str) -> "Model | None":
+        """The same, but one that cannot be served as well, and None for none."""
+        return self._listing.find(name) if self._listing else None
+
     def searched(self) -> list[str]:
         """The places that are looked in, each with what is wrong with it."""
-        return [f"{source.label}: {source.place}{_trouble(source.place)}" for source in self._sources]
+        from shimmy.models.discovery import trouble_with
+
+        return [f"{source.label}: {source.place}{_in_brackets(trouble_with(source.place))}" for source in self._sources]
 
     def _available(self) -> str:
         ids = [model.id for model in self.models() if not model.invalid]
@@ -61,7 +111,5 @@ class Catalog:
         return f"there is {', '.join(ids[:_MAX_NAMES_IN_MESSAGE])}{more}"
 
 
-def _trouble(place: str) -> str:
-    if not os.path.exists(place):
-        return " (does not exist)"
-    return "" if os.access(place, os.R_OK) else " (not readable)"
+def _in_brackets(text: str | None) -> str:
+    return f" ({text})" if text else ""

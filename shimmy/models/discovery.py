@@ -4,13 +4,16 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from shimmy.core.caches import folder
 from shimmy.core.settings import Settings
 from shimmy.models.folders import DataFolder, File, Folder, Found, HuggingFaceCache
 from shimmy.models.ollama import OllamaStore
+from shimmy.models.stored import StoreSource
 
 
 class Source(Protocol):
-    """One place to look. `named` means a person named this very file, so it is listed even if it is no model."""
+    """One place to look, `depth` levels of folders down. `named` means a person named this very file, so it is listed
+    even if it is no model."""
 
     @property
     def label(self) -> str: ...
@@ -18,11 +21,25 @@ class Source(Protocol):
     def place(self) -> str: ...
     @property
     def named(self) -> bool: ...
+    @property
+    def depth(self) -> int: ...
     def find(self) -> Iterator[Found]: ...
 
 
+def header_cache(environ: Mapping[str, str]) -> str:
+    """The file in which this user's programs keep what headers say."""
+    return os.path.join(folder(environ), "headers")
+
+
 def sources_from(settings: Settings, environ: Mapping[str, str]) -> list[Source]:
-    return [*_asked_for(settings, environ), *_of_shimmy(), *_of_other_programs(environ)]
+    return [*_asked_for(settings, environ), *_of_shimmy(environ), *_of_other_programs(environ)]
+
+
+def trouble_with(place: str) -> str | None:
+    """Why nothing can be found there."""
+    if not os.path.exists(place):
+        return "does not exist"
+    return None if os.access(place, os.R_OK) else "not readable"
 
 
 def _asked_for(settings: Settings, environ: Mapping[str, str]) -> Iterator[Source]:
@@ -40,9 +57,10 @@ def _asked_for(settings: Settings, environ: Mapping[str, str]) -> Iterator[Sourc
         yield Folder("folder of SHIMMY_BASE_GGUF", os.path.dirname(base) or ".", depth=1)
 
 
-def _of_shimmy() -> Iterator[Source]:
+def _of_shimmy(environ: Mapping[str, str]) -> Iterator[Source]:
     yield Folder("models folder", "models")
     yield DataFolder()
+    yield StoreSource(environ)
 
 
 def _of_other_programs(environ: Mapping[str, str]) -> Iterator[Source]:

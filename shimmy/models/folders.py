@@ -1,12 +1,16 @@
-"""GGUF files in folders, however the folders are arranged. Looks at names and kinds of files only, never into them."""
+"""GGUF files and checkpoints in folders, however the folders are arranged. Looks at names and kinds of files only,
+never into them."""
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import groupby
 
 import msgspec
 
-from shimmy.models.names import name_of_file, printable, shards_of
+from shimmy.models import checkpoint
+from shimmy.models.names import name_of_cached, name_of_file, name_of_folder, printable, shards_of
 
 MAX_DEPTH = 8
 MAX_ENTRIES = 100_000
@@ -23,31 +27,38 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class File:
-    """One file that a person named: it is listed whatever it holds, and whatever it is called."""
+    """One file that a person named, or the folder of a checkpoint, or a file in it: it is listed whatever it holds, and
+    whatever it is called."""
 
     named = True
+    depth = 0
 
     def __init__(self, label: str, path: str) -> None:
         self.label = label
         self.place = os.path.abspath(os.path.expanduser(path))
 
     def find(self) -> Iterator[Found]:
-        if os.path.exists(self.place):
+        is_folder = os.path.isdir(self.place)
+        if is_folder or self.place.endswith(checkpoint.WEIGHTS):
+            folder = self.place if is_folder else os.path.dirname(self.place)
+            yield _checkpoint(folder) or Found(name_of_folder(folder), (), "there is no config.json with .safetensors")
+        elif os.path.exists(self.place):
             yield from as_models([self.place])
 
 
 class Folder:
-    """Everything that ends in `.gguf` below a folder, `depth` levels down (1 is the folder itself)."""
+    """Everything that ends in `.gguf`, and every checkpoint, below a folder, `depth` levels down (1 is the folder
+    itself)."""
 
     named = False
 
     def __init__(self, label: str, path: str, depth: int = MAX_DEPTH) -> None:
         self.label = label
         self.place = os.path.abspath(os.path.expanduser(path))
-        self._depth = depth
+        self.depth = depth
 
     def find(self) -> Iterator[Found]:
-        yield from as_models(gguf_files(self.place, self._depth))
+        yield from models_in(self.place, self.depth)
 
 
 class DataFolder:
@@ -55,6 +66,7 @@ class DataFolder:
 
     named = False
     label = "data folder"
+    depth = MAX_DEPTH
 
     @property
     def place(self) -> str:
@@ -63,7 +75,7 @@ class DataFolder:
         return os.path.join(user_data_dir("shimmy", appauthor=False), "models")
 
     def find(self) -> Iterator[Found]:
-        yield from as_models(gguf_files(self.place))
+        yield from models_in(self.place)
 
 
 class HuggingFaceCache:
@@ -71,6 +83,7 @@ class HuggingFaceCache:
 
     named = False
     label = "Hugging Face cache"
+    depth = MAX_DEPTH
 
     def __init__(self, path: str) -> None:
         self.place = os.path.abspath(os.path.expanduser(path))
@@ -78,7 +91,28 @@ class HuggingFaceCache:
     def find(self) -> Iterator[Found]:
         for entry in _entries(self.place):
             if entry.name.startswith("models--"):
-                yield from as_models(gguf_files(os.path.join(entry.path, "snapshots")))
+                yield from models_in(os.path.join(entry.path, "snapshots"), name=name_of_cached(entry.name))
+
+
+def models_in(root: str, depth: int = MAX_DEPTH, name: str | None = None) -> Iterator[Found]:
+    """What is below `root`. A checkpoint is called `name`, or else after its folder."""
+    for folder, paths in groupby(regular_files(root, depth), os.path.dirname):
+        files = list(paths)
+        yield from as_models(path for path in files if path.lower().endswith(".gguf"))
+        if found := _checkpoint(folder, files, name):
+            yield found
+
+
+def _checkpoint(folder: str, files: Iterable[str] | None = None, name: str | None = None) -> Found | None:
+    if files is None:
+        files = [entry.path for entry in _entries(folder) if os.path.isfile(entry.path)]
+    found = checkpoint.files_of(folder, map(os.path.basename, files))
+    if found is None:
+        return None
+    name = name or name_of_folder(folder)
+    if printable(folder) != folder:
+        return Found(name, (), f"its path is not plain text: {printable(folder)}")
+    return Found(name, *found)
 
 
 def as_models(paths: Iterable[str]) -> Iterator[Found]:
@@ -95,7 +129,7 @@ def as_models(paths: Iterable[str]) -> Iterator[Found]:
 def _found(name: str, shards: list[str]) -> Found:
     if any(printable(shard) != shard for shard in shards):
         return Found(name, (), f"its path is not plain text: {printable(shards[0])}")
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    missing = [shard for shard in shards if not os.path.isfile(shard)] if len(shards) > 1 else []
     if missing:
         present = tuple(shard for shard in shards if shard not in missing)
         first = os.path.basename(missing[0])
@@ -103,31 +137,43 @@ def _found(name: str, shards: list[str]) -> Found:
     return Found(name, tuple(shards))
 
 
-def gguf_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
-    return (path for path in regular_files(root, depth) if path.lower().endswith(".gguf"))
-
-
 def regular_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
     """Regular files in a fixed order, links followed, hidden names and unreadable folders left out."""
+    for _, entries in walk(root, depth):
+        for entry in entries:
+            if _is(entry.is_file):
+                yield entry.path
+
+
+def walk(root: str, depth: int, leave_out: str | None = None) -> Iterator[tuple[str, list["os.DirEntry[str]"]]]:
+    """Each folder, `root` first, with what in it is no folder. Each is visited once, by whatever links, none that is
+    called `leave_out`, and no more than `MAX_ENTRIES` entries in all are looked at."""
     pending = [(root, 1)]
     visited: set[tuple[int, int]] = set()
     entries_left = MAX_ENTRIES
-    while pending:
+    while pending and entries_left >= 0:
         folder, level = pending.pop()
         if not _is_new(folder, visited):
             continue
-        folders = []
+        folders, others = [], []
         for entry in _entries(folder):
             entries_left -= 1
             if entries_left < 0:
-                log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
-                return
-            if _is_folder(entry):
-                folders.append(entry.path)
-            elif os.path.isfile(entry.path):
-                yield entry.path
+                _warn_of_many(root)
+                break
+            if _is(entry.is_dir):
+                folders.append(entry)
+            else:
+                others.append(entry)
+        yield folder, others
         if level < depth:
-            pending += [(path, level + 1) for path in reversed(folders)]
+            pending += [(entry.path, level + 1) for entry in reversed(folders) if entry.name != leave_out]
+
+
+@cache
+def _warn_of_many(root: str) -> None:
+    """Once, not with each scan."""
+    log.warning("%s has more than %d entries, the rest is not searched", root, MAX_ENTRIES)
 
 
 def _is_new(folder: str, visited: set[tuple[int, int]]) -> bool:
@@ -151,8 +197,8 @@ def _entries(folder: str) -> list["os.DirEntry[str]"]:
         return []
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
+def _is(kind: Callable[[], bool]) -> bool:
     try:
-        return entry.is_dir()
+        return kind()
     except OSError:
         return False

@@ -27,6 +27,16 @@ def name_of_file(path: str) -> str:
     return printable(normalized(shard["stem"] if shard else stem))
 
 
+def name_of_folder(path: str) -> str:
+    """`Qwen3-0.6B` is `qwen3-0.6b`."""
+    return printable(normalized(os.path.basename(path)))
+
+
+def name_of_cached(entry: str) -> str:
+    """Of a repository in a Hugging Face cache: `models--Qwen--Qwen3-0.6B` is `qwen3-0.6b`."""
+    return name_of_folder(entry.rpartition("--")[2])
+
+
 def normalized(name: str) -> str:
     """Lower case, `-` for `_` and space."""
     return name.lower().replace("_", "-").replace(" ", "-")

@@ -29,6 +29,7 @@ class Manifest(msgspec.Struct):
 class OllamaStore:
     named = False
     label = "Ollama store"
+    depth = 1 + _LEVELS
 
     def __init__(self, path: str) -> None:
         self.place = os.path.abspath(os.path.expanduser(path))

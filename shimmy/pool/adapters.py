@@ -8,6 +8,7 @@ from shimmy.core.engine_settings import parse_adapter
 from shimmy.core.errors import ModelFailed, ShimmyError
 from shimmy.core.ipc import Adapter
 from shimmy.core.settings import Settings
+from shimmy.models.checkpoint import means
 
 if TYPE_CHECKING:
     from shimmy.models.catalog import Catalog
@@ -40,7 +41,7 @@ class Adapters:
                 return self._catalog.find(self._name).paths == model.paths
             except ShimmyError:
                 return False
-        return self._file is None or self._file in model.paths
+        return self._file is None or means(self._file, model.paths)
 
 
 def _whole(path: str | None) -> str | None:

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from hypercorn.app_wrappers import ASGIWrapper
@@ -27,10 +28,19 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
 _MAX_READ_BYTES = 1 << 16
+_HEAD_TABLE_BYTES = 4096
+_LINGER_SECONDS = 0.5
+_LINGER_BYTES = 1 << 20
+# Nothing was read, so nobody knows whose client it is: OpenAI's and Anthropic's find what they look for, and Ollama's
+# an `error`.
+_FULL_BODY = (
+    b'{"type":"error","error":{"type":"overloaded_error","message":"there are too many connections","param":null,'
+    b'"code":"unavailable"}}'
+)
 _FULL = (
     b"HTTP/1.1 503 \r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: 1\r\n"
     b"retry-after-ms: 1000\r\nx-should-retry: true\r\nconnection: close\r\n\r\n%s"
-)
+) % (len(_FULL_BODY), _FULL_BODY)
 
 
 class Acceptor:
@@ -45,17 +55,14 @@ class Acceptor:
         *,
         max_connections: int,
         max_per_address: int,
-        refusal: Callable[[], bytes],
         tls: "ssl.SSLContext | None" = None,
     ) -> None:
-        """`refusal` gives the JSON body for who comes when there are too many."""
         self._app = cast("AppWrapper", ASGIWrapper(app))
         self.config = config
         self._fd = fd
         self._tls = tls
         self._max_connections = max_connections
         self._max_per_address = max_per_address
-        self._refusal = refusal
         self._context = WorkerContext(None)
         self._num_from: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,8 +102,7 @@ class Acceptor:
         task.add_done_callback(lambda task: self._forget(task, address))
 
     def _turn_away(self, writer: asyncio.StreamWriter) -> None:
-        body = self._refusal()
-        writer.write(_FULL % (len(body), body))
+        writer.write(_FULL)
         writer.close()
 
     def _forget(self, task: asyncio.Task[None], address: str) -> None:
@@ -131,6 +137,10 @@ class Conversation(TCPServer):
             except OSError:
                 break
             await self.protocol.handle(RawData(data))
+            self._keep_table_small()
+            if self._has_message_too_big():
+                await self._linger()
+                break
             if self.idle_task._handle is None and self._is_quiet():
                 await self.idle_task.restart(self._task_group, self._idle_timeout)
         await self.protocol.handle(Closed())
@@ -138,6 +148,31 @@ class Conversation(TCPServer):
         for buffer in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
             await buffer.close()
         await self.idle_task.stop()
+
+    def _keep_table_small(self) -> None:
+        """The table that HTTP/2 compresses heads with may be as large as the client likes, and has something new of
+        each answer. A server may use less of it (RFC 7541, section 4.2)."""
+        encoder = getattr(getattr(self.protocol.protocol, "connection", None), "encoder", None)
+        if encoder is not None and encoder.header_table_size > _HEAD_TABLE_BYTES:
+            encoder.header_table_size = _HEAD_TABLE_BYTES
+
+    def _has_message_too_big(self) -> bool:
+        """Hypercorn says so to a WebSocket client, and goes on keeping all that comes of the message."""
+        http = self.protocol.protocol
+        streams = getattr(http, "streams", None)
+        for stream in list(streams.values()) if streams is not None else [getattr(http, "stream", None)]:
+            buffer = getattr(stream, "buffer", None)
+            if buffer is not None and buffer.length > buffer.max_length:
+                return True
+        return False
+
+    async def _linger(self) -> None:
+        """Take what the client still sends, for a moment, so that it reads what was said last and not a reset."""
+        num_bytes = 0
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while num_bytes < _LINGER_BYTES and (data := await self.reader.read(_MAX_READ_BYTES)):
+                    num_bytes += len(data)
 
     def _is_quiet(self) -> bool:
         streams = getattr(self.protocol.protocol, "streams", None)

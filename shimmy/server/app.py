@@ -6,40 +6,40 @@ What an error looks like is the protocols' business.
 import asyncio
 import os
 import re
-from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from shimmy import __version__
-from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError, Unavailable
-from shimmy.core.keys import ApiKey, admin, infer, needed_scope, public
+from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError
+from shimmy.core.keys import ApiKey, needed_scope
 from shimmy.core.settings import DEFAULT_HOST, Settings
-from shimmy.protocols import anthropic, native, ollama, openai
+from shimmy.protocols.anthropic import Anthropic
+from shimmy.protocols.native import WEBSOCKET, Native
+from shimmy.protocols.ollama import Ollama
+from shimmy.protocols.openai import OpenAI
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
 from shimmy.server.guards import Guard
 from shimmy.server.inference import Inference
+from shimmy.server.keyring import Caller
 from shimmy.server.limits import Limits
-from shimmy.server.metrics import Metrics, diagnosis, endpoint_of
+from shimmy.server.metrics import Metrics, endpoint_of
 from shimmy.server.origins import is_preflight, preflight_headers
+from shimmy.server.probes import Description, Probes
+from shimmy.server.protocol import Protocol
 from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
 
 if TYPE_CHECKING:
-    from shimmy.core.operation import Operation
     from shimmy.protocols.grpc import Services
 
 _GRPC = b"application/grpc"
 _PUBLIC_CALLS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
-_WEBSOCKET = "/ws/generate"
 _SWITCHED = 101
 _CLIENT_GONE = 499  # nginx's number for it
 _SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
@@ -54,29 +54,7 @@ def build_app(
 ) -> "App":
     """`host` and `address` are where the server is bound, by name and by IP address, or both by a socket's path."""
     guard = Guard(settings.api_keys, host, address, origins=settings.cors_origins, salt=_tenant_salt(settings))
-    readiness = readiness or Readiness(inference)
-    metrics = Metrics(inference)
-    probes = Probes(readiness, metrics)
-    routes = [
-        Route("/health", probes.health),
-        Route("/readyz", probes.readyz),
-        *openai.routes(inference, settings),
-        *anthropic.routes(inference, settings),
-    ]
-    others = ollama.routes(inference, settings)
-    generate = next(route.endpoint for route in others if route.path == "/api/generate")
-    # Before Ollama's, whose /api/generate it hands on to.
-    routes += [*native.routes(inference, settings, generate), *others]
-    routes += [Route("/metrics", probes.metrics), Route("/diag", probes.diagnose)]
-    routes.append(Route("/openapi.json", Description(routes).get))
-
-    @cache
-    def services() -> "Services":
-        from shimmy.protocols.grpc import Services
-
-        return Services(inference, lambda: readiness.state)
-
-    return App(routes, guard, settings, inference, metrics, services)
+    return App(inference, settings, guard, readiness or Readiness(inference))
 
 
 def _tenant_salt(settings: Settings) -> bytes | None:
@@ -87,90 +65,65 @@ def _tenant_salt(settings: Settings) -> bytes | None:
     return tenant_salt(settings)
 
 
-class Probes:
-    def __init__(self, readiness: Readiness, metrics: Metrics) -> None:
-        self._readiness = readiness
-        self._metrics = metrics
-
-    @public
-    async def health(self, request: Request) -> Response:
-        """Liveness: this process answers."""
-        return _json(200, {"status": "ok", "version": __version__, **self._metrics.health()})
-
-    @admin
-    async def metrics(self, request: Request) -> Response:
-        """Text for Prometheus, which says that it takes it; JSON for all others, as the original answered."""
-        accept = request.headers.get("accept", "")
-        if "text/plain" in accept or "openmetrics" in accept:
-            return Response(self._metrics.text(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
-        return _json(200, self._metrics.report())
-
-    @infer
-    async def diagnose(self, request: Request) -> Response:
-        return _json(200, diagnosis())
-
-    @public
-    async def readyz(self, request: Request) -> Response:
-        return _json(200 if self._readiness.state == "ready" else 503, self._readiness.report())
-
-
-class Description:
-    """Of all routes, made when it is first asked for."""
-
-    def __init__(self, routes: list[Route]) -> None:
-        self._routes = routes
-        self._document: bytes | None = None
-
-    @infer
-    async def get(self, request: Request) -> Response:
-        if self._document is None:
-            from shimmy.server.openapi import document
-
-            self._document = await asyncio.to_thread(lambda: document(self._routes, operations()))
-        return Response(self._document, media_type="application/json")
-
-
-def operations() -> "dict[str, Operation]":
-    """Of all protocols, by path."""
-    return openai.operations() | anthropic.operations() | ollama.operations() | native.operations()
-
-
 class App:
-    def __init__(
-        self,
-        routes: list[Route],
-        guard: Guard,
-        settings: Settings,
-        inference: Inference,
-        metrics: Metrics,
-        services: "Callable[[], Services]",
-    ) -> None:
-        """`services` are those of gRPC, made when the first call comes."""
-        self._services = services
-        self.routes = routes
-        self._guard = guard
-        self._settings = settings
-        self._limits = Limits()
+    """`protocols` and `routes` are in the order in which they are asked whether a request is theirs."""
+
+    def __init__(self, inference: Inference, settings: Settings, guard: Guard, readiness: Readiness) -> None:
         self._inference = inference
-        self._metrics = metrics
-        self._conversations: set[Connection] = set()
-        inference.meter = self._limits.meter
+        self._settings = settings
+        self._guard = guard
+        self._readiness = readiness
+        self._limits = Limits()
         self._limits.set(guard.tenants)
+        inference.meter = self._limits.meter
+        self._metrics = Metrics(inference)
+        ollama = Ollama(inference, settings)
+        self._native = Native(inference, settings, lambda: ollama.generates.create)
+        # OpenAI's errors are for all that is nobody else's.
+        self.protocols = (Anthropic(inference, settings), self._native, ollama, OpenAI(inference, settings))
+        self.routes = self._probes() + [route for protocol in self.protocols for route in protocol.routes()]
+        self._conversations: set[Connection] = set()
         self._replies: set[Reply] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def _probes(self) -> list[Route]:
+        probes = Probes(self._readiness, self._metrics)
+        return [
+            Route("/health", probes.health),
+            Route("/readyz", probes.readyz),
+            Route("/metrics", probes.metrics),
+            Route("/diag", probes.diagnose),
+            Route("/openapi.json", Description(self.describe).get),
+        ]
+
+    @cached_property
+    def _services(self) -> "Services":
+        """Those of gRPC, imported by the first call."""
+        from shimmy.protocols.grpc import Services
+
+        return Services(self._inference, lambda: self._readiness.state)
+
     def prepare(self) -> None:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
-        openai.prepare()
-        anthropic.prepare()
-        ollama.prepare()
-        native.prepare()
+        from shimmy.core import unknown_fields
 
-    @staticmethod
-    def too_many_connections() -> bytes:
-        """The body of an answer to who is turned away before a request was read."""
-        return openai.encode_error(Unavailable("there are too many connections"))
+        for protocol in self.protocols:
+            protocol.prepare()
+        unknown_fields.prepare()
+
+    def describe(self) -> bytes:
+        """The OpenAPI document."""
+        from shimmy.server.openapi import document
+
+        described = [protocol.operations() for protocol in self.protocols]
+        operations = {path: each for operations in described for path, each in operations.items()}
+        return document(self.routes, operations, self._example_error)
+
+    def _example_error(self, path: str) -> tuple[str, bytes]:
+        """The name of the protocol whose errors a path has, and one of them."""
+        owner = next(each for each in self.protocols if each.owns({"path": path, "headers": []}))
+        return type(owner).__name__, owner.encode_error(ShimmyError("..."), "req_0")
 
     def replace_keys(self, api_keys: tuple[ApiKey, ...]) -> None:
         """From the next request on."""
@@ -192,34 +145,28 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
-        elif scope["path"] == _WEBSOCKET:
+        elif scope["path"] == WEBSOCKET:
             await self._converse(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from shimmy.protocols.native.websocket import Conversation
-
         access = Access(_request_id(scope), "WEBSOCKET", scope["path"])
         scope["state"] = {"access": access}
         connection = Connection(send)
         self._conversations.add(connection)
         try:
             self._guard.enter(scope)
-            caller = self._guard.identify(scope)
-            access.key = caller.name or None
-            self._guard.permit(caller, "infer")
-            scope["state"]["tenant"] = caller.tenant
-            access.status = _SWITCHED
-            with self._limits.hold(caller.tenant):
-                await Conversation(self._inference, self._settings, scope, receive, send).run()
+            with self._admitted(scope, self._identified(scope), "infer"):
+                access.status = _SWITCHED
+                await self._native.converse(scope, receive, connection.heed(send))
         except ClientGone:
             await connection.cut()
         except ShimmyError as error:
             access.status, access.error = error.status, error.code
             headers = [(b"content-type", b"application/json"), (b"x-request-id", access.id.encode())]
             await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
-            await send({"type": "websocket.http.response.body", "body": _encode_error(scope, error)})
+            await send({"type": "websocket.http.response.body", "body": self._encoded(error, scope)})
         finally:
             self._conversations.discard(connection)
             access.log()
@@ -229,7 +176,7 @@ class App:
         access = Access(_request_id(scope), scope["method"], scope["path"])
         scope["state"] = {"access": access}
         connection = Connection(send)
-        reply = Reply(send, connection, access, self._settings.stall_seconds, _id_headers(scope))
+        reply = Reply(send, connection, access, self._settings.stall_seconds, self._owner(scope).id_headers)
         self._replies.add(reply)
         self._idle.clear()
         try:
@@ -261,21 +208,28 @@ class App:
             raise
         except Exception as exception:
             error = _as_shimmy(exception, scope)
-            await reply.refuse(error, _encode_error(scope, error), body, scope["http_version"])
+            await reply.refuse(error, self._encoded(error, scope), body, scope["http_version"])
 
     async def _serve(self, scope: Scope, body: Body, reply: Reply) -> None:
         route = self._find(scope)
-        needed = needed_scope(route.endpoint) if route else None
-        if route is not None and needed == "public":
+        if route is not None and needed_scope(route.endpoint) == "public":
             return await self._run(route, scope, body, reply)
-        caller = self._guard.identify(scope)
-        scope["state"]["access"].key = caller.name or None
+        caller = self._identified(scope)
         if route is None:
             raise self._missing(scope)
+        with self._admitted(scope, caller, needed_scope(route.endpoint)):
+            await self._run(route, scope, body, reply)
+
+    def _identified(self, scope: Scope) -> Caller:
+        caller = self._guard.identify(scope)
+        scope["state"]["access"].key = caller.name or None
+        return caller
+
+    def _admitted(self, scope: Scope, caller: Caller, needed: str | None) -> AbstractContextManager[None]:
+        """Within its limits. Raises what keeps it out."""
         self._guard.permit(caller, needed)
         scope["state"]["tenant"] = caller.tenant
-        with self._limits.hold(caller.tenant):
-            await self._run(route, scope, body, reply)
+        return self._limits.hold(caller.tenant)
 
     async def _run(self, route: Route, scope: Scope, body: Body, reply: Reply) -> None:
         await body.read(scope, self._settings.body_seconds)
@@ -303,12 +257,10 @@ class App:
         """A gRPC call tells its errors in trailers."""
         from shimmy.protocols.grpc import Call
 
-        call = Call(self._services(), scope, reply, self._settings.max_body_bytes)
+        call = Call(self._services, scope, reply, self._settings.max_body_bytes)
         try:
             self._guard.enter(scope)
-            tenant = self._admit_call(scope)
-            scope["state"]["tenant"] = tenant
-            with self._limits.hold(tenant):
+            with self._admitted_call(scope):
                 method = call.method
                 if not method.conversation:
                     await body.read(scope, self._settings.body_seconds)
@@ -320,33 +272,18 @@ class App:
             scope["state"]["access"].error = error.code
             await call.fail(error, body.discard)
 
-    def _admit_call(self, scope: Scope) -> str:
-        """The tenant. Only the health service is for everyone."""
-        if scope["path"] in _PUBLIC_CALLS:
-            return ""
-        caller = self._guard.identify(scope)
-        scope["state"]["access"].key = caller.name or None
-        self._guard.permit(caller, "infer")
-        return caller.tenant
+    def _admitted_call(self, scope: Scope) -> AbstractContextManager[None]:
+        """Only the health service is for everyone."""
+        if scope["path"] not in _PUBLIC_CALLS:
+            return self._admitted(scope, self._identified(scope), "infer")
+        scope["state"]["tenant"] = ""
+        return nullcontext()
 
+    def _owner(self, scope: Scope) -> Protocol:
+        return next(protocol for protocol in self.protocols if protocol.owns(scope))
 
-def _is_anthropic(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return path == anthropic.PATH or path.startswith(f"{anthropic.PATH}/")
-
-
-def _encode_error(scope: Scope, error: ShimmyError) -> bytes:
-    """In the shape of the protocol that the path belongs to."""
-    if _is_anthropic(scope):
-        return anthropic.encode_error(error, scope["state"]["access"].id)
-    if scope["path"].startswith(("/api/", "/ws/")):
-        return ollama.encode_error(error)
-    return openai.encode_error(error)
-
-
-def _id_headers(scope: Scope) -> tuple[bytes, ...]:
-    own = (anthropic.REQUEST_ID,) if _is_anthropic(scope) else ()
-    return (b"x-request-id", *own)
+    def _encoded(self, error: ShimmyError, scope: Scope) -> bytes:
+        return self._owner(scope).encode_error(error, scope["state"]["access"].id)
 
 
 def _is_call(scope: Scope) -> bool:
@@ -365,7 +302,3 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return str(value.decode())
     return f"req_{os.urandom(12).hex()}"
-
-
-def _json(status: int, content: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -73,6 +73,15 @@ class Connection:
         if buffered is not None and len(buffered.buffer) > _HIGH_WATER_BYTES:
             await buffered.drain()
 
+    def heed(self, send: Send) -> Send:
+        """A `send` that returns when the client has taken enough for more to be sent."""
+
+        async def send_and_wait(message: Message) -> None:
+            await send(message)
+            await self.drained()
+
+        return send_and_wait
+
     async def settle(self) -> None:
         """To be called when the exchange is over. For a next request that will never have its turn, Hypercorn would
         wait for ever; without it the end of the connection is found.

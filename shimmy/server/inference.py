@@ -137,6 +137,12 @@ class Inference:
         """Load a model before anyone asks. Raises why that is not possible."""
         await self._placement.acquire(await self._find(name))
 
+    async def load(self, name: str) -> None:
+        """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
+        Raises why that is not possible."""
+        await self.refresh(max_age_seconds=0)
+        await self._placement.reload(await self._find(name))
+
     async def unload(self, name: str) -> bool:
         """End the worker of a model that nobody uses; False for one in use, which stays. Returns once it is gone."""
         return await self._placement.unload((await self._find(name)).id)
@@ -145,6 +151,10 @@ class Inference:
         """Of one model, asked for or not."""
         return self._placement.status((await self._find(name)).id)
 
+    async def num_running(self, name: str) -> int:
+        """Requests that a model's worker has, whether they run in it or wait."""
+        return self._placement.num_running((await self._find(name)).id)
+
     async def has_chat_template(self, name: str) -> bool:
         """Whether its file has one, as far as that is known."""
         facts = (await self._find(name)).facts
@@ -152,16 +162,15 @@ class Inference:
 
     async def header(self, name: str) -> "tuple[Model, dict[str, Any]]":
         """A model, and the keys and values of its file's header; None stands for an array."""
-        from shimmy.models.gguf import Array, read_header
+        from shimmy.models.facts import header_keys
 
         model = await self._find(name)
-        metadata = (await asyncio.to_thread(read_header, model.paths[0])).metadata
-        return model, {key: None if isinstance(value, Array) else value for key, value in metadata.items()}
+        return model, await asyncio.to_thread(header_keys, model.paths)
 
-    async def refresh(self) -> None:
-        """Rescan the catalog, in a thread; a scan that is younger than two seconds will do."""
+    async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
+        """Rescan the catalog, in a thread; a scan that is younger will do."""
         async with self._refreshing:
-            if self._clock() - self._refreshed_at >= REFRESH_SECONDS:
+            if self._clock() - self._refreshed_at >= max_age_seconds:
                 await asyncio.to_thread(self.catalog.refresh)
                 self._refreshed_at = self._clock()
 
@@ -219,12 +228,16 @@ class Inference:
             handle.abort(stream)
 
     async def _find(self, name: str) -> "Model":
-        """A file may have come, or have been repaired, since the last scan."""
+        """A file may have come, or have been repaired, since the last scan. One that is broken now stays as it was
+        loaded."""
         try:
             return self.catalog.find(name)
         except (ModelNotFound, ModelInvalid):
             await self.refresh()
-            return self.catalog.find(name)
+        found = self.catalog.look_up(name)
+        if found is not None and self._placement.is_ready(found.id):
+            return found
+        return self.catalog.find(name)
 
 
 def _timed(batch: list[Event], load_seconds: float) -> list[Event]:

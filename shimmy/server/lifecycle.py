@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shimmy.core.ipc import DiskCache
     from shimmy.core.keys import ApiKey
     from shimmy.models.catalog import Catalog
+    from shimmy.models.watch import Watch
     from shimmy.pool.adapters import Adapters
     from shimmy.server.accept import Acceptor
     from shimmy.server.app import App
@@ -57,7 +58,7 @@ Engine = Callable[[Settings, OnProgress], Inference]
 def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     from shimmy.core.ipc import EngineOptions
     from shimmy.models.catalog import Catalog
-    from shimmy.models.discovery import sources_from
+    from shimmy.models.discovery import header_cache, sources_from
     from shimmy.pool.admission import Admission
     from shimmy.pool.draft import DraftModel
     from shimmy.pool.placement import Placement
@@ -71,7 +72,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
         settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine),
     )
-    catalog = Catalog(sources_from(settings, os.environ))
+    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ))
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
     placement = Placement(options, on_progress=on_progress, draft=draft, adapters=_adapters(settings, catalog))
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
@@ -181,6 +182,7 @@ class Server:
         self._ready_file = ReadyFile(settings.ready_file)
         self._exit_code = 0
         self._app: App | None = None
+        self._watch: Watch | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._told_at = 0.0
         self._over = asyncio.Event()
@@ -201,6 +203,8 @@ class Server:
         finally:
             for task in background:
                 task.cancel()
+            if self._watch is not None:
+                await asyncio.to_thread(self._watch.stop)
             await self._inference.close()
             self._ready_file.remove()
         return self._exit_code
@@ -230,8 +234,10 @@ class Server:
         """Of what is to be preloaded, first the model that was given as a file."""
         if self._settings.model_path is None:
             return list(self._settings.preload)
+        from shimmy.models.checkpoint import means
+
         path = os.path.abspath(os.path.expanduser(self._settings.model_path))
-        found = (model.id for model in self._inference.catalog.models() if path in model.paths)
+        found = (model.id for model in self._inference.catalog.models() if means(path, model.paths))
         return [next(found, path), *self._settings.preload]
 
     async def _announce(self) -> None:
@@ -248,9 +254,16 @@ class Server:
         await self._inference.refresh()
         if self._app is not None:
             await asyncio.to_thread(self._app.prepare)
+        self._watch_models()
         if not any(model.invalid is None for model in self._inference.catalog.models()):
             places = "".join(f"\n  {place}" for place in self._inference.catalog.searched())
             logs.say(f"shimmy: no models found; put a .gguf file into one of these, or use --model-path FILE:{places}")
+
+    def _watch_models(self) -> None:
+        from shimmy.models.watch import Watch
+
+        self._watch = Watch(self._inference.catalog)
+        self._watch.start()
 
     def _on_signal(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -298,20 +311,21 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
 
     return Acceptor(
         cast("ASGIFramework", app),
-        http_config(),
+        http_config(settings.max_body_bytes),
         listener.fd,
         max_connections=settings.max_connections,
         max_per_address=settings.max_connections_per_address,
-        refusal=app.too_many_connections,
         tls=tls,
     )
 
 
-def http_config() -> "Config":
+def http_config(max_message_bytes: int) -> "Config":
+    """`max_message_bytes` is what a message over WebSocket may have."""
     from hypercorn.config import Config
 
     config = Config()
     config.include_server_header = False
+    config.websocket_max_message_size = max_message_bytes
     # On HTTP/2 Hypercorn does not wait for what runs when it closes a connection for its many requests.
     config.keep_alive_max_requests = _LAST_REQUEST
     config.errorlog = logging.getLogger("hypercorn")

@@ -12,7 +12,7 @@ from shimmy.worker.disk.identity import Stamp, identity, observe
 from shimmy.worker.disk.tier import DiskTier
 from shimmy.worker.llama import optional
 from shimmy.worker.llama.context import Context
-from shimmy.worker.llama.library import backend_file, find, linked_file
+from shimmy.worker.llama.libllama import backend_file, find, linked_file
 from shimmy.worker.llama.model import Model
 
 log = logging.getLogger("shimmy.worker")

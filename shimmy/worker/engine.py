@@ -24,7 +24,7 @@ from shimmy.worker.embedding_inputs import InputReader
 from shimmy.worker.fingerprint import Fingerprint, content
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
 from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipes

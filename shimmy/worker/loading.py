@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shimmy.worker.engine import Engine
 
 _HEAD_START_SECONDS = 0.002
+# Of the time that it takes to convert a model and to load it.
+_CONVERSION_SHARE = 0.9
 
 
 def load(
@@ -34,6 +36,7 @@ def load(
 
     Raises `ModelInvalid`, `ModelFailed`, or `OSError` for a native library that cannot be opened.
     """
+    paths, on_progress = _as_gguf(paths, on_progress)
     cpu_variant = backend.start()
     settings = _settings(options)
     offload = _offload(settings, on_open)
@@ -80,6 +83,23 @@ def _load_model(
     return model
 
 
+def _as_gguf(paths: list[str], on_progress: Callable[[float], None]) -> tuple[list[str], Callable[[float], None]]:
+    """A checkpoint in SafeTensors is converted first, if it was not before. Then that is most of the progress."""
+    if not paths[0].endswith(".safetensors"):
+        return paths, on_progress
+    from shimmy.worker.converted import converted
+
+    done = 0.0
+
+    def on_written(fraction: float) -> None:
+        nonlocal done
+        done = _CONVERSION_SHARE
+        on_progress(fraction * done)
+
+    path = converted(paths, on_written)
+    return [path], lambda fraction: on_progress(done + (1 - done) * fraction)
+
+
 def _load_adapters(options: EngineOptions, paths: list[str], model: Model) -> "Adapters":
     from shimmy.worker.llama.adapters import load_adapters
 
@@ -91,7 +111,8 @@ def _load_draft(options: EngineOptions, offload: Offload, target: Model, setting
 
     try:
         own = None if settings is None else settings.for_draft()
-        draft = Model(list(options.draft_paths), lambda fraction: None, offload, own)
+        paths, _ = _as_gguf(list(options.draft_paths), lambda fraction: None)
+        draft = Model(paths, lambda fraction: None, offload, own)
     except ModelInvalid as error:
         raise ModelInvalid(f"the draft model cannot be loaded: {error.message}") from error
     check_draft_model(target, draft)

@@ -35,6 +35,8 @@ def main() -> int:
             _list_devices(unusable, send)
         case startup.Quantize() as job:
             _quantize(job, messages, send)
+        case startup.Convert() as job:
+            _convert(job, messages, send)
         case startup.Load(paths, options):
             code = _serve(paths, options, messages, send)
         case None:
@@ -62,6 +64,18 @@ def _quantize(job: startup.Quantize, messages: "Iterable[ipc.ToWorker]", send: c
     try:
         send(quantize(job, on_progress=send))
     except (ShimmyError, OSError) as error:
+        send(startup.LoadFailed(_as_fault(error)))
+
+
+def _convert(job: startup.Convert, messages: "Iterable[ipc.ToWorker]", send: channel.Sender) -> None:
+    import threading
+
+    from shimmy.worker.convert import convert
+
+    threading.Thread(target=_end_with_server, args=[messages], daemon=True).start()
+    try:
+        send(convert(job, on_progress=send))
+    except ShimmyError as error:
         send(startup.LoadFailed(_as_fault(error)))
 
 

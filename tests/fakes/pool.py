@@ -18,7 +18,7 @@ from shimmy.core.errors import ModelInvalid, ModelNotFound
 from shimmy.core.events import Event, TextDelta
 from shimmy.core.request import Chat, Generation, Message
 from shimmy.models.catalog import Catalog
-from shimmy.models.listing import Identity, Model
+from shimmy.models.listing import Change, Identity, Model
 from shimmy.pool.admission import Admission
 from shimmy.pool.command import worker_environment
 from shimmy.pool.placement import Placement
@@ -45,20 +45,24 @@ class FakeCatalog(Catalog):
         self.num_refreshes = -1
         self.refresh()
 
-    def refresh(self) -> None:
+    def refresh(self) -> list[Change]:
         self.num_refreshes += 1
         self._listed = {model.id: model for model in self.available}
+        return []
 
     def models(self) -> list[Model]:
         return sorted(self._listed.values(), key=lambda model: model.id)
 
     def find(self, name: str) -> Model:
-        model = self._listed.get(name.removesuffix(":latest"))
+        model = self.look_up(name)
         if model is None:
             raise ModelNotFound(f"the model {name!r} does not exist; {self._available()}", param="model")
         if model.invalid is not None:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
         return model
+
+    def look_up(self, name: str) -> Model | None:
+        return self._listed.get(name.removesuffix(":latest"))
 
     def searched(self) -> list[str]:
         return ["models dir: /fake"]

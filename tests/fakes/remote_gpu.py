@@ -46,16 +46,16 @@ def load(endpoint: str, model: Path, **settings: Any) -> dict[str, Any]:
 
 
 def _rpc() -> c.CDLL:
-    from shimmy.worker.llama import backend, library
+    from shimmy.worker.llama import backend, libllama
 
     backend.start()
-    path = library.find(library.backend_file("rpc"))
-    assert library.load_backend(path)
+    path = libllama.find(libllama.backend_file("rpc"))
+    assert libllama.load_backend(path)
     return c.CDLL(str(path))
 
 
 def _serve(num_devices: int) -> None:
-    from shimmy.worker.llama.library import ggml
+    from shimmy.worker.llama.libllama import ggml
 
     rpc, registry = _rpc(), ggml()
     cpu = registry.ggml_backend_dev_get(0)
@@ -91,7 +91,7 @@ def _load(endpoint: str, model: str, settings: str) -> None:
     from shimmy.core.errors import ShimmyError
     from shimmy.core.ipc import EngineOptions
     from shimmy.core.request import Sampling, Tokens
-    from shimmy.worker.llama import backend, library
+    from shimmy.worker.llama import backend, libllama
     from shimmy.worker.loading import load_engine
     from tests.worker.test_engine import Session
 
@@ -99,7 +99,7 @@ def _load(endpoint: str, model: str, settings: str) -> None:
     rpc = _rpc()
     rpc.ggml_backend_rpc_add_server.restype = c.c_void_p
     registry = rpc.ggml_backend_rpc_add_server(endpoint.encode())
-    register = c.PyDLL(str(library.find(library.linked_file("ggml")))).ggml_backend_register
+    register = c.PyDLL(str(libllama.find(libllama.linked_file("ggml")))).ggml_backend_register
     register.restype, register.argtypes = None, [c.c_void_p]
     register(registry)
     table = msgspec.json.decode(settings, type=EngineSettings)

@@ -17,13 +17,14 @@ The prompt's text is the script. A plain text is echoed, one word per step. A te
     !cached N           one word; N tokens of the prompt were cached
     !drafted N M        one word; N tokens were drafted, M of them accepted
     !think N TEXT       N words of TEXT are thoughts, the others the answer
-    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of a tool "f", after a word
+    !call N TEXT        TEXT in pieces of a word as the arguments of N calls of the first tool, or "f", after a word
     !doubt TEXT         TEXT as it is, with a warning
     !crash-call         a call, and within its arguments the process dies by SIGKILL
     !stall-call         a call, and within its arguments silence
     !log                which Abort, Pause, Resume and Embed came, as "abort ID pause ID ..."
     !active             how many other requests there are, waiting or running
     !request            the whole Generation as JSON
+    !nan                a word whose probability is not a number
     !pid, !environment  the process id, the environment as JSON
 
 Of texts it makes vectors: the length of the text, the number of its words, and the place of its input; each last input
@@ -34,10 +35,12 @@ first. With a query it scores a text by its length. Orders are texts that begin 
     !fail CODE TEXT     `Failed`
 
 The model file, where it exists, may say in its header, as `fake.load`, how loading goes: "ready" (default), "hold"
-(until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer).
+(until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer),
+"encoder" (ready, to make vectors only), and "answer TEXT": ready, but every prompt is taken for that text.
 The same key says how quantizing it goes: "ready", "hold", "crash SIGNAL", "fail CODE TEXT".
 """
 
+import math
 import os
 import resource
 import signal
@@ -101,6 +104,11 @@ def words_of(text: str) -> list[str]:
     """The text in pieces that join to it again: "a b" is "a", " b"."""
     pieces = text.split(" ")
     return [piece for piece in [pieces[0], *(f" {piece}" for piece in pieces[1:])] if piece]
+
+
+def first_tool_of(generation: Generation) -> str:
+    tools = generation.prompt.tools if isinstance(generation.prompt, Chat) else []
+    return tools[0].name if tools else "f"
 
 
 def prompt_of(generation: Generation) -> tuple[str, int]:
@@ -219,7 +227,8 @@ class Sequence:
         if (count := self.generation.logprobs) is None:
             return []
         top = [Alternative(b"other%d" % number, -5.0 - number) for number in range(count)]
-        return [TokenLogprob(word.encode(), -1 / (index + 1), top)]
+        logprob = math.nan if word == "nan" else -1 / (index + 1)
+        return [TokenLogprob(word.encode(), logprob, top)]
 
     def finish(self, reason: FinishReason, stop: str | None) -> list[Event]:
         drafted, accepted = self.num_drafted or (0, 0)
@@ -235,8 +244,10 @@ class Sequence:
 class Worker:
     """Runs up to `num_sequences` requests side by side, the rest in the order they came."""
 
-    def __init__(self, inbox: Inbox, options: ipc.EngineOptions) -> None:
+    def __init__(self, inbox: Inbox, options: ipc.EngineOptions, always: str | None = None) -> None:
+        """`always` is what every prompt is taken for."""
         self.inbox = inbox
+        self.always = always
         self.limit = options.num_sequences
         self.context_length = options.context_length or CONTEXT_LENGTH
         self.waiting: deque[Sequence] = deque()
@@ -317,6 +328,7 @@ class Worker:
 
     def accept(self, generation: Generation) -> None:
         text, num_tokens = prompt_of(generation)
+        text = self.always or text
         if num_tokens > self.context_length:
             error = ContextOverflow(
                 f"the prompt has {num_tokens} tokens, the context {self.context_length}",
@@ -387,7 +399,7 @@ class Worker:
             case "!call":
                 yield "calling"
                 for number in range(int(arguments[0])):
-                    yield CallBegin(number, "f", f"id{number}")
+                    yield CallBegin(number, first_tool_of(generation), f"id{number}")
                     yield from (CallArguments(number, word) for word in words_of(" ".join(arguments[1:])))
             case "!doubt":
                 sequence.warning = "a call is not valid JSON"
@@ -399,6 +411,8 @@ class Worker:
                     die("SIGKILL")
                 while True:
                     yield None
+            case "!nan":
+                yield "nan"
             case "!cached":
                 yield "cached"
             case "!drafted":
@@ -438,7 +452,8 @@ def load_script(path: str) -> str:
     return rest[12 : 12 + length].decode()
 
 
-def load(path: str, options: ipc.EngineOptions) -> None:
+def load(path: str, options: ipc.EngineOptions) -> str | None:
+    """Says what every prompt is to be taken for."""
     order, *arguments = load_script(path).split(" ")
     send(ipc.LoadProgress(0.5))
     match order:
@@ -463,11 +478,12 @@ def load(path: str, options: ipc.EngineOptions) -> None:
             num_parameters=1000,
             model_bytes=4000,
             vocabulary_size=256,
-            template_source="chatml",
+            template_source="" if order == "encoder" else "chatml",
             cpu_variant="fake",
             load_seconds=0.01,
         )
     )
+    return " ".join(arguments) if order == "answer" else None
 
 
 def quantize(job: ipc.Quantize) -> None:
@@ -501,8 +517,8 @@ def main() -> None:
         case ipc.Quantize() as job:
             quantize(job)
         case ipc.Load(paths, options):
-            load(paths[0], options)
-            Worker(inbox, options).run()
+            always = load(paths[0], options)
+            Worker(inbox, options, always).run()
 
 
 if __name__ == "__main__":

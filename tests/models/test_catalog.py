@@ -12,7 +12,7 @@ from shimmy.models.catalog import Catalog
 from shimmy.models.discovery import Source
 from shimmy.models.facts import inspect
 from shimmy.models.folders import File, Folder, Found
-from shimmy.models.listing import Model
+from shimmy.models.listing import Change, Model
 from shimmy.models.names import qualified
 from shimmy.models.ollama import OllamaStore
 from tests.fakes.gguf_writer import GGUF, TensorSpec, model
@@ -26,6 +26,13 @@ def catalog(*sources: Source) -> Catalog:
 
 def folder(path: Path) -> Folder:
     return Folder("models folder", str(path))
+
+
+def aged(path: Path) -> Path:
+    """Written long enough ago that nobody takes it for unfinished; each time at another time."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns - 10**10))
+    return path
 
 
 def ids(of: Catalog) -> list[str]:
@@ -176,22 +183,79 @@ def test_a_rescan_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.Mo
         read.extend(Path(path).name for path in paths)
         return inspect(paths)
 
-    monkeypatch.setattr("shimmy.models.listing.inspect", counting)
+    monkeypatch.setattr("shimmy.models.scan.inspect", counting)
     for name in ("a", "b"):
-        model().write(tmp_path / f"{name}.gguf")
-    GGUF({"general.architecture": "llama"}).write(tmp_path / "vocabulary.gguf")
+        aged(model().write(tmp_path / f"{name}.gguf"))
+    aged(GGUF({"general.architecture": "llama"}).write(tmp_path / "vocabulary.gguf"))
     made = catalog(folder(tmp_path))
     assert read == ["a.gguf", "b.gguf", "vocabulary.gguf"]
     read.clear()
     model("Changed").write(tmp_path / "b.gguf")
     os.utime(tmp_path / "b.gguf", (5, 5))
-    model().write(tmp_path / "c.gguf")
+    aged(model().write(tmp_path / "c.gguf"))
     (tmp_path / "a.gguf").unlink()
     made.refresh()
     assert read == ["b.gguf", "c.gguf"]
     assert ids(made) == ["b", "c"]
     facts = made.find("b").facts
     assert facts and facts.name == "Changed"
+
+
+def test_a_listener_is_told_what_changed(tmp_path: Path) -> None:
+    for name in ("gone", "same", "touched"):
+        aged(model().write(tmp_path / f"{name}.gguf"))
+    made = Catalog([folder(tmp_path)])
+    told: list[tuple[str, str]] = []
+    made.on_change = lambda change: told.append((change.kind, change.id))
+    assert made.refresh() == [] and told == []
+    (tmp_path / "gone.gguf").unlink()
+    os.utime(tmp_path / "touched.gguf", (5, 5))
+    aged(model().write(tmp_path / "new.gguf"))
+    before = {each.id: each for each in made.models()}
+    changed = {change.id: change for change in made.refresh()}
+    after = {each.id: each for each in made.models()}
+    assert told == [("removed", "gone"), ("added", "new"), ("changed", "touched")]
+    assert changed["gone"].before == before["gone"] and changed["gone"].after is None
+    assert changed["new"].before is None and changed["new"].after == after["new"]
+    assert (changed["touched"].before, changed["touched"].after) == (before["touched"], after["touched"])
+    assert made.refresh() == []
+
+
+def test_a_file_that_breaks_or_is_repaired_is_a_change(tmp_path: Path) -> None:
+    path = model().write(tmp_path / "a.gguf")
+    whole = path.read_bytes()
+    made = catalog(folder(tmp_path))
+    path.write_bytes(whole[:-40])
+    aged(path)
+    [broken] = made.refresh()
+    assert broken.before and broken.after and broken.before.invalid is None and broken.after.invalid
+    path.write_bytes(whole)
+    aged(path)
+    [repaired] = made.refresh()
+    assert repaired.after and repaired.after.invalid is None
+
+
+def test_a_name_that_leads_to_another_file_is_a_change(tmp_path: Path) -> None:
+    second = str(model().write(tmp_path / "b" / "m.gguf"))
+    made = catalog(folder(tmp_path))
+    first = str(aged(model().write(tmp_path / "a" / "m.gguf")))
+    by_id = {change.id: change for change in made.refresh()}
+    assert by_id["m"].kind == "changed" and by_id["m"].after and by_id["m"].after.paths == (first,)
+    assert by_id[qualified("m", second)].kind == "added"
+
+
+def test_a_listener_that_fails_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = catalog(folder(tmp_path))
+
+    def fail(change: Change) -> None:
+        raise RuntimeError("this listener is broken")
+
+    made.on_change = fail
+    for name in ("a", "b"):
+        aged(model().write(tmp_path / f"{name}.gguf"))
+    assert len(made.refresh()) == 2
+    assert ids(made) == ["a", "b"]
+    assert [record.getMessage() for record in caplog.records] == [f"that {id} was added went unheard" for id in "ab"]
 
 
 def test_a_file_that_vanishes_during_the_scan_is_said(tmp_path: Path) -> None:

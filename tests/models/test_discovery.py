@@ -28,6 +28,7 @@ def test_the_order_of_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("folder of SHIMMY_BASE_GGUF", "/six"),
         ("models folder", f"{tmp_path}/models"),
         ("data folder", "/data/shimmy/models"),
+        ("Shimmy's store", "/data/shimmy/store/manifests"),
         ("Hugging Face cache", "/home/someone/.cache/huggingface/hub"),
         ("Ollama store", "/home/someone/.ollama/models"),
         ("Ollama store", "/usr/share/ollama/.ollama/models"),

@@ -1,48 +1,20 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost
 from shimmy.models.listing import Model
-from shimmy.pool.handle import Handle, State
-from shimmy.pool.placement import ModelStatus, Placement
-from tests.fakes.clock import FakeTime
+from shimmy.pool.placement import ModelStatus
 from tests.fakes.pool import (
     answer,
-    children,
     fake_inference,
     fake_model,
-    fake_spawn,
     generation,
     run,
     scripted_model,
-    text_of,
 )
-
-
-@asynccontextmanager
-async def placed(**collaborators: object) -> AsyncIterator[Placement]:
-    time = FakeTime()
-    placement = Placement(
-        ipc.EngineOptions(num_sequences=3),
-        spawn=fake_spawn,
-        clock=time.clock,
-        sleep=time.sleep,
-        **collaborators,  # type: ignore[arg-type]
-    )
-    try:
-        yield placement
-    finally:
-        await placement.close()
-
-
-async def say(handle: Handle, prompt: str) -> str:
-    stream = await handle.submit(generation(prompt))
-    return text_of([event async for batch in stream for event in batch])
+from tests.pool.placed import placed, say
 
 
 def test_every_model_has_its_own_worker_and_keeps_it() -> None:
@@ -99,27 +71,6 @@ def test_status_of_models_asked_for(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_replaced_file_is_loaded_beside_the_old_one_which_leaves_with_its_last_stream(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with placed() as placement:
-            old = await placement.acquire(scripted_model("m", tmp_path, "ready"))
-            stream = await old.submit(generation("!stall 1"))
-            await anext(stream)
-            replaced = scripted_model("m", tmp_path, "ready")
-            new = await placement.acquire(replaced)
-            assert new is not old
-            assert await placement.acquire(replaced) is new
-            assert old.state is State.READY
-            assert len(children()) == 2
-            assert [status.id for status in placement.statuses()] == ["m"]
-            old.abort(stream)
-            await old.ended.wait()
-            assert old.exit is not None and old.exit.returncode == 0
-            assert await say(new, "hello") == "hello"
-
-    run(test())
-
-
 def test_a_file_replaced_while_it_loads_sends_its_waiters_to_the_new_one(tmp_path: Path) -> None:
     async def test() -> None:
         async with placed() as placement:
@@ -151,7 +102,9 @@ def test_closing_ends_everything_and_lets_nothing_new_in(tmp_path: Path) -> None
         async with placed() as placement:
             old = await placement.acquire(scripted_model("m", tmp_path, "ready"))
             old_stream = await old.submit(generation("!stall 1"))
-            new = await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            replaced = scripted_model("m", tmp_path, "ready")
+            await placement.reload(replaced)
+            new = await placement.acquire(replaced)
             new_stream = await new.submit(generation("!stall 1"))
             await placement.close()
             for stream in (old_stream, new_stream):

@@ -175,7 +175,10 @@ def test_one_connection_too_many_is_told_so() -> None:
                 assert (await client.answer()).status == 200
             async with server.connect() as third:
                 answer: Answer = await third.answer()
-                assert (answer.status, answer.error["code"]) == (503, "unavailable")
+                told = answer.json()
+                # What OpenAI's clients look for, and Anthropic's.
+                assert (answer.status, told["error"]["code"], told["error"]["param"]) == (503, "unavailable", None)
+                assert (told["type"], told["error"]["type"]) == ("error", "overloaded_error")
                 assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("1", "true")
                 assert await third.reader.read() == b""
             await first.request("GET", "/health")

@@ -550,3 +550,23 @@ def test_a_question_holds_a_place() -> None:
             assert await inference.detokenize("echo", [97]) == "a"
 
     run(test())
+
+
+def test_a_loaded_model_goes_on_answering_when_its_file_breaks_and_status_says_why(tmp_path: Path) -> None:
+    catalog = FakeCatalog(scripted_model("m", tmp_path, "ready"))
+
+    async def test() -> None:
+        async with fake_inference(catalog=catalog) as inference:
+            first = await answer(inference, "!pid", model="m")
+            (tmp_path / "broken.gguf").write_bytes(b"half a file")
+            catalog.available = [fake_model("m", path=tmp_path / "broken.gguf", invalid="the file is cut off")]
+            with pytest.raises(ModelInvalid, match="cut off; the model stays"):
+                await inference.load("m")
+            assert await answer(inference, "!pid", model="m") == first
+            switch = (await inference.status("m")).switch
+            assert switch is not None and (switch.state, "cut off" in (switch.reason or "")) == ("failed", True)
+            catalog.available = [scripted_model("m", tmp_path, "ready")]
+            await inference.load("m")
+            assert await answer(inference, "!pid", model="m") != first
+
+    run(test())

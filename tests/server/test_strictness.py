@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 
+from tests.protocols.anthropic.exchange import MESSAGES
+from tests.protocols.anthropic.exchange import body as anthropic_body
 from tests.server.live import Live, chat_body, run_live
 
 pytestmark = pytest.mark.program
 CHAT = "/v1/chat/completions"
+SYSTEM_BLOCK = {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}
 
 
 async def ask(server: Live, path: str, body: Any, **headers: str) -> Any:
@@ -29,6 +32,15 @@ async def ask(server: Live, path: str, body: Any, **headers: str) -> Any:
         ("/tokenize", {"content": "a", "foo": 1}, "foo"),
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "tools": [], "return_token_strs": True}, None),
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "foo": 1}, "foo"),
+        (MESSAGES, anthropic_body("hi"), None),
+        (MESSAGES, anthropic_body("hi", context_management={}, foo=1), "context_management, foo"),
+        (MESSAGES, anthropic_body([{"type": "text", "text": "a", "x": 1}]), "messages[0].content[0].x"),
+        (f"{MESSAGES}/count_tokens", anthropic_body("hi", system=[SYSTEM_BLOCK]), "max_tokens"),
+        ("/api/chat", chat_body("hi", stream=False, foo=1, options={"num_gpu": 1}), "foo, options.num_gpu"),
+        ("/api/generate", {"model": "echo", "prompt": "a", "stream": False, "shift": True}, "shift"),
+        ("/api/generate", {"model": "echo", "prompt": "a", "stream": False, "max_tokens": 3, "foo": 1}, "foo"),
+        ("/api/embed", {"model": "echo", "input": "a", "foo": 1}, "foo"),
+        ("/api/embeddings", {"model": "echo", "prompt": "a", "foo": 1}, "foo"),
     ],
 )
 def test_they_are_named(path: str, body: Any, ignored: str | None) -> None:
@@ -39,9 +51,18 @@ def test_they_are_named(path: str, body: Any, ignored: str | None) -> None:
     run_live(test)
 
 
-def test_a_stream_names_them_too() -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat_body("hi", stream=True, user="x")),
+        (MESSAGES, anthropic_body("hi", stream=True, user="x")),
+        ("/api/chat", chat_body("hi", user="x")),
+        ("/api/generate", {"model": "echo", "prompt": "a", "max_tokens": 3, "user": "x"}),
+    ],
+)
+def test_a_stream_names_them_too(path: str, body: Any) -> None:
     async def test(server: Live) -> None:
-        answer = await ask(server, CHAT, chat_body("hi", stream=True, user="x"))
+        answer = await ask(server, path, body)
         assert (answer.status, answer.headers["x-shimmy-ignored"]) == (200, "user")
 
     run_live(test)
@@ -58,5 +79,25 @@ def test_strict_requests_are_refused_for_them() -> None:
             await ask(server, f"{CHAT}?strict=1", chat_body("hi")),
         ):
             assert answer.status == 200
+
+    run_live(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (MESSAGES, anthropic_body("hi", user="x")),
+        (f"{MESSAGES}/count_tokens", {"model": "echo", "messages": [{"role": "user", "content": "a"}], "user": "x"}),
+        ("/api/chat", chat_body("hi", user="x")),
+        ("/api/generate", {"model": "echo", "prompt": "a", "user": "x"}),
+        ("/api/generate", {"model": "echo", "prompt": "a", "max_tokens": 3, "user": "x"}),
+        ("/api/embed", {"model": "echo", "input": "a", "user": "x"}),
+        ("/api/show", {"model": "echo", "user": "x"}),
+    ],
+)
+def test_in_every_protocol_strict_requests_are_refused_for_them(path: str, body: Any) -> None:
+    async def test(server: Live) -> None:
+        for answer in (await ask(server, f"{path}?strict=1", body), await ask(server, path, body, x_shimmy_strict="1")):
+            assert answer.status == 400 and "unknown fields, in a strict request: user" in answer.body.decode()
 
     run_live(test)

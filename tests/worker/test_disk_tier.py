@@ -19,7 +19,7 @@ from shimmy.core.ipc import Answer, DiskCache, EngineOptions, Events, Generate, 
 from shimmy.core.request import Generation, Sampling, Secret, Tokens
 from shimmy.worker.disk.index import _LIST_AGAIN_SECONDS
 from shimmy.worker.engine import Engine
-from shimmy.worker.llama.library import find
+from shimmy.worker.llama.libllama import find
 from shimmy.worker.llama.model import Model
 from shimmy.worker.loading import load_engine
 from tests.worker import tiny_models

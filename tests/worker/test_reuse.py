@@ -18,7 +18,7 @@ from shimmy.core.request import Sampling, Tokens
 from shimmy.worker import growth
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama import zeroing
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.loading import load_engine
 from tests.worker import plain_loop, tiny_models
 from tests.worker.conftest import DEMO

@@ -15,7 +15,7 @@ from shimmy.core.events import Echoed, TextDelta, TokenLogprob
 from shimmy.core.ipc import EngineOptions
 from shimmy.core.request import Sampling, Text, Tokens
 from shimmy.worker.engine import Engine
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.recipe import Recipes
 from shimmy.worker.loading import load_engine
 from tests.worker import plain_loop, tiny_models

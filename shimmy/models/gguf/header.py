@@ -1,7 +1,5 @@
 """From the bytes of a GGUF file, version 2 or 3, to a `Header`."""
 
-import os
-import stat
 from struct import Struct
 from typing import BinaryIO
 
@@ -9,6 +7,7 @@ import msgspec
 
 from shimmy.core.errors import ModelInvalid
 from shimmy.models.gguf.cursor import Cursor
+from shimmy.models.gguf.files import regular_file
 from shimmy.models.gguf.metadata import Metadata, read_metadata
 from shimmy.models.gguf.tensors import Tensor, check_extents, read_tensors
 from shimmy.models.gguf.vocabulary import check_vocabulary
@@ -47,20 +46,8 @@ class Header(msgspec.Struct, frozen=True):
 
 def read_header(path: str) -> Header:
     """The checked header of the file. Raises `ModelInvalid`; its cause is the OSError when the file cannot be read."""
-    try:
-        with _open(path) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelInvalid("not a regular file")
-            return _parse(file, status.st_size)
-    except OSError as error:
-        raise ModelInvalid(f"cannot be read: {error.strerror or error}") from error
-
-
-def _open(path: str) -> BinaryIO:
-    # Without O_NONBLOCK the open itself would wait for the other end of a FIFO.
-    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | extra))
+    with regular_file(path) as (file, file_bytes):
+        return _parse(file, file_bytes)
 
 
 def _parse(file: BinaryIO, file_bytes: int) -> Header:

@@ -1,65 +1,73 @@
-"""The Anthropic API: wire to core and back, nothing else. What a route needs is imported by its first request."""
+"""The Anthropic API: wire to core and back, nothing else."""
 
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from shimmy.core.errors import ShimmyError
 from shimmy.core.keys import infer
-from shimmy.core.settings import Settings
-from shimmy.server.inference import Inference
+from shimmy.server.protocol import Protocol, route
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
     from shimmy.protocols.anthropic.endpoint import Messages
-    from shimmy.server.streaming import EventStream
+    from shimmy.protocols.anthropic.models import Models
 
-__all__ = ["PATH", "REQUEST_ID", "encode_error", "operations", "prepare", "routes"]
-
-# Everything below it has this protocol's errors, what does not exist too.
-PATH = "/v1/messages"
-# The header that the SDKs read the request's id from.
-REQUEST_ID = b"request-id"
+__all__ = ["Anthropic"]
 
 
-def prepare() -> None:
-    """Imports it all, in whatever thread: for when there is time for it."""
-    import shimmy.protocols.anthropic.endpoint  # noqa: F401
+class _Versioned(Route):
+    """For requests with the header that only this API's clients send, where another API has the same path."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(scope) if _is_versioned(scope) else (Match.NONE, {})
 
 
-def operations() -> "dict[str, Operation]":
-    """What is to be known of the routes here, by their paths."""
-    from shimmy.protocols.anthropic.described import OPERATIONS
+class Anthropic(Protocol):
+    """Everything below /v1/messages has its errors, what does not exist too, and what its clients ask of /v1/models."""
 
-    return OPERATIONS
+    id_headers = (b"x-request-id", b"request-id")
 
+    def routes(self) -> list[Route]:
+        return [
+            route("POST", "/v1/messages", infer, lambda: self.messages.create),
+            route("POST", "/v1/messages/count_tokens", infer, lambda: self.messages.count_tokens),
+            route("GET", "/v1/models", infer, lambda: self.models.list, _Versioned),
+            route("GET", "/v1/models/{id:path}", infer, lambda: self.models.get, _Versioned),
+        ]
 
-def encode_error(error: ShimmyError, request_id: str) -> bytes:
-    """The body of an answer that is an error."""
-    from shimmy.protocols.anthropic.errors import encode_error
-
-    return encode_error(error, request_id)
-
-
-def routes(inference: Inference, settings: Settings) -> list[Route]:
-    @cache
-    def messages() -> "Messages":
+    @cached_property
+    def messages(self) -> "Messages":
         from shimmy.protocols.anthropic.endpoint import Messages
 
-        return Messages(inference, settings)
+        return Messages(self._inference, self._settings)
 
-    @infer
-    async def create_message(request: Request) -> "Response | EventStream":
-        return await messages().create(request)
+    @cached_property
+    def models(self) -> "Models":
+        from shimmy.protocols.anthropic.models import Models
 
-    @infer
-    async def count_tokens(request: Request) -> Response:
-        return await messages().count_tokens(request)
+        return Models(self._inference)
 
-    return [
-        Route(PATH, create_message, methods=["POST"]),
-        Route(f"{PATH}/count_tokens", count_tokens, methods=["POST"]),
-    ]
+    def operations(self) -> "dict[str, Operation]":
+        from shimmy.protocols.anthropic.described import OPERATIONS
+
+        return OPERATIONS
+
+    def owns(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        return _is_within(path, "/v1/messages") or (_is_within(path, "/v1/models") and _is_versioned(scope))
+
+    def encode_error(self, error: ShimmyError, request_id: str) -> bytes:
+        from shimmy.protocols.anthropic.errors import encode_error
+
+        return encode_error(error, request_id)
+
+
+def _is_versioned(scope: Scope) -> bool:
+    return any(name == b"anthropic-version" for name, _ in scope["headers"])
+
+
+def _is_within(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")

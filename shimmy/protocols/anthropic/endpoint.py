@@ -2,22 +2,23 @@
 
 from functools import partial
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.decoding import decode
 from shimmy.core.settings import Settings
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.anthropic.answer import collect
 from shimmy.protocols.anthropic.errors import encode_error_event
 from shimmy.protocols.anthropic.generation import chat, generation
 from shimmy.protocols.anthropic.stream import PING, MessageEncoder, stream
 from shimmy.protocols.anthropic.wire import CountRequest, MessagesRequest
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import EventStream, observed, until_disconnect
+from shimmy.server.strictness import read
 
-_messages = msgspec.json.Decoder(MessagesRequest)
-_count = msgspec.json.Decoder(CountRequest)
+_messages = Decoder(MessagesRequest)
+_count = Decoder(CountRequest)
 
 
 class Messages:
@@ -26,7 +27,7 @@ class Messages:
         self._ping_seconds = settings.ping_seconds
 
     async def create(self, request: Request) -> Response | EventStream:
-        body = decode(_messages, await request.body())
+        body = await read(request, _messages)
         asked = generation(body, request.state.tenant)
         hides_thoughts = bool(body.thinking and body.thinking.display == "omitted")
         events = observed(request.scope, body.model, self._inference.generate(asked))
@@ -35,14 +36,10 @@ class Messages:
             encode_error = partial(encode_error_event, request_id=request.state.access.id)
             return EventStream(stream(events, encoder), encode_error, self._ping_seconds, ping=PING)
         whole = collect(events, asked.id, body.model, body.max_tokens, hides_thoughts)
-        return _json(await until_disconnect(request.receive, whole))
+        return json_response(await until_disconnect(request.receive, whole))
 
     async def count_tokens(self, request: Request) -> Response:
         """Of the prompt as it would be rendered, tools included."""
-        body = decode(_count, await request.body())
+        body = await read(request, _count)
         counted = self._inference.count_tokens(body.model, chat(body), request.state.tenant)
-        return _json({"input_tokens": await until_disconnect(request.receive, counted)})
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+        return json_response({"input_tokens": await until_disconnect(request.receive, counted)})

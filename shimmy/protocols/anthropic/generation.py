@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_CONSTRAINT_BYTES, Chat, Constraint, Generation, Reasoning, Sampling
+from shimmy.core.raw_json import raw_text
+from shimmy.core.request import Chat, Constraint, Generation, Reasoning, Sampling
 from shimmy.protocols.anthropic.conversation import is_prefilled, messages
 from shimmy.protocols.anthropic.tools import tool_choice, tools
 from shimmy.protocols.anthropic.wire import CountRequest, FormatField, MessagesRequest
@@ -61,14 +62,7 @@ def _constraint(body: CountRequest) -> Constraint | None:
         field = "output_format"
         raise RequestError(f"{field}: there is already output_config.format; choose one", param=field)
     for field, format in given.items():
-        raw = bytes(format.schema)
-        if len(raw) > MAX_CONSTRAINT_BYTES:
-            raise RequestError(f"{field}: more than {MAX_CONSTRAINT_BYTES} bytes", param=field)
-        try:
-            # As it stands in the request: the order of its properties is that of the answer.
-            return Constraint("json_schema", raw.decode(), field)
-        except UnicodeDecodeError as error:
-            raise RequestError(f"{field}: not valid UTF-8: {error.reason}", param=field) from None
+        return Constraint("json_schema", raw_text(field, format.schema), field)
     return None
 
 

@@ -3,9 +3,10 @@
 import re
 
 from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.raw_json import ABSENT
 from shimmy.core.request import Tool, ToolChoice, ToolMode
 from shimmy.core.tool_schema import check_total, schema_text
-from shimmy.protocols.anthropic.wire import ABSENT, CountRequest, ToolField
+from shimmy.protocols.anthropic.wire import CountRequest, ToolField
 
 _MODES: dict[str, ToolMode] = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -13,13 +14,14 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 def tools(body: CountRequest) -> list[Tool]:
     """Raises `RequestError` naming the field of what is no tool of the client's, has a name twice, or is too large."""
-    found: list[Tool] = []
+    found: dict[str, Tool] = {}
     for at, tool in enumerate(body.tools or []):
-        found.append(_tool(f"tools[{at}]", tool))
-        if found[-1].name in {other.name for other in found[:-1]}:
-            raise RequestError(f"tools[{at}].name: there are two tools {tool.name!r}", param=f"tools[{at}].name")
-    check_total("tools", found)
-    return found
+        given = _tool(f"tools[{at}]", tool)
+        if given.name in found:
+            raise RequestError(f"tools[{at}].name: there are two tools {given.name!r}", param=f"tools[{at}].name")
+        found[given.name] = given
+    check_total("tools", list(found.values()))
+    return list(found.values())
 
 
 def tool_choice(body: CountRequest, tools: list[Tool]) -> ToolChoice:

@@ -1,4 +1,4 @@
-"""What clients send, field by field. Unknown fields are accepted and ignored; null means absent.
+"""What clients send, field by field. Null means absent; `cache_control` is everywhere and asks for what is always done.
 
 The names are Anthropic's, and for what it does not have the same as over the OpenAI API.
 """
@@ -8,40 +8,34 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shimmy.core.raw_json import absent
 from shimmy.core.request import (
-    MAX_STOP_STRINGS,
+    MAX_MESSAGES,
+    MAX_PARTS,
     MAX_TOOLS,
     Adapters,
     MaxTokens,
+    ModelName,
     Patience,
     Penalty,
     Priority,
     Probability,
     RepetitionPenalty,
     Seed,
+    StopStrings,
     ToolName,
     TopK,
 )
 
-ModelName = Annotated[str, Meta(max_length=1024)]
-StopString = Annotated[str, Meta(max_length=1024)]
 Temperature = Annotated[float, Meta(ge=0, le=1)]
 ThinkingBudget = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
-# More than any conversation has: each one costs time before anything can be refused.
-MAX_MESSAGES = 10_000
-MAX_BLOCKS = 10_000
-# JSON of any kind as it was sent; the same where null was.
-ABSENT = msgspec.Raw(b"null")
-
-
-def absent() -> msgspec.Raw:
-    """As a default; the OpenAPI document cannot say what a `Raw` is."""
-    return ABSENT
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A content block of any type, with the fields that the types we take have. `content` is a tool's result."""
+    """A content block of any type, with the fields that the types we take have. `content` is a tool's result; `source`
+    is that of images and documents, whose type is refused. What is from `signature` on comes back with what was
+    answered, and says nothing to a model."""
 
     type: str
     text: str | None = None
@@ -52,9 +46,15 @@ class Block(msgspec.Struct, frozen=True):
     content: Any = None
     is_error: bool | None = None
     thinking: str | None = None
+    source: Any = None
+    cache_control: Any = None
+    signature: Any = None
+    data: Any = None
+    citations: Any = None
+    caller: Any = None
 
 
-Blocks = Annotated[list[Block], Meta(max_length=MAX_BLOCKS)]
+Blocks = Annotated[list[Block], Meta(max_length=MAX_PARTS)]
 
 
 class MessageField(msgspec.Struct, frozen=True):
@@ -70,6 +70,7 @@ class ToolField(msgspec.Struct, frozen=True):
     description: str | None = None
     input_schema: msgspec.Raw = msgspec.field(default_factory=absent)
     strict: bool | None = None
+    cache_control: Any = None
 
 
 class ToolChoiceField(msgspec.Struct, frozen=True):
@@ -109,6 +110,7 @@ class CountRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: ThinkingField | None = None
     output_config: OutputConfig | None = None
     output_format: FormatField | None = None
+    cache_control: Any = None
     mcp_servers: Any = None
     container: Any = None
 
@@ -121,8 +123,9 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     top_k: TopK | None = None
     top_p: Probability | None = None
-    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_sequences: StopStrings | None = None
     metadata: Metadata | None = None
+    service_tier: Any = None
     min_p: Probability | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

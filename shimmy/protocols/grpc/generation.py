@@ -15,6 +15,7 @@ from shimmy.core.request import (
     Probability,
     Sampling,
     Secret,
+    StopString,
     Temperature,
     TopK,
 )
@@ -29,7 +30,6 @@ _LAST_SEED = 2**63 - 1
 _AT = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-StopString = Annotated[str, Meta(max_length=1024)]
 Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 
 

@@ -1,92 +1,72 @@
-"""The API of the original Shimmy: wire to core and back, nothing else. What a route needs is imported by its first
-request."""
+"""The API of the original Shimmy: wire to core and back, nothing else."""
 
-from collections.abc import Awaitable, Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from shimmy.core.keys import admin, infer
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import Endpoint, Protocol, route
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
     from shimmy.protocols.native.generate import Generates
     from shimmy.protocols.native.models import Models
-    from shimmy.server.streaming import EventStream
+    from shimmy.protocols.native.websocket import Conversation
 
-__all__ = ["operations", "prepare", "routes"]
+__all__ = ["WEBSOCKET", "Native"]
 
-Endpoint = Callable[[Request], Awaitable[Any]]
-
-
-def operations() -> "dict[str, Operation]":
-    """What is to be known of the routes here, by their paths."""
-    from shimmy.protocols.native.described import OPERATIONS
-
-    return OPERATIONS
+WEBSOCKET = "/ws/generate"
 
 
-def prepare() -> None:
-    """Imports it all, in whatever thread: for when there is time for it."""
-    import shimmy.protocols.native.generate
-    import shimmy.protocols.native.models
-    import shimmy.protocols.native.websocket  # noqa: F401
+class Native(Protocol):
+    """Its errors are Ollama's, with which it shares its paths."""
 
+    def __init__(self, inference: Inference, settings: Settings, otherwise: Callable[[], Endpoint]) -> None:
+        """`otherwise` finds the endpoint for what is posted to /api/generate in Ollama's form."""
+        super().__init__(inference, settings)
+        self._otherwise = otherwise
 
-def routes(inference: Inference, settings: Settings, generate_otherwise: Endpoint) -> list[Route]:
-    """`generate_otherwise` answers to what is posted to /api/generate in Ollama's form."""
+    def routes(self) -> list[Route]:
+        return [
+            route("POST", "/api/generate", infer, lambda: self.generates.create),
+            route("GET", "/api/models", infer, lambda: self.models.list),
+            route("POST", "/api/models/discover", infer, lambda: self.models.discover),
+            route("POST", "/api/models/{name:path}/load", infer, lambda: self.models.load),
+            route("POST", "/api/models/{name:path}/unload", admin, lambda: self.models.unload),
+            route("GET", "/api/models/{name:path}/status", infer, lambda: self.models.status),
+        ]
 
-    @cache
-    def generates() -> "Generates":
+    async def converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A connection to `WEBSOCKET`."""
+        await self.conversation(self._inference, self._settings, scope, receive, send).run()
+
+    @cached_property
+    def generates(self) -> "Generates":
         from shimmy.protocols.native.generate import Generates
 
-        return Generates(inference, settings)
+        return Generates(self._inference, self._settings, self._otherwise)
 
-    @cache
-    def models() -> "Models":
+    @cached_property
+    def models(self) -> "Models":
         from shimmy.protocols.native.models import Models
 
-        return Models(inference)
+        return Models(self._inference)
 
-    @infer
-    async def generate(request: Request) -> "Response | EventStream":
-        from shimmy.protocols.native.generate import is_native
+    @cached_property
+    def conversation(self) -> "type[Conversation]":
+        from shimmy.protocols.native.websocket import Conversation
 
-        if is_native(await request.body(), request.headers.get("accept", "")):
-            return await generates().create(request)
-        answer: Response = await generate_otherwise(request)
-        return answer
+        return Conversation
 
-    @infer
-    async def list_models(request: Request) -> Response:
-        return await models().list(request)
+    def operations(self) -> "dict[str, Operation]":
+        from shimmy.protocols.native.described import OPERATIONS
 
-    @infer
-    async def discover(request: Request) -> Response:
-        return await models().discover(request)
+        return OPERATIONS
 
-    @infer
-    async def load(request: Request) -> Response:
-        return await models().load(request)
-
-    @admin
-    async def unload(request: Request) -> Response:
-        return await models().unload(request)
-
-    @infer
-    async def get_status(request: Request) -> Response:
-        return await models().status(request)
-
-    return [
-        Route("/api/generate", generate, methods=["POST"]),
-        Route("/api/models", list_models),
-        Route("/api/models/discover", discover, methods=["POST"]),
-        Route("/api/models/{name:path}/load", load, methods=["POST"]),
-        Route("/api/models/{name:path}/unload", unload, methods=["POST"]),
-        Route("/api/models/{name:path}/status", get_status),
-    ]
+    def owns(self, scope: Scope) -> bool:
+        return False

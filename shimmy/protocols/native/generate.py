@@ -1,22 +1,34 @@
 """POST /api/generate in the form of the original Shimmy, which shares it with Ollama, and what a request means."""
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, ShimmyError
 from shimmy.core.events import Event, TextDelta
-from shimmy.core.request import Chat, Generation, MaxTokens, Message, Probability, Sampling, Temperature, Text, TopK
+from shimmy.core.request import (
+    Chat,
+    Generation,
+    MaxTokens,
+    Message,
+    ModelName,
+    Probability,
+    Sampling,
+    Temperature,
+    Text,
+    TopK,
+)
 from shimmy.core.settings import Settings
+from shimmy.core.unknown_fields import Decoder
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import Endpoint, json_response
 from shimmy.server.streaming import EventStream, observed, until_disconnect
+from shimmy.server.strictness import read
 
 DEFAULT_MAX_TOKENS = 256  # the original's (src/engine/mod.rs)
 DONE = b"data: [DONE]\n\n"
@@ -33,7 +45,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
-    model: Annotated[str, Meta(max_length=1024)]
+    model: ModelName
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     system: str | None = None
@@ -44,7 +56,7 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     stream: bool | None = None
 
 
-_decoder = msgspec.json.Decoder(GenerateRequest)
+decoder = Decoder(GenerateRequest)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -60,10 +72,9 @@ def is_native(content: bytes, accept: str) -> bool:
     return not _OURS.isdisjoint(fields) and _OLLAMAS.isdisjoint(fields)
 
 
-def generation_of(content: bytes, tenant: str) -> tuple[Generation, bool]:
-    """What a request asks for, and whether it wants a stream, which is the default. A prompt is taken as it is,
-    messages go through the model's chat template. Raises `RequestError`."""
-    body = decode(_decoder, content)
+def generation_of(body: GenerateRequest, tenant: str) -> Generation:
+    """What a request asks for. A prompt is taken as it is, messages go through the model's chat template. Raises
+    `RequestError`."""
     if body.messages:
         system = [Message("system", body.system)] if body.system else []
         prompt: Chat | Text = Chat([*system, *(Message(each.role, each.content) for each in body.messages)])
@@ -71,7 +82,7 @@ def generation_of(content: bytes, tenant: str) -> tuple[Generation, bool]:
         prompt = Text(body.prompt)
     else:
         raise RequestError("prompt: there is neither a prompt nor messages", param="prompt")
-    generation = Generation(
+    return Generation(
         id=f"shimmy-{os.urandom(12).hex()}",
         model=body.model,
         prompt=prompt,
@@ -79,21 +90,26 @@ def generation_of(content: bytes, tenant: str) -> tuple[Generation, bool]:
         max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         tenant=tenant,
     )
-    return generation, body.stream is not False
 
 
 class Generates:
-    def __init__(self, inference: Inference, settings: Settings) -> None:
+    def __init__(self, inference: Inference, settings: Settings, otherwise: Callable[[], Endpoint]) -> None:
+        """`otherwise` finds the endpoint for requests of the other form."""
         self._inference = inference
         self._ping_seconds = settings.ping_seconds
+        self._otherwise = otherwise
 
     async def create(self, request: Request) -> Response | EventStream:
-        generation, streams = generation_of(await request.body(), request.state.tenant)
+        if not is_native(await request.body(), request.headers.get("accept", "")):
+            answer: Response | EventStream = await self._otherwise()(request)
+            return answer
+        body = await read(request, decoder)
+        generation = generation_of(body, request.state.tenant)
         events = observed(request.scope, generation.model, self._inference.generate(generation))
-        if streams:
+        if body.stream is not False:
             return EventStream(_stream(events), _encode_error_event, self._ping_seconds)
         text = await until_disconnect(request.receive, _whole(events))
-        return Response(msgspec.json.encode({"response": text}), media_type="application/json")
+        return json_response({"response": text})
 
 
 async def texts(batches: AsyncGenerator[list[Event], None]) -> AsyncGenerator[str, None]:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import ModelInUse
 from shimmy.core.sizes import parameter_size
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 
 
 class Models:
@@ -18,26 +18,26 @@ class Models:
 
     async def list(self, request: Request) -> Response:
         await self._inference.refresh()
-        return _json({"models": self._entries()})
+        return json_response({"models": self._entries()})
 
     async def discover(self, request: Request) -> Response:
         """What a scan finds can be used at once."""
         await self._inference.refresh()
         entries = self._entries()
-        return _json({"discovered": len(entries), "models": entries})
+        return json_response({"discovered": len(entries), "models": entries})
 
     async def load(self, request: Request) -> Response:
-        """Answers when the model is ready."""
+        """Answers when the model is ready. One that is loaded is loaded anew, and answers until that has been tried."""
         name = self._name(request)
-        await self._inference.preload(name)
-        return _json({"message": f"Model {name} is loaded", "status": "loaded"})
+        await self._inference.load(name)
+        return json_response({"message": f"Model {name} is loaded", "status": "loaded"})
 
     async def unload(self, request: Request) -> Response:
         """Answers when its process is gone. One that is in use stays."""
         name = self._name(request)
         if not await self._inference.unload(name):
             raise ModelInUse(f"the model {name!r} is in use", param="name")
-        return _json({"message": f"Model {name} is unloaded", "status": "unloaded"})
+        return json_response({"message": f"Model {name} is unloaded", "status": "unloaded"})
 
     async def status(self, request: Request) -> Response:
         name = self._name(request)
@@ -47,7 +47,9 @@ class Models:
             answer["fraction"] = status.fraction
         if status.reason is not None:
             answer["reason"] = status.reason
-        return _json(answer)
+        if status.switch is not None:
+            answer["switch"] = status.switch
+        return json_response(answer)
 
     def _name(self, request: Request) -> str:
         name: str = request.path_params["name"]
@@ -67,7 +69,3 @@ class Models:
             for model in self._inference.catalog.models()
             if not model.invalid
         ]
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

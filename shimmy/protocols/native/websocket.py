@@ -6,13 +6,16 @@ from contextlib import aclosing
 from urllib.parse import parse_qs
 
 import msgspec
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
+from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, ShimmyError, TooLarge
 from shimmy.core.settings import Settings
-from shimmy.protocols.native.generate import generation_of, texts
+from shimmy.protocols.native.generate import decoder, generation_of, texts
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import ClientGone, internal_error, observed
+from shimmy.server.strictness import check
 
 JSON_PROTOCOL = "shimmy.json"
 _DONE = '{"done":true}'
@@ -81,7 +84,9 @@ class Conversation:
         try:
             if len(content) > self._settings.max_body_bytes:
                 raise TooLarge(f"the frame is over the limit of {self._settings.max_body_bytes} bytes")
-            generation, _ = generation_of(content, self._scope["state"]["tenant"])
+            body, unknown = decode(decoder, content)
+            check(HTTPConnection(self._scope), unknown)
+            generation = generation_of(body, self._scope["state"]["tenant"])
             events = observed(self._scope, generation.model, self._inference.generate(generation))
             async with aclosing(texts(events)) as pieces:
                 async for text in pieces:

@@ -1,138 +1,88 @@
-"""Ollama's API: wire to core and back, nothing else. What a route needs is imported by its first request."""
+"""Ollama's API: wire to core and back, nothing else."""
 
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
-from shimmy.core.errors import ShimmyError, Unimplemented
+from shimmy.core.errors import ShimmyError
 from shimmy.core.keys import infer, public
-from shimmy.core.settings import Settings
-from shimmy.server.inference import Inference
+from shimmy.server.protocol import Protocol, route
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
+    from shimmy.protocols.ollama.about import About
     from shimmy.protocols.ollama.chat import Chats
     from shimmy.protocols.ollama.embed import Embeds
     from shimmy.protocols.ollama.generate import Generates
     from shimmy.protocols.ollama.models import Models
-    from shimmy.server.streaming import EventStream, LongAnswer
 
-__all__ = ["encode_error", "operations", "prepare", "routes"]
-
-# That of Ollama whose API this is; clients ask for 0.6.4 and more.
-API_VERSION = "0.12.11"
-_STORE = {
-    "/api/pull": "POST",
-    "/api/push": "POST",
-    "/api/create": "POST",
-    "/api/copy": "POST",
-    "/api/delete": "DELETE",
-    "/api/blobs/{digest}": "POST",
-}
+__all__ = ["Ollama"]
 
 
-def operations() -> "dict[str, Operation]":
-    """What is to be known of the routes here, by their paths."""
-    from shimmy.protocols.ollama.described import OPERATIONS
+class Ollama(Protocol):
+    """Everything below /api and /ws has its errors, also where the original Shimmy's API has routes there."""
 
-    return OPERATIONS
+    def routes(self) -> list[Route]:
+        """/api/generate is not among them: protocols/native has it, and hands on what is meant for `generates`."""
+        return [
+            route("GET", "/", public, lambda: self.about.greet),
+            route("GET", "/api/version", infer, lambda: self.about.version),
+            route("POST", "/api/chat", infer, lambda: self.chats.create),
+            route("POST", "/api/embed", infer, lambda: self.embeds.create),
+            route("POST", "/api/embeddings", infer, lambda: self.embeds.create_legacy),
+            route("GET", "/api/tags", infer, lambda: self.models.list),
+            route("GET", "/api/ps", infer, lambda: self.models.loaded),
+            route("POST", "/api/show", infer, lambda: self.models.show),
+            route("POST", "/api/pull", infer, lambda: self.about.refuse_store),
+            route("POST", "/api/push", infer, lambda: self.about.refuse_store),
+            route("POST", "/api/create", infer, lambda: self.about.refuse_store),
+            route("POST", "/api/copy", infer, lambda: self.about.refuse_store),
+            route("DELETE", "/api/delete", infer, lambda: self.about.refuse_store),
+            route("POST", "/api/blobs/{digest}", infer, lambda: self.about.refuse_store),
+        ]
 
+    @cached_property
+    def about(self) -> "About":
+        from shimmy.protocols.ollama.about import About
 
-def prepare() -> None:
-    """Imports it all, in whatever thread: for when there is time for it."""
-    import shimmy.protocols.ollama.chat
-    import shimmy.protocols.ollama.embed
-    import shimmy.protocols.ollama.generate
-    import shimmy.protocols.ollama.models  # noqa: F401
+        return About()
 
-
-def encode_error(error: ShimmyError) -> bytes:
-    """The body of an answer that is an error."""
-    from shimmy.protocols.ollama.errors import encode_error
-
-    return encode_error(error)
-
-
-def routes(inference: Inference, settings: Settings) -> list[Route]:
-    @cache
-    def chats() -> "Chats":
+    @cached_property
+    def chats(self) -> "Chats":
         from shimmy.protocols.ollama.chat import Chats
 
-        return Chats(inference, settings)
+        return Chats(self._inference, self._settings)
 
-    @cache
-    def generates() -> "Generates":
+    @cached_property
+    def generates(self) -> "Generates":
         from shimmy.protocols.ollama.generate import Generates
 
-        return Generates(inference, settings)
+        return Generates(self._inference, self._settings)
 
-    @cache
-    def embeds() -> "Embeds":
+    @cached_property
+    def embeds(self) -> "Embeds":
         from shimmy.protocols.ollama.embed import Embeds
 
-        return Embeds(inference)
+        return Embeds(self._inference)
 
-    @cache
-    def models() -> "Models":
+    @cached_property
+    def models(self) -> "Models":
         from shimmy.protocols.ollama.models import Models
 
-        return Models(inference)
+        return Models(self._inference)
 
-    @public
-    async def greet(request: Request) -> Response:
-        return PlainTextResponse("Ollama is running")
+    def operations(self) -> "dict[str, Operation]":
+        from shimmy.protocols.ollama.described import OPERATIONS
 
-    @infer
-    async def get_version(request: Request) -> Response:
-        return Response(b'{"version":"%s"}' % API_VERSION.encode(), media_type="application/json")
+        return OPERATIONS
 
-    @infer
-    async def chat(request: Request) -> "Response | EventStream":
-        return await chats().create(request)
+    def owns(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        return path.startswith(("/api/", "/ws/"))
 
-    @infer
-    async def generate(request: Request) -> "Response | EventStream":
-        return await generates().create(request)
+    def encode_error(self, error: ShimmyError, request_id: str) -> bytes:
+        from shimmy.protocols.ollama.errors import encode_error
 
-    @infer
-    async def embed(request: Request) -> "LongAnswer":
-        return await embeds().create(request)
-
-    @infer
-    async def embed_one(request: Request) -> "LongAnswer":
-        return await embeds().create_legacy(request)
-
-    @infer
-    async def list_models(request: Request) -> Response:
-        return await models().list(request)
-
-    @infer
-    async def list_loaded(request: Request) -> Response:
-        return await models().loaded(request)
-
-    @infer
-    async def show(request: Request) -> Response:
-        return await models().show(request)
-
-    @infer
-    async def refuse_store(request: Request) -> Response:
-        raise Unimplemented(
-            f"{request.url.path} is not implemented: this server does not change its models; put .gguf files into one "
-            "of its folders, and they are found"
-        )
-
-    return [
-        Route("/", greet),
-        Route("/api/version", get_version),
-        Route("/api/chat", chat, methods=["POST"]),
-        Route("/api/generate", generate, methods=["POST"]),
-        Route("/api/embed", embed, methods=["POST"]),
-        Route("/api/embeddings", embed_one, methods=["POST"]),
-        Route("/api/tags", list_models),
-        Route("/api/ps", list_loaded),
-        Route("/api/show", show, methods=["POST"]),
-        *(Route(path, refuse_store, methods=[method]) for path, method in _STORE.items()),
-    ]
+        return encode_error(error)

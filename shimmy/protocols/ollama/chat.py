@@ -1,23 +1,24 @@
 """POST /api/chat."""
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.raw_json import ABSENT
 from shimmy.core.request import Chat, Generation, Tool
 from shimmy.core.settings import Settings
 from shimmy.core.tool_schema import check_total, schema_text
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.answer import chat_shape
 from shimmy.protocols.ollama.endpoint import Endpoint
 from shimmy.protocols.ollama.generation import fields, new_id, reasoning
 from shimmy.protocols.ollama.messages import messages
-from shimmy.protocols.ollama.wire import ABSENT, ChatRequest, ToolField
+from shimmy.protocols.ollama.wire import ChatRequest, ToolField
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream
+from shimmy.server.strictness import read
 
-_decoder = msgspec.json.Decoder(ChatRequest)
+_decoder = Decoder(ChatRequest)
 
 
 class Chats(Endpoint):
@@ -25,7 +26,7 @@ class Chats(Endpoint):
         super().__init__(inference, settings, chat_shape)
 
     async def create(self, request: Request) -> Response | EventStream:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         if not body.messages:
             return await self.answer(request, body, None)
         last = body.messages[-1]

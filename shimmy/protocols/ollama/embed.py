@@ -6,18 +6,19 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
 from shimmy.core.request import MAX_INPUTS, Embedding
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.answer import nanoseconds
 from shimmy.protocols.ollama.generation import new_id, unloads
 from shimmy.protocols.ollama.wire import EmbeddingsRequest, EmbedRequest
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import LongAnswer, until_disconnect
+from shimmy.server.strictness import read
 from shimmy.server.vectors import as_floats, collect
 
-_decoder = msgspec.json.Decoder(EmbedRequest)
-_legacy_decoder = msgspec.json.Decoder(EmbeddingsRequest)
+_decoder = Decoder(EmbedRequest)
+_legacy_decoder = Decoder(EmbeddingsRequest)
 _encode = msgspec.json.encode
 
 
@@ -28,7 +29,7 @@ class Embeds:
     async def create(self, request: Request) -> LongAnswer:
         """What is too long is refused, `truncate` or not."""
         started_at = time.monotonic()
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         inputs = [body.input] if isinstance(body.input, str) else body.input
         if len(inputs) > MAX_INPUTS:
             raise RequestError(f"input: {len(inputs)} inputs are more than {MAX_INPUTS}", param="input")
@@ -46,7 +47,7 @@ class Embeds:
         return LongAnswer([opening, *_joined(vectors), b"]," + tail[1:]])
 
     async def create_legacy(self, request: Request) -> LongAnswer:
-        body = decode(_legacy_decoder, await request.body())
+        body = await read(request, _legacy_decoder)
         given = {"inputs": [body.prompt] if body.prompt else [], "field": "prompt", "norm": -1}
         vectors, _, _ = await self._vectors(request, body, given)
         return LongAnswer([b'{"embedding":', vectors[0] if vectors else b"[]", b"}"])

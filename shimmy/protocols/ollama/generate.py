@@ -1,21 +1,21 @@
 """POST /api/generate."""
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Chat, Generation, Infill, Message, Prompt, Text
 from shimmy.core.settings import Settings
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.answer import generate_shape
 from shimmy.protocols.ollama.endpoint import Endpoint
 from shimmy.protocols.ollama.generation import fields, new_id, reasoning, refuse_images
 from shimmy.protocols.ollama.wire import GenerateRequest
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream
+from shimmy.server.strictness import read
 
-_decoder = msgspec.json.Decoder(GenerateRequest)
+_decoder = Decoder(GenerateRequest)
 
 
 class Generates(Endpoint):
@@ -23,7 +23,7 @@ class Generates(Endpoint):
         super().__init__(inference, settings, generate_shape)
 
     async def create(self, request: Request) -> Response | EventStream:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         refuse_images("images", body.images)
         if body.template:
             raise Unsupported("template: the model's own is used; for a prompt as it is, set raw", param="template")

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import MAX_CONSTRAINT_BYTES, Constraint, Reasoning, Sampling
-from shimmy.protocols.ollama.wire import ABSENT, CommonFields, Options, Think
+from shimmy.core.raw_json import ABSENT, raw_text
+from shimmy.core.request import Constraint, Reasoning, Sampling
+from shimmy.protocols.ollama.wire import CommonFields, Options, Think
 
 _SAMPLING = [name for name in Sampling.__struct_fields__ if name in Options.__struct_fields__]
 # As Go writes them: "5m", "1h30m", "-1m".
@@ -40,8 +41,7 @@ def reasoning(think: Think | None) -> Reasoning:
 
 
 def constraint(format: msgspec.Raw) -> Constraint | None:
-    """`format` is "json" or a schema, and "" or null for neither. The schema stays as it stands there: the order of its
-    properties is that of the answer."""
+    """`format` is "json" or a schema, and "" or null for neither."""
     raw = bytes(format)
     if raw in (bytes(ABSENT), b'""'):
         return None
@@ -49,12 +49,7 @@ def constraint(format: msgspec.Raw) -> Constraint | None:
         return Constraint("json_object", "", "format")
     if not raw.startswith(b"{"):
         raise RequestError('format: expected "json" or a JSON schema', param="format")
-    if len(raw) > MAX_CONSTRAINT_BYTES:
-        raise RequestError(f"format: more than {MAX_CONSTRAINT_BYTES} bytes", param="format")
-    try:
-        return Constraint("json_schema", raw.decode(), "format")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"format: not valid UTF-8: {error.reason}", param="format") from None
+    return Constraint("json_schema", raw_text("format", format), "format")
 
 
 def unloads(keep_alive: str | float | None) -> bool:

@@ -3,17 +3,18 @@
 import time
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
 from shimmy.core.sizes import parameter_size
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.wire import ShowRequest
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
+from shimmy.server.strictness import read
 
-_decoder = msgspec.json.Decoder(ShowRequest)
+_decoder = Decoder(ShowRequest)
 # Ollama's clients say "Forever" for what is more than twenty years away; models stay until they are unloaded.
 _NEVER = "2318-01-01T00:00:00Z"
 # As they stand in a Modelfile; the others are called as ours are.
@@ -30,7 +31,9 @@ class Models:
         """Those that can be served."""
         await self._inference.refresh()
         models = [model for model in self._inference.catalog.models() if not model.invalid]
-        return _json({"models": [_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models]})
+        return json_response(
+            {"models": [_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models]}
+        )
 
     async def loaded(self, request: Request) -> Response:
         models = {model.id: model for model in self._inference.catalog.models()}
@@ -49,10 +52,10 @@ class Models:
                     "context_length": loaded.context_length,
                 }
             )
-        return _json({"models": found})
+        return json_response({"models": found})
 
     async def show(self, request: Request) -> Response:
-        body = decode(_decoder, await request.body())
+        body = await read(request, _decoder)
         name = body.model or body.name
         if not name:
             raise RequestError("model: this field is required", param="model")
@@ -60,7 +63,7 @@ class Models:
         facts = model.facts
         template = header.get("tokenizer.chat_template")
         parameters = _parameters(facts)
-        return _json(
+        return json_response(
             {
                 "license": _text(header.get("general.license")),
                 "modelfile": f"FROM {model.id}\n" + "".join(f"PARAMETER {line}\n" for line in parameters),
@@ -152,7 +155,3 @@ def _text(value: object) -> str:
 
 def _time(unix: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

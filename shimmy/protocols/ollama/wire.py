@@ -1,21 +1,24 @@
-"""What Ollama's clients send, field by field. Unknown fields and options are ignored; null means absent."""
+"""What Ollama's clients send, field by field. Null means absent."""
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from shimmy.core.raw_json import absent
 from shimmy.core.request import (
-    MAX_STOP_STRINGS,
     MAX_TOOLS,
     Dimensions,
     LearningRate,
     Mirostat,
+    ModelName,
     NumLogprobs,
     Penalty,
     Probability,
     RepetitionPenalty,
     Seed,
+    StopString,
+    StopStrings,
     Surprise,
     Temperature,
     ToolName,
@@ -23,17 +26,7 @@ from shimmy.core.request import (
     Window,
 )
 
-ModelName = Annotated[str, Meta(max_length=1024)]
-StopString = Annotated[str, Meta(max_length=1024)]
-Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 Think = bool | Literal["low", "medium", "high", "max"]
-# JSON of any kind as it was sent; the same where null was.
-ABSENT = msgspec.Raw(b"null")
-
-
-def absent() -> msgspec.Raw:
-    """As a default; the OpenAPI document cannot say what a `Raw` is."""
-    return ABSENT
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     mirostat_tau: Surprise | None = None
     mirostat_eta: LearningRate | None = None
     seed: Seed | None = None
-    stop: StopString | Stops | None = None
+    stop: StopString | StopStrings | None = None
 
 
 class CommonFields(msgspec.Struct, frozen=True, kw_only=True):

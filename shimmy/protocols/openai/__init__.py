@@ -1,16 +1,14 @@
-"""The OpenAI API: wire to core and back, nothing else. What a route needs is imported by its first request."""
+"""The OpenAI API: wire to core and back, nothing else."""
 
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from shimmy.core.errors import ShimmyError
 from shimmy.core.keys import infer
-from shimmy.core.settings import Settings
-from shimmy.server.inference import Inference
+from shimmy.server.protocol import Protocol, route
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
@@ -20,179 +18,114 @@ if TYPE_CHECKING:
     from shimmy.protocols.openai.explain import Explain
     from shimmy.protocols.openai.infill import Infills
     from shimmy.protocols.openai.models import Models
+    from shimmy.protocols.openai.props import Props
     from shimmy.protocols.openai.rerank import Rerank
     from shimmy.protocols.openai.responses.endpoint import Responses
     from shimmy.protocols.openai.tokens import TokenEndpoints
-    from shimmy.server.streaming import EventStream, LongAnswer
 
-__all__ = ["encode_error", "operations", "prepare", "routes"]
-
-
-# All of llama-server's.
-_RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
+__all__ = ["OpenAI"]
 
 
-def prepare() -> None:
-    """Imports it all, in whatever thread: for when there is time for it."""
-    import shimmy.protocols.openai.chat
-    import shimmy.protocols.openai.completions
-    import shimmy.protocols.openai.embeddings
-    import shimmy.protocols.openai.explain
-    import shimmy.protocols.openai.infill
-    import shimmy.protocols.openai.models
-    import shimmy.protocols.openai.rerank
-    import shimmy.protocols.openai.responses.endpoint
-    import shimmy.protocols.openai.tokens  # noqa: F401
-    from shimmy.core import unknown_fields
+class OpenAI(Protocol):
+    """What belongs to no other protocol has its errors."""
 
-    unknown_fields.prepare()
+    def routes(self) -> list[Route]:
+        return [
+            route("POST", "/v1/chat/completions", infer, lambda: self.chats.create),
+            route("POST", "/v1/completions", infer, lambda: self.completions.create),
+            route("POST", "/v1/responses", infer, lambda: self.responses.create),
+            route("POST", "/v1/responses/input_tokens", infer, lambda: self.responses.count_input_tokens),
+            route("GET DELETE", "/v1/responses/{id}", infer, lambda: self.responses.refuse),
+            route("GET", "/v1/responses/{id}/input_items", infer, lambda: self.responses.refuse),
+            route("POST", "/v1/responses/{id}/cancel", infer, lambda: self.responses.refuse),
+            route("POST", "/v1/embeddings", infer, lambda: self.embeddings.create),
+            route("POST", "/v1/explain", infer, lambda: self.explanations.create),
+            route("GET", "/v1/models", infer, lambda: self.models.list),
+            route("GET", "/v1/models/{id:path}", infer, lambda: self.models.get),
+            # llama-server's own.
+            route("GET", "/props", infer, lambda: self.props.get),
+            route("GET", "/slots", infer, lambda: self.props.slots),
+            route("POST", "/infill", infer, lambda: self.infills.create),
+            route("POST", "/tokenize", infer, lambda: self.tokens.tokenize),
+            route("POST", "/detokenize", infer, lambda: self.tokens.detokenize),
+            route("POST", "/apply-template", infer, lambda: self.tokens.apply_template),
+            route("POST", "/embeddings", infer, lambda: self.embeddings.create_native),
+            route("POST", "/embedding", infer, lambda: self.embeddings.create_native),
+            route("POST", "/v1/rerank", infer, lambda: self.rankings.create),
+            route("POST", "/rerank", infer, lambda: self.rankings.create),
+            route("POST", "/v1/reranking", infer, lambda: self.rankings.create),
+            route("POST", "/reranking", infer, lambda: self.rankings.create),
+        ]
 
-
-def operations() -> "dict[str, Operation]":
-    """What is to be known of the routes here, by their paths."""
-    from shimmy.protocols.openai.described import OPERATIONS
-
-    return OPERATIONS
-
-
-def encode_error(error: ShimmyError) -> bytes:
-    """The body of an answer that is an error."""
-    from shimmy.protocols.openai.errors import encode_error
-
-    return encode_error(error)
-
-
-def routes(inference: Inference, settings: Settings) -> list[Route]:
-    @cache
-    def chat_completions() -> "ChatCompletions":
+    @cached_property
+    def chats(self) -> "ChatCompletions":
         from shimmy.protocols.openai.chat import ChatCompletions
 
-        return ChatCompletions(inference, settings)
+        return ChatCompletions(self._inference, self._settings)
 
-    @cache
-    def completions() -> "Completions":
+    @cached_property
+    def completions(self) -> "Completions":
         from shimmy.protocols.openai.completions import Completions
 
-        return Completions(inference, settings)
+        return Completions(self._inference, self._settings)
 
-    @cache
-    def infills() -> "Infills":
-        from shimmy.protocols.openai.infill import Infills
-
-        return Infills(inference, settings)
-
-    @cache
-    def token_endpoints() -> "TokenEndpoints":
-        from shimmy.protocols.openai.tokens import TokenEndpoints
-
-        return TokenEndpoints(inference)
-
-    @cache
-    def embeddings() -> "Embeddings":
-        from shimmy.protocols.openai.embeddings import Embeddings
-
-        return Embeddings(inference)
-
-    @cache
-    def rerank() -> "Rerank":
-        from shimmy.protocols.openai.rerank import Rerank
-
-        return Rerank(inference)
-
-    @cache
-    def responses() -> "Responses":
+    @cached_property
+    def responses(self) -> "Responses":
         from shimmy.protocols.openai.responses.endpoint import Responses
 
-        return Responses(inference, settings)
+        return Responses(self._inference, self._settings)
 
-    @cache
-    def explanations() -> "Explain":
+    @cached_property
+    def embeddings(self) -> "Embeddings":
+        from shimmy.protocols.openai.embeddings import Embeddings
+
+        return Embeddings(self._inference)
+
+    @cached_property
+    def rankings(self) -> "Rerank":
+        from shimmy.protocols.openai.rerank import Rerank
+
+        return Rerank(self._inference)
+
+    @cached_property
+    def infills(self) -> "Infills":
+        from shimmy.protocols.openai.infill import Infills
+
+        return Infills(self._inference, self._settings)
+
+    @cached_property
+    def tokens(self) -> "TokenEndpoints":
+        from shimmy.protocols.openai.tokens import TokenEndpoints
+
+        return TokenEndpoints(self._inference)
+
+    @cached_property
+    def explanations(self) -> "Explain":
         from shimmy.protocols.openai.explain import Explain
 
-        return Explain(inference)
+        return Explain(self._inference)
 
-    @cache
-    def models() -> "Models":
+    @cached_property
+    def props(self) -> "Props":
+        from shimmy.protocols.openai.props import Props
+
+        return Props(self._inference)
+
+    @cached_property
+    def models(self) -> "Models":
         from shimmy.protocols.openai.models import Models
 
-        return Models(inference)
+        return Models(self._inference)
 
-    @infer
-    async def create_chat_completion(request: Request) -> "Response | EventStream":
-        return await chat_completions().create(request)
+    def operations(self) -> "dict[str, Operation]":
+        from shimmy.protocols.openai.described import OPERATIONS
 
-    @infer
-    async def create_completion(request: Request) -> "Response | EventStream":
-        return await completions().create(request)
+        return OPERATIONS
 
-    @infer
-    async def create_infill(request: Request) -> "Response | EventStream":
-        return await infills().create(request)
+    def owns(self, scope: Scope) -> bool:
+        return True
 
-    @infer
-    async def tokenize(request: Request) -> Response:
-        return await token_endpoints().tokenize(request)
+    def encode_error(self, error: ShimmyError, request_id: str) -> bytes:
+        from shimmy.protocols.openai.errors import encode_error
 
-    @infer
-    async def detokenize(request: Request) -> Response:
-        return await token_endpoints().detokenize(request)
-
-    @infer
-    async def apply_template(request: Request) -> Response:
-        return await token_endpoints().apply_template(request)
-
-    @infer
-    async def create_embeddings(request: Request) -> "LongAnswer":
-        return await embeddings().create(request)
-
-    @infer
-    async def create_native_embeddings(request: Request) -> "LongAnswer":
-        return await embeddings().create_native(request)
-
-    @infer
-    async def create_ranking(request: Request) -> Response:
-        return await rerank().create(request)
-
-    @infer
-    async def create_response(request: Request) -> "Response | EventStream":
-        return await responses().create(request)
-
-    @infer
-    async def count_input_tokens(request: Request) -> Response:
-        return await responses().count_input_tokens(request)
-
-    @infer
-    async def refuse_response(request: Request) -> Response:
-        return await responses().refuse(request)
-
-    @infer
-    async def explain(request: Request) -> Response:
-        return await explanations().create(request)
-
-    @infer
-    async def list_models(request: Request) -> Response:
-        return await models().list(request)
-
-    @infer
-    async def get_model(request: Request) -> Response:
-        return await models().get(request)
-
-    return [
-        Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
-        Route("/v1/completions", create_completion, methods=["POST"]),
-        Route("/infill", create_infill, methods=["POST"]),
-        Route("/tokenize", tokenize, methods=["POST"]),
-        Route("/detokenize", detokenize, methods=["POST"]),
-        Route("/apply-template", apply_template, methods=["POST"]),
-        Route("/v1/embeddings", create_embeddings, methods=["POST"]),
-        *(Route(path, create_native_embeddings, methods=["POST"]) for path in ("/embeddings", "/embedding")),
-        *(Route(path, create_ranking, methods=["POST"]) for path in _RERANK),
-        Route("/v1/responses", create_response, methods=["POST"]),
-        Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
-        Route("/v1/responses/{id}", refuse_response, methods=["GET", "DELETE"]),
-        Route("/v1/responses/{id}/input_items", refuse_response),
-        Route("/v1/responses/{id}/cancel", refuse_response, methods=["POST"]),
-        Route("/v1/explain", explain, methods=["POST"]),
-        Route("/v1/models", list_models),
-        Route("/v1/models/{id:path}", get_model),
-    ]
+        return encode_error(error)

@@ -14,7 +14,6 @@ from shimmy.protocols.openai.answer import Call, Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -31,6 +30,7 @@ from shimmy.protocols.openai.template import template_fields
 from shimmy.protocols.openai.tools import is_legacy, tool_choice, tools
 from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.streaming import EventStream
+from shimmy.server.strictness import read
 
 _decoder = Decoder(ChatRequest)
 

@@ -13,7 +13,6 @@ from shimmy.protocols.openai.answer import Choice
 from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -26,6 +25,7 @@ from shimmy.protocols.openai.generation import (
 from shimmy.protocols.openai.logprobs import completion_form
 from shimmy.protocols.openai.wire import CompletionRequest
 from shimmy.server.streaming import EventStream
+from shimmy.server.strictness import read
 
 MAX_CHOICES = 128  # of one request, all its prompts together
 DEFAULT_MAX_TOKENS = 16  # OpenAI API reference, completions, max_tokens

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.raw_json import ABSENT, raw_text
 from shimmy.core.request import MAX_CONSTRAINT_BYTES, Constraint, ConstraintKind
-from shimmy.protocols.openai.wire import ABSENT, CommonFields, ResponseFormat, StructuredOutputs
+from shimmy.protocols.openai.wire import CommonFields, ResponseFormat, StructuredOutputs
 
 
 def constraint(body: CommonFields, more: Iterable[Constraint] = ()) -> Constraint | None:
@@ -64,16 +65,12 @@ def _of_structured_outputs(given: StructuredOutputs) -> Iterator[Constraint]:
 
 
 def schema(field: str, raw: msgspec.Raw, *, required: bool = False) -> Iterator[Constraint]:
-    """A schema as it stands in the request: the order of its properties is that of the answer. vLLM takes it in a
-    string as well."""
+    """vLLM takes it in a string as well."""
     if raw == ABSENT:
         if required:
             raise RequestError(f"{field}: this field is required", param=field)
         return
-    try:
-        text = bytes(raw).decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{field}: not valid UTF-8: {error.reason}", param=field) from None
+    text = raw_text(field, raw)
     if text.startswith('"'):
         text = msgspec.json.decode(text, type=str)
     yield Constraint("json_schema", text, field)

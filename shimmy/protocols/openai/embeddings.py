@@ -12,6 +12,7 @@ from shimmy.core.request import (
     MAX_INPUTS,
     Dimensions,
     Embedding,
+    ModelName,
     Norm,
     NumKept,
     Patience,
@@ -21,11 +22,10 @@ from shimmy.core.request import (
 )
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.answer import truncation_field, truncation_headers
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id, token_truncation
-from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import LongAnswer, until_disconnect
+from shimmy.server.strictness import read
 from shimmy.server.vectors import Encode, as_base64, as_floats, as_row, as_rows, collect
 
 Inputs = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]

@@ -6,10 +6,11 @@ from starlette.responses import Response
 
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.chat import generation_of
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import until_disconnect
+from shimmy.server.strictness import read
 
 _decoder = Decoder(ChatRequest)
 
@@ -23,4 +24,4 @@ class Explain:
         asked = self._inference.explain(generation_of(body, request.state.tenant))
         explanation = await until_disconnect(request.receive, asked)
         answer = {"object": "explanation", "model": body.model, **msgspec.structs.asdict(explanation)}
-        return Response(msgspec.json.encode(answer), media_type="application/json")
+        return json_response(answer)

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.events import Event, Finished, TextDelta
-from shimmy.core.request import File, Generation, Infill
+from shimmy.core.request import File, Generation, Infill, ModelName
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.answer import Tally
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint
-from shimmy.protocols.openai.errors import encode_error_event, read
+from shimmy.protocols.openai.errors import encode_error_event
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
     new_id,
@@ -25,8 +25,10 @@ from shimmy.protocols.openai.generation import (
     speculative,
     stop_strings,
 )
-from shimmy.protocols.openai.wire import CommonFields, ModelName
+from shimmy.protocols.openai.wire import CommonFields
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import EventStream, observed, until_disconnect
+from shimmy.server.strictness import read
 
 MAX_FILES = 256
 
@@ -76,7 +78,7 @@ class Infills(Endpoint):
         if body.stream:
             return EventStream(answer.stream(events), encode_error_event, self._ping_seconds)
         content = await until_disconnect(request.receive, answer.whole(events))
-        return Response(msgspec.json.encode(content), media_type="application/json")
+        return json_response(content)
 
 
 def _prompt(body: InfillRequest) -> Infill:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     adapters: dict[str, float] | None
 
 
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[Entry]
+
+
 class Models:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -43,12 +51,12 @@ class Models:
     async def list(self, request: Request) -> Response:
         """Those that cannot be served are listed too, with the reason."""
         await self._inference.refresh()
-        return _json({"object": "list", "data": list(self._entries())})
+        return json_response(Listing(data=list(self._entries())))
 
     async def get(self, request: Request) -> Response:
         await self._inference.refresh()
         found = self._inference.catalog.find(request.path_params["id"])
-        return _json(next(entry for entry in self._entries() if entry.id == found.id))
+        return json_response(next(entry for entry in self._entries() if entry.id == found.id))
 
     def _entries(self) -> Iterator[Entry]:
         statuses = {status.id: status for status in self._inference.statuses()}
@@ -56,8 +64,7 @@ class Models:
             facts = model.facts
             status = statuses.get(model.id)
             loaded = status.loaded if status else None
-            generates = facts is not None and not facts.is_encoder
-            template = None if facts is None or not generates else "gguf" if facts.has_chat_template else "chatml"
+            template = facts.template_source if facts else None
             yield Entry(
                 id=model.id,
                 created=int(model.modified_unix),
@@ -76,7 +83,3 @@ class Models:
                 buffers=loaded.buffers if loaded else None,
                 adapters=loaded.adapters if loaded else None,
             )
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

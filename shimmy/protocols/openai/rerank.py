@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.events import Embedded
-from shimmy.core.request import MAX_INPUTS, Embedding, Patience, Priority
+from shimmy.core.request import MAX_INPUTS, Embedding, ModelName, Patience, Priority
 from shimmy.core.unknown_fields import Decoder
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
-from shimmy.protocols.openai.wire import ModelName
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import until_disconnect
+from shimmy.server.strictness import read
 from shimmy.server.vectors import collect
 
 
@@ -65,7 +65,7 @@ class Rerank:
             "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
             "results": [_result(index, scores[index], texts, body) for index in best(scores, body.top_n)],
         }
-        return Response(msgspec.json.encode(answer), media_type="application/json")
+        return json_response(answer)
 
 
 def best(scores: list[float], count: int | None) -> list[int]:

@@ -10,14 +10,14 @@ from starlette.responses import Response
 from shimmy.core import ipc
 from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError
-from shimmy.core.request import Prompt, Text, TokenId
+from shimmy.core.request import ModelName, Prompt, Text, TokenId
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.openai.chat import chat_of
-from shimmy.protocols.openai.errors import read
-from shimmy.protocols.openai.wire import ChatRequest, ModelName
+from shimmy.protocols.openai.wire import ChatRequest
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import until_disconnect
-from shimmy.server.strictness import note
+from shimmy.server.strictness import note, read
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True):
@@ -77,24 +77,24 @@ class TokenEndpoints:
         model = await self._model(body.model)
         answer = await self._asked(request, lambda: self._inference.tokenize(model, question, request.state.tenant))
         if body.content is not None:
-            return _json({"tokens": _with_pieces(answer) if question.spelled else answer.tokens})
+            return json_response({"tokens": _with_pieces(answer) if question.spelled else answer.tokens})
         strings = [_text(piece) for piece in answer.pieces] if question.spelled else None
         length = await self._inference.context_length(model)
         counted = {"count": len(answer.tokens), "max_model_len": length}
-        return _json(counted | {"tokens": answer.tokens, "token_strs": strings})
+        return json_response(counted | {"tokens": answer.tokens, "token_strs": strings})
 
     async def detokenize(self, request: Request) -> Response:
         """llama-server calls the text `content`, vLLM `prompt`."""
         body = await read(request, _detokenize)
         model, tenant = await self._model(body.model), request.state.tenant
         text = await self._asked(request, lambda: self._inference.detokenize(model, body.tokens, tenant))
-        return _json({"content": text, "prompt": text})
+        return json_response({"content": text, "prompt": text})
 
     async def apply_template(self, request: Request) -> Response:
         body = await read(request, _chat)
         chat, model = chat_of(body), await self._model(body.model)
         text = await self._asked(request, lambda: self._inference.render(model, chat, request.state.tenant))
-        return _json({"prompt": text})
+        return json_response({"prompt": text})
 
     async def _model(self, name: str | None) -> str:
         return name if name else await self._inference.only_model()
@@ -130,7 +130,3 @@ def _piece(piece: bytes) -> str | list[int]:
 
 def _text(piece: bytes) -> str:
     return piece.decode("utf-8", "replace")
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.raw_json import ABSENT
 from shimmy.core.request import Tool, ToolChoice, ToolMode
 from shimmy.core.tool_schema import check_total, schema_text
-from shimmy.protocols.openai.wire import ABSENT, ChatRequest, Function, FunctionName, NamedTool
+from shimmy.protocols.openai.wire import ChatRequest, Function, FunctionName, NamedTool
 
 _MODES: tuple[ToolMode, ...] = ("none", "auto", "required")
 

@@ -1,4 +1,4 @@
-"""What clients send, field by field. Unknown fields are accepted and ignored; null means absent.
+"""What clients send, field by field. Null means absent.
 
 The names are OpenAI's, and where they have none llama.cpp's and vLLM's.
 """
@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
+from shimmy.core.raw_json import absent
 from shimmy.core.request import (
-    MAX_STOP_STRINGS,
+    MAX_MESSAGES,
+    MAX_PARTS,
     MAX_TOOLS,
     Adapters,
     BadWords,
@@ -25,6 +27,7 @@ from shimmy.core.request import (
     MaxTokensOrNone,
     MinTokens,
     Mirostat,
+    ModelName,
     NumChoices,
     NumKept,
     NumLogprobs,
@@ -36,6 +39,8 @@ from shimmy.core.request import (
     Seed,
     Sigmas,
     SpeculativeType,
+    StopString,
+    StopStrings,
     Surprise,
     Temperature,
     TemperatureRange,
@@ -47,24 +52,11 @@ from shimmy.core.request import (
     Window,
 )
 
-ModelName = Annotated[str, Meta(max_length=1024)]
-StopString = Annotated[str, Meta(max_length=1024)]
-Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 EncryptionKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
 Samplers = Annotated[list[str], Meta(max_length=32)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=1024)]
-# More than any conversation has: each one costs time before anything can be refused.
-MAX_MESSAGES = 10_000
-MAX_PARTS = 10_000
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-# JSON of any kind as it was sent; the same where null was.
-ABSENT = msgspec.Raw(b"null")
-
-
-def absent() -> msgspec.Raw:
-    """A factory, since a default has to be JSON to be in a schema."""
-    return ABSENT
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -111,7 +103,7 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     max_tokens: MaxTokens | None = None
     n: NumChoices | None = None
-    stop: StopString | Stops | None = None
+    stop: StopString | StopStrings | None = None
     temperature: Temperature | None = None
     dynatemp_range: TemperatureRange | None = None
     dynatemp_exponent: Exponent | None = None

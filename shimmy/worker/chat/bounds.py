@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from shimmy.worker.memory_limit import turn
+
 LEAST_MEMORY_BYTES = 1 << 30
 # Of each core, since the threads that decode meanwhile count too.
 CPU_SECONDS = 10.0
@@ -18,10 +20,15 @@ CPU_SECONDS = 10.0
 @contextmanager
 def bounded() -> Iterator[None]:
     """For a moment: more new memory than `allowance` is refused to this process, which native code answers with
-    SIGABRT, and 10 s of computing are answered with SIGVTALRM."""
+    SIGABRT, and 10 s of computing are answered with SIGVTALRM. One at a time, and not while a context is made."""
     if sys.platform != "linux":
         yield
         return
+    with turn:
+        yield from _limited()
+
+
+def _limited() -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -36,7 +43,7 @@ def bounded() -> Iterator[None]:
 
 
 def allowance() -> int:
-    """In bytes; far more than another thread can want at this moment, a state of a long sequence say."""
+    """In bytes; far more than another thread can want at this moment without `turn`, a state of a long sequence say."""
     return max(LEAST_MEMORY_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
 
 

@@ -81,20 +81,27 @@ def _has_parallel_calls(messages: list[Message]) -> bool:
 
 
 def _one_by_one(messages: list[Message]) -> Iterator[Message]:
-    """Several calls of one message as one after the other, each with its result."""
-    results = {message.tool_call_id: message for message in messages if message.role == "tool"}
+    """Several calls of one message as one after the other, each with its result, which follows the message: some
+    clients use the same ids again for later calls."""
     moved = set()
-    for message in messages:
+    for at, message in enumerate(messages):
         if len(message.tool_calls) < 2:
             if id(message) not in moved:
                 yield message
             continue
+        results = {result.tool_call_id: result for result in _results(messages, at + 1)}
         for number, call in enumerate(message.tool_calls):
             said = {} if number == 0 else {"content": "", "reasoning": None}
             yield msgspec.structs.replace(message, tool_calls=[call], **said)
             if (result := results.get(call.id)) is not None:
                 moved.add(id(result))
                 yield result
+
+
+def _results(messages: list[Message], at: int) -> Iterator[Message]:
+    while at < len(messages) and messages[at].role == "tool":
+        yield messages[at]
+        at += 1
 
 
 def _reasoning(reasoning: Reasoning) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from shimmy.core.errors import RequestError, Unavailable, Unsupported
 from shimmy.core.request import Constraint
 from shimmy.worker.constraints.cache import Cache
 from shimmy.worker.constraints.gbnf import to_lark
-from shimmy.worker.constraints.library import llguidance
+from shimmy.worker.constraints.libllguidance import llguidance
 from shimmy.worker.constraints.matcher import ALLOWED, Compiled, explained
 from shimmy.worker.constraints.schema import enforceable
 from shimmy.worker.constraints.vocabulary import Model, tokenizer

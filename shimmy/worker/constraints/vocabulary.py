@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from shimmy.worker.constraints.library import llguidance
+from shimmy.worker.constraints.libllguidance import llguidance
 
 
 class Model(Protocol):

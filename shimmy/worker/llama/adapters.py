@@ -10,7 +10,7 @@ from shimmy.core.ipc import Adapter
 from shimmy.models.gguf import Header, Tensor, read_header
 from shimmy.worker.adapters import Adapters
 from shimmy.worker.llama import backend
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
 
 _DOWN, _UP = ".lora_a", ".lora_b"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from shimmy.worker.llama import abi
 from shimmy.worker.llama.dry import window_of
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.recipe import Recipe
 
 MAX_SORTED = 8192

@@ -14,7 +14,7 @@ from shimmy.core.errors import ModelFailed, ShimmyError
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.growth import Growth
 from shimmy.worker.llama import abi, backend, zeroing
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
 
 if TYPE_CHECKING:

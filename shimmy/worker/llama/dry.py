@@ -5,7 +5,7 @@ import ctypes as c
 from functools import lru_cache
 
 from shimmy.core.request import Sampling
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 
 _NUM_KEPT = 4
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from shimmy.worker.constraints.matcher import ALLOWED
 from shimmy.worker.llama import abi
 from shimmy.worker.llama.chain import MAX_LEFT
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.likeliest import Likeliest
 
 # Up to so many tokens are drawn from, at 0.2 us each; of more that may come, those that are among so many likeliest.

@@ -8,7 +8,7 @@ import math
 from struct import Struct
 
 from shimmy.worker.llama import abi
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 
 # llama.h, llama_token_data: id, logit, p
 _ENTRY = Struct("=iff")

@@ -14,7 +14,7 @@ import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError, TooLarge
 from shimmy.worker.llama import abi, backend
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from shimmy.worker.llama import library
+from shimmy.worker.llama import libllama
 from shimmy.worker.llama.backend import last_error
-from shimmy.worker.llama.library import backend_file, is_library, load_backend
+from shimmy.worker.llama.libllama import backend_file, is_library, load_backend
 from shimmy.worker.llama.trust import exposure
 
 # Those that bring a GPU by themselves, best first; "rpc" needs to be told of a server.
@@ -39,7 +39,7 @@ def _program_folder() -> Path:
     """Of the executable itself, not of what it unpacked; of a checkout, the folder with its native libraries in it."""
     if getattr(sys, "frozen", False) and os.path.isabs(sys.executable):
         return Path(os.path.realpath(sys.executable)).parent
-    return library.FOLDER.parent
+    return libllama.FOLDER.parent
 
 
 def _data_folder() -> Iterator[Path]:
@@ -87,8 +87,8 @@ def as_text(path: Path) -> str:
 def _found(name: str) -> Iterator[tuple[Path, str | None]]:
     """What we carry ourselves, then what is in the folders; each with the reason not to open it, if there is one."""
     file = backend_file(name)
-    if file in library.names():
-        yield library.find(file), None
+    if file in libllama.names():
+        yield libllama.find(file), None
     for folder in folders():
         if os.path.lexists(folder / file):
             yield folder / file, _refusal(folder, file)

@@ -12,7 +12,7 @@ from shimmy.core.request import Pooling
 from shimmy.worker.growth import Growth
 from shimmy.worker.llama import backend, zeroing
 from shimmy.worker.llama.context import Batch, Context, DecodeFailed
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
 
 # More in one batch are not computed any faster, and an encoder compares every token of it with every other

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from shimmy.core.events import Alternative, TokenLogprob
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.likeliest import Likeliest
 
 MAX_ALTERNATIVES = 20

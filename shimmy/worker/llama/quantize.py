@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core.errors import ModelFailed
 from shimmy.worker.llama import abi, backend
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 
 # llama-quant.cpp, llama_model_quantize_impl: before each tensor, and at the end.
 _TENSOR = re.compile(r"\[ *(\d+)/ *(\d+)\]")

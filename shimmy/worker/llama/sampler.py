@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shimmy.core.events import TokenLogprob
 from shimmy.worker.banned import Ban, must_be_watched
 from shimmy.worker.llama.chain import Chain
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipe
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ModelFailed
 from shimmy.worker.llama import abi
-from shimmy.worker.llama.library import ggml, llama
+from shimmy.worker.llama.libllama import ggml, llama
 
 _CACHE_TYPES = {
     "f32": 0,

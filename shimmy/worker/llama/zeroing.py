@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from shimmy.worker.llama.library import ggml
+from shimmy.worker.llama.libllama import ggml
+from shimmy.worker.memory_limit import turn
 
 IS_LAZY = sys.platform == "linux"
 # Smaller buffers are not worth it.
@@ -55,12 +56,18 @@ _sizes: list[int] | None = None
 
 @contextmanager
 def on_demand() -> Iterator[list[int]]:
-    """The CPU's buffers that are made within take memory on demand. Gives the list of their sizes in bytes."""
+    """The CPU's buffers that are made within take memory on demand. Gives the list of their sizes in bytes. They take
+    address space at once, so nobody may limit that meanwhile."""
+    with turn:
+        if IS_LAZY:
+            yield from _replaced()
+        else:
+            yield []
+
+
+def _replaced() -> Iterator[list[int]]:
     global _sizes
     sizes: list[int] = []
-    if not IS_LAZY:
-        yield sizes
-        return
     address = ggml().ggml_backend_cpu_buffer_type()
     table = _BufferType.from_address(address)
     original = table.alloc_buffer

@@ -200,9 +200,12 @@ def test_a_failure_before_an_answer_has_its_status(order: str, status: int, kind
 
 def test_a_time_that_is_up_ends_the_request() -> None:
     async def test(server: Live) -> None:
+        await ask(server, "so that the model is loaded")
         answer = await server.ask("POST", MESSAGES, body("!stall 1", timeout=0.1))
         assert error_of(answer)[:2] == (504, "timeout_error")
-        *_, error = await streamed(server, "!stall 1", timeout=0.1)
+        # Once it is loaded a stream begins in time.
+        assert (await server.ask("POST", MESSAGES, body("!say x"))).status == 200
+        *_, error = await streamed(server, "!stall 1", timeout=1)
         assert error["error"]["type"] == "timeout_error"
 
     run_live(test)

@@ -1,85 +1,22 @@
 """/ws/generate over fake workers, with a client that shows every frame."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-import wsproto
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
     CloseConnection,
-    Event,
-    Ping,
     RejectConnection,
     RejectData,
-    Request,
     TextMessage,
 )
 
 from tests.program import inside
-from tests.server.live import Live, run_inside, run_live, with_settings
+from tests.server.live import Inside, Live, run_inside, run_live, with_settings
+from tests.server.websocket import Socket, socket
 
 pytestmark = pytest.mark.program
-
-
-class Socket:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.connection = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-        self.events: list[Event] = []
-
-    async def send(self, event: Event) -> None:
-        self.writer.write(self.connection.send(event))
-        await self.writer.drain()
-
-    async def ask(self, prompt: str, **fields: Any) -> None:
-        await self.send(TextMessage(json.dumps({"model": "echo", "prompt": prompt, **fields})))
-
-    async def next(self) -> Event:
-        while not self.events:
-            data = await self.reader.read(65536)
-            self.connection.receive_data(data or None)
-            for event in self.connection.events():
-                if isinstance(event, Ping):
-                    await self.send(event.response())
-                else:
-                    self.events.append(event)
-        return self.events.pop(0)
-
-    async def text(self) -> str:
-        """The next frame, whole."""
-        text = ""
-        while True:
-            event = await self.next()
-            assert isinstance(event, TextMessage), event
-            text += event.data
-            if event.message_finished:
-                return text
-
-    async def until_end(self) -> list[str]:
-        """The frames of one answer, the last of which says that it is over."""
-        frames = [await self.text()]
-        while not frames[-1].startswith(('{"done"', '{"error"')):
-            frames.append(await self.text())
-        return frames
-
-
-@asynccontextmanager
-async def socket(
-    server: Live, target: str = "/ws/generate", subprotocols: tuple[str, ...] = (), **headers: str
-) -> AsyncIterator[tuple[Socket, Event]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    client = Socket(reader, writer)
-    extra = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    try:
-        await client.send(Request("localhost", target, subprotocols=list(subprotocols), extra_headers=extra))
-        yield client, await client.next()
-    finally:
-        writer.close()
 
 
 def test_tokens_are_raw_frames_and_the_end_is_an_object() -> None:
@@ -115,7 +52,7 @@ def test_tokens_as_objects(target: str, protocols: tuple[str, ...]) -> None:
         ('{"model":"nope","prompt":"a"}', "model_not_found"),
         ('{"model":"echo","prompt":"a","max_tokens":0}', "invalid_request"),
         ('{"model":"echo","prompt":"!crash SIGABRT 0"}', "worker_lost"),
-        ('{"model":"echo","prompt":"%s"}' % ("x" * 2000), "request_too_large"),
+        ('{"model":"echo","prompt":"%s"}' % ("\u00e9" * 900), "request_too_large"),
     ],
 )
 def test_an_error_is_a_frame_and_the_next_request_is_answered(content: str, code: str) -> None:
@@ -128,6 +65,18 @@ def test_an_error_is_a_frame_and_the_next_request_is_answered(content: str, code
             assert (await client.until_end())[0] == "one"
 
     run_live(test, settings=with_settings(max_body_bytes=1000))
+
+
+def test_strict_requests_are_refused_for_unknown_fields() -> None:
+    async def test(server: Live) -> None:
+        async with socket(server, "/ws/generate?strict=1") as (client, _):
+            await client.ask("!say hi", foo=1)
+            refused = json.loads(await client.text())
+            assert refused["code"] == "invalid_request" and "foo" in refused["error"]
+            await client.ask("!say hi")
+            assert await client.text() == "hi"
+
+    run_live(test)
 
 
 def test_a_crash_in_the_middle_ends_with_an_error() -> None:
@@ -168,15 +117,31 @@ def test_a_client_that_leaves_ends_its_request() -> None:
     run_live(test)
 
 
-def test_a_client_that_reads_nothing_holds_up_the_worker_and_is_cut() -> None:
-    async def test(server: Any) -> None:
-        async with socket(server) as (client, _):
-            await client.ask("!flood 20000", max_tokens=20000)
-            await server.until_active(1)
+def test_a_client_that_reads_nothing_pauses_its_sequence_and_is_cut_while_others_go_on() -> None:
+    async def test(server: Inside) -> None:
+        async with socket(server, receive_buffer=4096) as (stalled, _):
+            await stalled.ask("!flood 20000", max_tokens=20000)
+            await server.until_logged("pause shimmy-")
+            async with socket(server) as (other, _):
+                await other.ask("!say one")
+                assert await other.until_end() == ["one", '{"done":true}']
             await server.until_active(0)
+            await server.until_logged("pause shimmy-.* abort shimmy-")
+            assert '{"done":true}' not in await everything(stalled)
         await server.until_no_connections()
 
-    run_inside(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
+    run_inside(test, settings=with_settings(stall_seconds=0.5), keep_alive_seconds=0.1)
+
+
+async def everything(client: Socket) -> str:
+    """What has arrived, up to where the connection ends."""
+    received = b""
+    try:
+        while data := await client.reader.read(65536):
+            received += data
+    except ConnectionError:
+        pass
+    return received.decode(errors="replace")
 
 
 @inside("a setting without a flag")
@@ -199,7 +164,7 @@ def test_a_client_that_asks_nothing_is_closed() -> None:
 )
 def test_the_guards_refuse_before_anything_is_accepted(target: str, headers: dict[str, str], status: int) -> None:
     async def test(server: Live) -> None:
-        async with socket(server, target, (), **headers) as (client, first):
+        async with socket(server, target, (), None, **headers) as (client, first):
             assert isinstance(first, RejectConnection) and first.status_code == status
             if first.has_body:
                 body = await client.next()

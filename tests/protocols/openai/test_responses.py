@@ -9,8 +9,9 @@ import pytest
 from openai import APIError, OpenAI
 from pydantic import BaseModel
 
-from shimmy.core.errors import ContextOverflow
+from shimmy.core.errors import ContextOverflow, RequestError
 from shimmy.protocols.openai.responses.request import in_our_words
+from shimmy.protocols.openai.responses.wire import FunctionTool, ResponsesRequest, ToolField
 from tests.protocols.openai.test_sdk import with_client
 from tests.server.live import Live, run_live
 
@@ -112,6 +113,50 @@ def test_calls_are_items_of_their_own() -> None:
     run_live(test)
 
 
+SPACE = {"type": "namespace", "name": "space", "description": "Some.", "tools": [TOOL]}
+
+
+def test_functions_in_a_namespace_are_called_by_both_names() -> None:
+    async def test(server: Live) -> None:
+        (tool,) = (await seen(server, "", tools=[SPACE]))["prompt"]["tools"]
+        assert tool["name"] == "space__f"
+        answer = await whole(server, "!call 1 {}", tools=[SPACE])
+        call = answer["output"][1]
+        assert (call["name"], call["namespace"], answer["tools"][0]["tools"][0]["name"]) == ("f", "space", "f")
+        events = await streamed(server, "!call 1 {}", tools=[SPACE])
+        (done,) = [event for event in events if event["type"] == "response.function_call_arguments.done"]
+        assert done["name"] == "f" and events[-1]["response"]["output"][1]["namespace"] == "space"
+        called, _ = (await seen(server, [call]))["prompt"]["messages"]
+        assert called["tool_calls"][0]["name"] == "space__f"
+
+    run_live(test)
+
+
+def test_a_search_that_is_offered_is_left_out_and_named() -> None:
+    async def test(server: Live) -> None:
+        searching = asked("!request", tools=[{"type": "web_search"}, TOOL])
+        answer = await server.ask("POST", PATH, searching)
+        assert answer.headers["x-shimmy-ignored"] == "tools[0]"
+        assert [tool["type"] for tool in answer.json()["tools"]] == ["web_search", "function"]
+        told = json.loads(answer.json()["output"][0]["content"][0]["text"])
+        assert [tool["name"] for tool in told["prompt"]["tools"]] == ["f"]
+        refused = await server.ask("POST", f"{PATH}?strict=1", asked("", tools=[{"type": "web_search"}]))
+        assert (refused.status, refused.json()["error"]["param"]) == (400, "tools[0]")
+
+    run_live(test)
+
+
+def test_what_the_worker_says_of_a_tool_names_it_where_it_was() -> None:
+    body = ResponsesRequest(
+        model="m",
+        input="",
+        tools=[ToolField("web_search"), ToolField("namespace", "s", tools=[FunctionTool("function", "f")])],
+    )
+    said = RequestError("tools[0].function.parameters: no", param="tools[0].function.parameters")
+    error = in_our_words(said, body)
+    assert (error.param, error.message) == ("tools[1].tools[0].parameters", "tools[1].tools[0].parameters: no")
+
+
 @pytest.mark.parametrize(
     ("reasoning", "kind", "shown"),
     [({}, "reasoning_text", "content"), ({"summary": "auto"}, "reasoning_summary_text", "summary")],
@@ -210,7 +255,10 @@ FORGED = {"type": "reasoning", "encrypted_content": "shimmy.!"}
         ({"background": True}, "unsupported_parameter", "background"),
         ({"prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
         ({"include": ["everything"]}, "invalid_request", "include[0]"),
-        ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
+        ({"tools": [{"type": "code_interpreter"}]}, "unsupported_parameter", "tools[0].type"),
+        ({"tools": [SPACE | {"tools": [{"type": "custom"}]}]}, "unsupported_parameter", "tools[0].tools[0].type"),
+        ({"tools": [SPACE | {"name": "n" * 128}]}, "invalid_request", "tools[0].tools[0].name"),
+        ({"tools": [SPACE, SPACE]}, "invalid_request", "tools[1].tools[0].name"),
         ({"tools": [TOOL, TOOL]}, "invalid_request", "tools[1].name"),
         ({"tools": [TOOL | {"parameters": {"type": "array"}}]}, "invalid_request", "tools[0].parameters"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "invalid_request", "tool_choice.name"),
@@ -247,7 +295,8 @@ def test_what_is_refused(fields: dict[str, Any], code: str, param: str) -> None:
 def test_what_the_worker_says_is_said_in_the_names_of_here(
     param: str | None, message: str, ours: str | None, said: str | None
 ) -> None:
-    error = in_our_words(ContextOverflow(message, param=param, context_length=7))
+    body = ResponsesRequest(model="m", input="", tools=[ToolField("function", "f")])
+    error = in_our_words(ContextOverflow(message, param=param, context_length=7), body)
     assert isinstance(error, ContextOverflow) and error.details == {"context_length": 7}
     assert (error.param, error.message) == (ours, said or "tools[0].parameters: no")
 

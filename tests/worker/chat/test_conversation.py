@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from shimmy.core.errors import RequestError, Unsupported
@@ -141,6 +142,17 @@ def test_calls_side_by_side_come_one_by_one_where_a_model_knows_no_other() -> No
     rendered = template(text_of("meta-llama-Llama-3.1-8B-Instruct")).render(chat)
     places = [rendered.index(word) for word in ("Bern", "21", "Rome", "30")]
     assert places == sorted(places)
+
+
+@pytest.mark.model
+def test_results_belong_to_the_message_before_them() -> None:
+    """Though its ids come again."""
+    both = Message("assistant", "", tool_calls=[CALL, OTHER])
+    later = [msgspec.structs.replace(result, content=f"now {result.content}") for result in (RESULT, OTHER_RESULT)]
+    chat = Chat([USER, both, RESULT, OTHER_RESULT, USER, both, *later], [TOOL])
+    text = text_of("meta-llama-Llama-3.1-8B-Instruct")
+    rendered = template(text).render(chat)
+    assert re.findall(r'^"(.*?)"', rendered, re.M) == ["21", "30", "now 21", "now 30"]
 
 
 @pytest.mark.model

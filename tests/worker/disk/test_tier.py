@@ -4,7 +4,7 @@ import array
 import os
 import shutil
 import sys
-import time
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -36,14 +36,16 @@ OTHER_KEY = b"o" * 32
 
 
 @pytest.fixture
-def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    fsync = os.fsync
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A disk that has written nothing before the event is set."""
+    fsync, may_end = os.fsync, threading.Event()
 
     def slow(descriptor: int) -> None:
-        time.sleep(0.2)
+        may_end.wait(60)
         fsync(descriptor)
 
     monkeypatch.setattr("os.fsync", slow)
+    return may_end
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
@@ -248,10 +250,11 @@ def test_where_a_state_fits_only_its_end_each_is_stored(folder: Path) -> None:
     tier.close(10.0)
 
 
-def test_a_state_replaces_those_that_wait_before_it(folder: Path, slow_disk: None) -> None:
+def test_a_state_replaces_those_that_wait_before_it(folder: Path, slow_disk: threading.Event) -> None:
     tier = tier_in(folder)
     for length in (100, 200, 300):
         assert offer(tier, prefix(1, length))
+    slow_disk.set()
     tier.close(10.0)
     assert [path.name for path in files(folder)] == [Scope(b"model", b"", None).name(prefix(1, 300))]
 
@@ -283,24 +286,25 @@ def test_the_number_of_entries_is_bounded(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_a_slow_disk_does_not_hold_up_the_step_thread(
-    folder: Path, slow_disk: None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 50_000)
     tier = tier_in(folder)
-    started_at = time.monotonic()
     assert [offer(tier, prefix(number)) for number in range(5)] == [True, True, False, False, False]
     tier.close(0.0)
-    assert time.monotonic() - started_at < 0.2
+    assert not list(folder.glob("*.kv")), "nothing has waited for the disk"
+    slow_disk.set()
     tier.close(10.0)
     assert [number for number in range(5) if fetch(tier, prefix(number))] == [0, 1]
 
 
 def test_a_state_larger_than_the_queue_is_taken_when_nothing_waits(
-    folder: Path, slow_disk: None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MAX_PENDING_BYTES", 10_000)
     tier = tier_in(folder)
     assert [offer(tier, prefix(number)) for number in range(2)] == [True, False]
+    slow_disk.set()
     tier.close(10.0)
     assert fetch(tier, prefix(0))
 

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from build import binding
-from shimmy.worker.llama import abi, library
+from shimmy.worker.llama import abi, libllama
 
 pytestmark = pytest.mark.model
-LAYER = library.FOLDER.resolve().parent / "llama_cpp"
+LAYER = libllama.FOLDER.resolve().parent / "llama_cpp"
 
 
 def test_the_committed_binding_is_what_the_generator_writes() -> None:
-    assert binding.generate(LAYER, library.FOLDER) == Path(abi.__file__).read_text()
+    assert binding.generate(LAYER, libllama.FOLDER) == Path(abi.__file__).read_text()
 
 
 @pytest.mark.parametrize("name", binding.STRUCTS)
 def test_struct_layouts_equal_the_layers(name: str) -> None:
-    theirs, ours = getattr(binding.load_layer(LAYER, library.FOLDER), name), getattr(abi, name)
+    theirs, ours = getattr(binding.load_layer(LAYER, libllama.FOLDER), name), getattr(abi, name)
     assert ctypes.sizeof(ours) == ctypes.sizeof(theirs)
     for field, _ in theirs._fields_:
         assert getattr(ours, field).offset == getattr(theirs, field).offset, field
@@ -27,6 +27,6 @@ def test_struct_layouts_equal_the_layers(name: str) -> None:
 
 def test_every_prototype_is_exported() -> None:
     for name in abi.PROTOTYPES:
-        assert getattr(library.llama(), name)
-    for name in library._GGML_PROTOTYPES:
-        assert getattr(library.ggml(), name)
+        assert getattr(libllama.llama(), name)
+    for name in libllama._GGML_PROTOTYPES:
+        assert getattr(libllama.ggml(), name)

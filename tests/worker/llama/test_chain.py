@@ -15,7 +15,7 @@ from shimmy.core.request import SAMPLER_ORDER, Sampling
 from shimmy.worker.banned import Banned
 from shimmy.worker.llama import abi
 from shimmy.worker.llama.chain import MAX_SORTED, Chain
-from shimmy.worker.llama.library import llama
+from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.recipe import Recipe
 
 pytestmark = pytest.mark.model

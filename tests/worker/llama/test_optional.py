@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shimmy.models.folders import DataFolder
-from shimmy.worker.llama import library, optional
+from shimmy.worker.llama import libllama, optional
 
 FILE = "libggml-cuda.so"
 
@@ -32,7 +32,7 @@ def test_a_relative_path_is_no_place(name: str, value: str, home: Path, monkeypa
     (home / "here").mkdir()
     monkeypatch.chdir(home / "here")
     monkeypatch.setenv(name, value)
-    assert optional.folders()[0] == library.FOLDER.with_name("backends")
+    assert optional.folders()[0] == libllama.FOLDER.with_name("backends")
     assert all(folder.is_absolute() and not folder.is_relative_to(home / "here") for folder in optional.folders())
 
 
@@ -46,7 +46,7 @@ def test_without_a_data_folder_there_is_one_place_less(told: str | Exception, mo
         return told
 
     monkeypatch.setattr("platformdirs.user_data_dir", user_data_dir)
-    assert optional.folders() == [library.FOLDER.with_name("backends")]
+    assert optional.folders() == [libllama.FOLDER.with_name("backends")]
 
 
 def test_beside_an_executable_means_the_file_itself(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ class Opened:
             for made in (path, path.parent, path.parent.parent):
                 made.chmod(0o755)
         monkeypatch.setattr(optional, "folders", lambda: [path.parent for path in self.paths])
-        monkeypatch.setattr(library, "names", lambda: [])
+        monkeypatch.setattr(libllama, "names", lambda: [])
         monkeypatch.setattr(optional, "_open", self._open)
 
     def _open(self, path: Path) -> str | None:

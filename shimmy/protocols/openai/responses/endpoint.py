@@ -11,13 +11,15 @@ from shimmy.core.errors import NotFound, RequestError, ShimmyError
 from shimmy.core.events import Event
 from shimmy.core.settings import Settings
 from shimmy.core.unknown_fields import Decoder
-from shimmy.protocols.openai.errors import read
 from shimmy.protocols.openai.generation import new_id
 from shimmy.protocols.openai.responses.output import Output, Told
 from shimmy.protocols.openai.responses.request import chat_of, generation, in_our_words
+from shimmy.protocols.openai.responses.tools import left_out
 from shimmy.protocols.openai.responses.wire import ResponsesRequest
 from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
 from shimmy.server.streaming import EventStream, observed, until_disconnect
+from shimmy.server.strictness import note, read
 
 Batches = AsyncGenerator[list[Event], None]
 
@@ -31,24 +33,26 @@ class Responses:
 
     async def create(self, request: Request) -> Response | EventStream:
         body = await read(request, _decoder)
+        note(request, left_out(body))
         id = new_id("resp").replace("-", "_")
         wanted = generation(body, id, request.state.tenant)
-        batches = observed(request.scope, body.model, _in_our_words(self._inference.generate(wanted)))
+        batches = observed(request.scope, body.model, _in_our_words(self._inference.generate(wanted), body))
         output = Output(body, id)
         if body.stream:
             encoder = Encoder(output)
             return EventStream(encoder.stream(batches), encoder.fail, self._ping_seconds)
         await until_disconnect(request.receive, _collect(batches, output))
-        return _json(output.snapshot())
+        return json_response(output.snapshot())
 
     async def count_input_tokens(self, request: Request) -> Response:
         body = await read(request, _decoder)
+        note(request, left_out(body))
         count = self._inference.count_tokens(body.model, chat_of(body), request.state.tenant)
         try:
             counted = await until_disconnect(request.receive, count)
         except RequestError as error:
-            raise in_our_words(error) from None
-        return _json({"object": "response.input_tokens", "input_tokens": counted})
+            raise in_our_words(error, body) from None
+        return json_response({"object": "response.input_tokens", "input_tokens": counted})
 
     async def refuse(self, request: Request) -> Response:
         """Whatever is asked of a response by its id."""
@@ -96,14 +100,10 @@ async def _collect(batches: Batches, output: Output) -> None:
                     pass
 
 
-async def _in_our_words(batches: Batches) -> Batches:
+async def _in_our_words(batches: Batches, body: ResponsesRequest) -> Batches:
     async with aclosing(batches):
         try:
             async for batch in batches:
                 yield batch
         except RequestError as error:
-            raise in_our_words(error) from None
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+            raise in_our_words(error, body) from None

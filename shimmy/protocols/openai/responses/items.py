@@ -2,6 +2,7 @@
 
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Message, ToolCall
+from shimmy.protocols.openai.responses.tools import full_name
 from shimmy.protocols.openai.responses.wire import Item, Part
 
 _TEXTS = {"message": ("input_text", "output_text", "text"), "reasoning": ("reasoning_text", "summary_text")}
@@ -78,7 +79,7 @@ def _call(field: str, item: Item) -> ToolCall:
     for name in ("call_id", "name"):
         if getattr(item, name) is None:
             raise _required(f"{field}.{name}")
-    return ToolCall(item.call_id or "", item.name or "", item.arguments or "{}")
+    return ToolCall(item.call_id or "", full_name(item.namespace, item.name or ""), item.arguments or "{}")
 
 
 def _thoughts(field: str, item: Item) -> str:

@@ -12,7 +12,8 @@ from shimmy.protocols.openai.answer import Tally
 from shimmy.protocols.openai.logprobs import Offsets, chat_form
 from shimmy.protocols.openai.responses.items import sealed
 from shimmy.protocols.openai.responses.request import ENCRYPTED
-from shimmy.protocols.openai.responses.wire import ResponsesRequest
+from shimmy.protocols.openai.responses.tools import namespaced
+from shimmy.protocols.openai.responses.wire import FunctionTool, ResponsesRequest, ToolField
 
 Told = dict[str, Any]  # an event but for its number
 
@@ -31,6 +32,7 @@ class Output:
         reasoning = body.reasoning
         self._hides_thoughts = bool(reasoning and reasoning.exclude)
         self._seals = ENCRYPTED in (body.include or [])
+        self._namespaced = namespaced(body)
 
     def begin(self) -> Iterator[Told]:
         for happened in ("created", "in_progress"):
@@ -50,7 +52,8 @@ class Output:
                 yield self._open.add(text)
             case ToolCallDelta():
                 if event.name is not None:
-                    call = _Call(len(self._items), event.name, event.call_id or "")
+                    named = self._namespaced.get(event.name, {"name": event.name})
+                    call = _Call(len(self._items), named, event.call_id or "")
                     yield from self._begin_item(call)
                 if isinstance(self._open, _Call) and event.arguments:
                     yield self._open.add(event.arguments)
@@ -93,16 +96,7 @@ class Output:
             "top_logprobs": body.top_logprobs or 0,
             "text": {"format": _format(body)},
             "tool_choice": body.tool_choice or "auto",
-            "tools": [
-                {
-                    "type": "function",
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool.parameters,
-                    "strict": bool(tool.strict),
-                }
-                for tool in tools
-            ],
+            "tools": [_tool(tool) for tool in tools],
             "truncation": body.truncation or "disabled",
             "metadata": body.metadata or {},
             "store": False,
@@ -246,9 +240,10 @@ class _Thoughts(_Item):
 class _Call(_Item):
     prefix = "fc"
 
-    def __init__(self, output_index: int, name: str, call_id: str) -> None:
+    def __init__(self, output_index: int, named: dict[str, str], call_id: str) -> None:
+        """`named` has the function's `name`, and its `namespace` if it is in one."""
         super().__init__(output_index)
-        self._name = name
+        self._named = named
         self._call_id = call_id
 
     def begin(self) -> Iterator[Told]:
@@ -259,11 +254,11 @@ class _Call(_Item):
         return self.told("function_call_arguments.delta", delta=arguments)
 
     def end(self, item: Told) -> Iterator[Told]:
-        yield self.told("function_call_arguments.done", name=self._name, arguments=self.text)
+        yield self.told("function_call_arguments.done", name=self._named["name"], arguments=self.text)
         yield self.changed("done", item)
 
     def item(self, status: str) -> Told:
-        call = {"call_id": self._call_id, "name": self._name, "arguments": self.text}
+        call = {"call_id": self._call_id, **self._named, "arguments": self.text}
         return {"id": self.id, "type": "function_call", "status": status, **call}
 
 
@@ -279,6 +274,15 @@ def _format(body: ResponsesRequest) -> Any:
         return {"type": given.type}
     named = {"name": given.name, "description": given.description, "strict": given.strict is not False}
     return {"type": "json_schema", **named, "schema": given.schema}
+
+
+def _tool(tool: FunctionTool) -> Told:
+    named = {"type": tool.type, "name": tool.name, "description": tool.description}
+    if isinstance(tool, ToolField) and tool.type == "namespace":
+        return named | {"tools": [_tool(function) for function in tool.tools or []]}
+    if tool.type != "function":
+        return {"type": tool.type}
+    return named | {"parameters": tool.parameters, "strict": bool(tool.strict)}
 
 
 def _failure(error: ShimmyError) -> str:

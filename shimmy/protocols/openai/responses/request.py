@@ -1,9 +1,10 @@
 """A request for a response as a `Generation`, and what is refused of it."""
 
+import re
 from collections.abc import Iterator
 
 from shimmy.core.errors import RequestError, Unsupported
-from shimmy.core.request import Chat, Constraint, Generation, Reasoning, Tool, ToolChoice
+from shimmy.core.request import Chat, Constraint, Generation, Reasoning
 from shimmy.protocols.openai.constraint import constraint, schema
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
@@ -15,10 +16,9 @@ from shimmy.protocols.openai.generation import (
     truncation,
 )
 from shimmy.protocols.openai.responses.items import messages
-from shimmy.protocols.openai.responses.wire import NamedTool, ResponsesRequest, TextFormat
+from shimmy.protocols.openai.responses.tools import fields_of_functions, tools_of
+from shimmy.protocols.openai.responses.wire import ResponsesRequest, TextFormat
 from shimmy.protocols.openai.template import template_fields
-from shimmy.protocols.openai.tools import check_choice, chosen, tools_of
-from shimmy.protocols.openai.wire import Function
 
 ENCRYPTED = "reasoning.encrypted_content"
 # The others are about tools that are refused, or images: there is nothing that they could include.
@@ -57,7 +57,7 @@ def generation(body: ResponsesRequest, id: str, tenant: str) -> Generation:
 
 
 def chat_of(body: ResponsesRequest) -> Chat:
-    tools, choice = _tools(body)
+    tools, choice = tools_of(body)
     return Chat(
         messages(body.instructions, body.input),
         tools=tools,
@@ -67,12 +67,14 @@ def chat_of(body: ResponsesRequest) -> Chat:
     )
 
 
-def in_our_words(error: RequestError) -> RequestError:
-    """What the worker says of a chat, in the names that its fields have here."""
+def in_our_words(error: RequestError, body: ResponsesRequest) -> RequestError:
+    """What the worker says of a chat, in the names that its fields have in `body`."""
     if error.param is None:
         return error
     param = error.param.replace(".function.", ".")
     param = f"input{param[len('messages') :]}" if param.startswith("messages") else param
+    if tool := re.match(r"tools\[(\d+)\]", param):
+        param = fields_of_functions(body)[int(tool[1])] + param[tool.end() :]
     message = error.message.replace(f"{error.param}:", f"{param}:", 1)
     return type(error)(message, param=param, **error.details)
 
@@ -89,49 +91,6 @@ def _check(body: ResponsesRequest) -> None:
     for at, name in enumerate(body.include or []):
         if name not in _INCLUDABLE:
             raise RequestError(f"include[{at}]: there is no {name[:80]!r}", param=f"include[{at}]")
-
-
-def _tools(body: ResponsesRequest) -> tuple[list[Tool], ToolChoice]:
-    tools = tools_of(_functions(body), "tools")
-    given = body.tool_choice
-    if isinstance(given, NamedTool) and given.type == "allowed_tools":
-        allowed = _allowed(given, {tool.name for tool in tools})
-        tools = [tool for tool in tools if tool.name in allowed]
-        choice = ToolChoice(given.mode or "auto")
-    elif isinstance(given, NamedTool):
-        if given.type != "function":
-            what = f"tool_choice.type: {given.type[:40]!r} is no function; there are no other tools"
-            raise Unsupported(what, param="tool_choice.type")
-        if given.name is None:
-            raise RequestError("tool_choice.name: this field is required", param="tool_choice.name")
-        choice = ToolChoice("required", given.name)
-    else:
-        choice = chosen("tool_choice", given)
-    parallel = body.parallel_tool_calls is not False
-    return tools, check_choice(choice, tools, "tool_choice", "tool_choice.name", parallel=parallel)
-
-
-def _allowed(given: NamedTool, known: set[str]) -> set[str]:
-    """Only those are shown to the model: what it does not know it does not call."""
-    names = set()
-    for at, tool in enumerate(given.tools or []):
-        field = f"tool_choice.tools[{at}]"
-        if tool.type != "function" or tool.name not in known:
-            name = (tool.name or tool.type)[:80]
-            raise RequestError(f"{field}: there is no tool {name!r}", param=field)
-        names.add(tool.name)
-    return names
-
-
-def _functions(body: ResponsesRequest) -> Iterator[tuple[str, Function]]:
-    for at, tool in enumerate(body.tools or []):
-        field = f"tools[{at}]"
-        if tool.type != "function":
-            message = f"{field}.type: only functions are supported, not {tool.type[:40]!r}"
-            raise Unsupported(message, param=f"{field}.type")
-        if tool.name is None:
-            raise RequestError(f"{field}.name: this field is required", param=f"{field}.name")
-        yield field, Function(tool.name, tool.description, tool.parameters, tool.strict)
 
 
 def _of_format(body: ResponsesRequest) -> Iterator[Constraint]:

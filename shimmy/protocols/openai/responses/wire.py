@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
+from shimmy.core.raw_json import absent
 from shimmy.core.request import MAX_TOOLS, MaxTokens, NumLogprobs, ToolName
-from shimmy.protocols.openai.wire import CommonFields, ReasoningField, absent
+from shimmy.protocols.openai.wire import CommonFields, ReasoningField
 
 Summary = Literal["auto", "concise", "detailed"]
 
@@ -30,6 +31,7 @@ class Item(msgspec.Struct, frozen=True):
     content: str | list[Part] | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
     output: str | list[Part] | None = None
     summary: list[Part] | None = None
@@ -39,12 +41,18 @@ class Item(msgspec.Struct, frozen=True):
     phase: str | None = None
 
 
-class ToolField(msgspec.Struct, frozen=True):
+class FunctionTool(msgspec.Struct, frozen=True):
     type: str
     name: ToolName | None = None
     description: str | None = None
     parameters: msgspec.Raw = field(default_factory=absent)
     strict: bool | None = None
+
+
+class ToolField(FunctionTool, frozen=True):
+    """`tools` are those of a namespace."""
+
+    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
 
 
 class AllowedTool(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from shimmy.core.request import Tool, ToolChoice
 from shimmy.worker.chat.toolcalls import Dialect
 from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from shimmy.worker.constraints.compile import Compiler
-from shimmy.worker.constraints.library import llguidance
+from shimmy.worker.constraints.libllguidance import llguidance
 from shimmy.worker.constraints.matcher import ALLOWED
 from shimmy.worker.constraints.vocabulary import tokenizer
 from tests.worker.chat.toolcalls.answers import TOOLS, Answer, answer, pieces, read, tool

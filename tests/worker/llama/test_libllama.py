@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shimmy.worker.llama import library
+from shimmy.worker.llama import libllama
 
 NAMES = [
     ("linux", "libggml-base.so.0", "libggml-rpc.so"),
@@ -20,10 +20,10 @@ NAMES = [
 @pytest.mark.parametrize(("system", "linked", "backend"), NAMES)
 def test_names(system: str, linked: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", system)
-    assert (library.linked_file("ggml-base"), library.backend_file("rpc")) == (linked, backend)
+    assert (libllama.linked_file("ggml-base"), libllama.backend_file("rpc")) == (linked, backend)
     files = ["ggml-rpc.txt", linked, backend, "libcudart.so.12", "x.dylib", "y.dll"]
     found = {"linux": ["libcudart.so.12"], "darwin": ["libcudart.so.12", "x.dylib"], "win32": ["y.dll"]}
-    assert [file for file in files if library.is_library(file)] == [linked, backend, *found[system]]
+    assert [file for file in files if libllama.is_library(file)] == [linked, backend, *found[system]]
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         paths.append(path)
         return 1 if "ö".encode() in path or b"\xf6" in path else None
 
-    monkeypatch.setattr(library, "ggml", lambda: SimpleNamespace(ggml_backend_load=load))
+    monkeypatch.setattr(libllama, "ggml", lambda: SimpleNamespace(ggml_backend_load=load))
     return paths
 
 
 def test_a_backend_is_loaded_by_the_bytes_of_its_path(given: list[bytes]) -> None:
-    assert library.load_backend(os.fsdecode(b"/k\xf6/x.so")) and not library.load_backend("/no/x.so")
+    assert libllama.load_backend(os.fsdecode(b"/k\xf6/x.so")) and not libllama.load_backend("/no/x.so")
     assert given == [b"/k\xf6/x.so", b"/no/x.so"]
 
 
@@ -60,5 +60,5 @@ def test_a_backend_is_loaded_by_a_path_in_the_code_page(
     given: list[bytes], code_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert library.load_backend("C:\\Users\\Jörg\\ggml-rpc.dll")
+    assert libllama.load_backend("C:\\Users\\Jörg\\ggml-rpc.dll")
     assert given == [b"C:\\Users\\J\xf6rg\\ggml-rpc.dll"]

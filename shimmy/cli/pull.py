@@ -1,0 +1,65 @@
+"""`shimmy pull`: a model from Hugging Face, or from a registry that speaks Ollama's protocol, into the store."""
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from shimmy.cli.output import decimal_bytes
+from shimmy.cli.pull_bar import PullBar
+
+if TYPE_CHECKING:
+    from shimmy.store.manifests import Manifest
+    from shimmy.store.pull import Progress
+
+_HELP = """Bring a model into the store, where every command finds it.
+
+NAME is org/repo or org/repo:QUANT of Hugging Face, or model:tag of Ollama's library, with a host before it where it is
+of neither. What an interrupted pull brought is kept, and the next one goes on from there.
+"""
+
+
+@click.command("pull", help=_HELP)
+@click.argument("name", metavar="NAME")
+@click.option("--revision", metavar="REVISION", help="A branch, tag or commit of a repository of Hugging Face.")
+@click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object on each line.")
+def command(name: str, revision: str | None, as_json: bool) -> None:
+    from shimmy.cli.interrupt import run
+
+    began = time.monotonic()
+    manifest = run(_pull(name, revision, as_json))
+    if not as_json:
+        took = time.monotonic() - began
+        click.echo(f"ok: {manifest.name} is in the store, {decimal_bytes(manifest.size)} in {took:.1f} s")
+
+
+async def _pull(name: str, revision: str | None, as_json: bool) -> "Manifest":
+    from contextlib import aclosing
+    from functools import partial
+
+    from shimmy.store.background import progress
+    from shimmy.store.folder import Store
+    from shimmy.store.place import store_path
+    from shimmy.store.pull import Progress, Pull
+
+    bar = PullBar()
+    make = partial(Pull.from_environ, Store(store_path(os.environ)), os.environ)
+    try:
+        async with aclosing(progress(make, name, revision)) as reported:
+            async for each in reported:
+                if not isinstance(each, Progress):
+                    return each
+                if as_json:
+                    _print(each)
+                else:
+                    bar(each)
+    finally:
+        bar.clear()
+    raise AssertionError("a pull ends with a manifest or an error")
+
+
+def _print(progress: "Progress") -> None:
+    import msgspec
+
+    click.echo(msgspec.json.encode(progress))

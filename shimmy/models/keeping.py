@@ -1,0 +1,99 @@
+"""What is done with models of the store by names that may be those of any model: they are copied, removed, and taken
+in from elsewhere without their files."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError
+from shimmy.models.discovery import Source
+from shimmy.models.facts import inspect
+from shimmy.models.folders import File, Found
+from shimmy.models.names import normalized
+
+if TYPE_CHECKING:
+    from shimmy.models.catalog import Catalog
+    from shimmy.store.folder import Store
+    from shimmy.store.manifests import Manifest
+
+Program = Literal["ollama", "huggingface", "lmstudio"]
+PROGRAMS: dict[Program, str] = {
+    "ollama": "Ollama store",
+    "huggingface": "Hugging Face cache",
+    "lmstudio": "LM Studio",
+}
+
+
+def user_store(environ: Mapping[str, str]) -> "Store":
+    from shimmy.store.folder import Store
+    from shimmy.store.place import store_path
+
+    return Store(store_path(environ))
+
+
+def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manifest":
+    """A further name for a model, of the store or not; its bytes are not copied. Raises `ModelNotFound`,
+    `ModelInvalid`, `RequestError`, `StoreFailed`."""
+    from shimmy.store.imports import in_place
+
+    manifest = store.find(source)
+    if manifest is None:
+        model = catalog.find(source)
+        manifest = in_place(target, model.paths, f"{model.source}: {model.id}")
+    return store.copy(manifest, target)
+
+
+def remove(store: "Store", catalog: "Catalog", name: str) -> int:
+    """How many bytes that made free. Raises `ModelNotFound`, and `RequestError` for a model that is not of the store:
+    its file belongs to somebody else."""
+    if store.find(name) is None:
+        try:
+            model = catalog.find(name)
+        except ModelInvalid:
+            raise RequestError(
+                f"{name!r} is not of the store {store.root}; its files are not ours", param="model"
+            ) from None
+        raise RequestError(
+            f"{model.id!r} is not of the store {store.root}, but at {model.paths[0]}; remove it there", param="model"
+        )
+    return store.remove(name)
+
+
+def take_in_file(store: "Store", path: str, name: str | None) -> "Manifest":
+    """The model in this file, or in the whole set of shards that it is one of. Raises `ModelInvalid`, `RequestError`,
+    `ModelNotFound`."""
+    from shimmy.store.imports import in_place, plain_name
+
+    for found in File("import", path).find():
+        _check(found)
+        chosen = name or plain_name(normalized(found.name))
+        return store.copy(in_place(chosen, found.paths, f"file: {os.path.abspath(path)}"), chosen)
+    raise ModelNotFound(f"there is no file {path!r}")
+
+
+def take_in_all(store: "Store", sources: Sequence[Source], program: Program) -> "Iterator[Manifest]":
+    """All models of another program that can be served, as they are called there or on the hub that they are from."""
+    from shimmy.store.imports import in_place
+
+    label = PROGRAMS[program]
+    for source in (each for each in sources if each.label == label):
+        for found in source.find():
+            if found.reason is None and (inspection := inspect(found.paths)).kind == "model" and not inspection.invalid:
+                name = _name(program, source, found)
+                yield store.copy(in_place(name, found.paths, f"{label}: {found.name}"), name)
+
+
+def _name(program: Program, source: Source, found: Found) -> str:
+    from shimmy.store.imports import plain_name, repository_name
+
+    if program == "ollama":
+        return found.name
+    return repository_name(found.paths[0], source.place) or plain_name(found.name)
+
+
+def _check(found: Found) -> None:
+    if found.reason:
+        raise ModelInvalid(found.reason)
+    inspection = inspect(found.paths)
+    if inspection.invalid or inspection.kind != "model":
+        raise ModelInvalid(f"{found.paths[0]} cannot be served: {inspection.invalid or f'it is a {inspection.kind}'}")

@@ -1,0 +1,23 @@
+"""What Ollama's API says of the server itself: GET /, GET /api/version, and that there is no store of models."""
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from shimmy.core.errors import Unimplemented
+
+# That of Ollama whose API this is; clients ask for 0.6.4 and more.
+API_VERSION = "0.12.11"
+
+
+class About:
+    async def greet(self, request: Request) -> Response:
+        return PlainTextResponse("Ollama is running")
+
+    async def version(self, request: Request) -> Response:
+        return Response(b'{"version":"%s"}' % API_VERSION.encode(), media_type="application/json")
+
+    async def refuse_store(self, request: Request) -> Response:
+        raise Unimplemented(
+            f"{request.url.path} is not implemented: this server does not change its models; put .gguf files into one "
+            "of its folders, and they are found"
+        )

@@ -1,0 +1,72 @@
+"""What a protocol is to the server: a table of routes whose endpoints are imported late, and errors in its own shape.
+
+Knows no protocol.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from shimmy.core.errors import ShimmyError
+from shimmy.core.settings import Settings
+from shimmy.server.inference import Inference
+
+if TYPE_CHECKING:
+    from shimmy.core.operation import Operation
+
+# Its answer is an ASGI application, such as a `Response` or an `EventStream`.
+Endpoint = Callable[[Request], Awaitable[Any]]
+Declare = Callable[[Endpoint], Endpoint]
+
+
+class Protocol:
+    """What each protocol derives its own from. The objects that have its endpoints are cached properties, which import
+    their classes: so that happens at the first request that needs one, or in `prepare`."""
+
+    # The names by which clients look for the id of their request.
+    id_headers: tuple[bytes, ...] = (b"x-request-id",)
+
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        self._inference = inference
+        self._settings = settings
+
+    def prepare(self) -> None:
+        """Imports all that requests may need, in whatever thread: for when there is time for it."""
+        for name, attribute in vars(type(self)).items():
+            if isinstance(attribute, cached_property):
+                getattr(self, name)
+
+    def routes(self) -> list[Route]:
+        raise NotImplementedError
+
+    def operations(self) -> "dict[str, Operation]":
+        """What is to be known of the routes, by their paths."""
+        raise NotImplementedError
+
+    def owns(self, scope: Scope) -> bool:
+        """Whether what goes wrong with a request is told as this protocol's clients expect it, route or not."""
+        raise NotImplementedError
+
+    def encode_error(self, error: ShimmyError, request_id: str) -> bytes:
+        """The body of an answer that is an error."""
+        raise NotImplementedError
+
+
+def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint], kind: type[Route] = Route) -> Route:
+    """`methods` are one or more, with spaces between them; `declare` says for whom the route is (core/keys.py); `find`
+    gives its endpoint, and is asked when that is needed."""
+
+    async def endpoint(request: Request) -> Any:
+        return await find()(request)
+
+    return kind(path, declare(endpoint), methods=methods.split())
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

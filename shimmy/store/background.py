@@ -1,0 +1,67 @@
+"""A pull for an event loop: it runs in a thread of its own, and what it reports is handed over. The loop's executor is
+left alone: it has few threads, and a pull may take hours."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+from shimmy.store.http import Cancelled
+from shimmy.store.manifests import Manifest
+from shimmy.store.pull import Progress, Pull
+
+TURN_SECONDS = 0.1
+
+Make = Callable[[Callable[[Progress], None]], Pull]
+
+
+async def progress(make: Make, name: str, revision: str | None = None) -> AsyncGenerator[Progress | Manifest, None]:
+    """What the pull reports, of bytes only the latest at a time, and at last the manifest. Closing the generator
+    cancels the pull and waits for its end. Raises what `Pull.run` does."""
+    loop = asyncio.get_running_loop()
+    reported: deque[Progress] = deque()
+    news = asyncio.Event()
+    ended: asyncio.Future[Manifest] = loop.create_future()
+
+    def note(fresh: Progress) -> None:
+        if reported and (reported[-1].status, reported[-1].digest) == (fresh.status, fresh.digest):
+            reported.pop()
+        reported.append(fresh)
+        news.set()
+
+    def report(fresh: Progress) -> None:
+        loop.call_soon_threadsafe(note, fresh)
+
+    def run() -> None:
+        try:
+            manifest = pull.run(name, revision)
+        except BaseException as error:
+            loop.call_soon_threadsafe(_fail, ended, error)
+        else:
+            loop.call_soon_threadsafe(ended.set_result, manifest)
+        finally:
+            loop.call_soon_threadsafe(news.set)
+
+    pull = make(report)
+    threading.Thread(target=run, name="pull", daemon=True).start()
+    try:
+        while not ended.done() or reported:
+            await news.wait()
+            news.clear()
+            while reported:
+                yield reported.popleft()
+            if not ended.done():
+                await asyncio.sleep(TURN_SECONDS)
+        yield ended.result()
+    finally:
+        if not ended.done():
+            pull.cancel()
+            with suppress(Exception, Cancelled):
+                await asyncio.shield(ended)
+
+
+def _fail(ended: "asyncio.Future[Manifest]", error: BaseException) -> None:
+    ended.set_exception(error)
+    # It may be that nobody waits any more.
+    ended.exception()

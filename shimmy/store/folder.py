@@ -1,0 +1,213 @@
+"""The store as folders: `blobs` by digest, `manifests` by name, `partial` for what is not whole. Everything in them
+appears by rename, so that whatever kills a process leaves a store that can be used. No path is made from anything but a
+checked digest or an escaped name.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import msgspec
+
+from shimmy.core.errors import ModelNotFound, StoreFailed
+from shimmy.store.locks import locked_if_free
+from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
+from shimmy.store.names import DEFAULT_TAG, is_hex_digest, local_name
+from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
+
+# What nobody went on with for as long, nobody will.
+ABANDONED_SECONDS = 14 * 86_400
+_BLOB = "sha256-"
+_LOCK = ".lock"
+
+
+class Store:
+    """One folder, shared by any number of processes. Raises `StoreFailed` where nothing else is said."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._blobs, self._manifests, self._partial = (os.path.join(root, each) for each in (BLOBS, MANIFESTS, PARTIAL))
+
+    def make(self) -> None:
+        try:
+            for folder in (self._blobs, self._manifests, self._partial):
+                os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise StoreFailed(f"cannot make the store {self.root}: {error.strerror}") from None
+
+    def blob(self, digest: str) -> str:
+        return os.path.join(self._blobs, _BLOB + _checked(digest))
+
+    def partial(self, digest: str) -> str:
+        """Where a blob grows."""
+        return os.path.join(self._partial, _BLOB + _checked(digest))
+
+    def lock(self, digest: str) -> str:
+        """The file that whoever makes or removes this blob has locked."""
+        return self.partial(digest) + _LOCK
+
+    def has(self, digest: str, size: int) -> bool:
+        """Whether the blob is there. It was verified before it got its name."""
+        try:
+            return os.stat(self.blob(digest)).st_size == size
+        except OSError:
+            return False
+
+    def publish(self, digest: str) -> None:
+        """Makes a partial file that was verified the blob. Raises `OSError`."""
+        os.replace(self.partial(digest), self.blob(digest))
+        sync_folder(self._blobs)
+
+    def keep(self, manifest: Manifest) -> None:
+        """Puts the model in the place of the one of its name, if there is one, of which nothing is left then that
+        nobody else needs. Its other names are no longer those of others. Raises `OSError`."""
+        old = None
+        with suppress(OSError, ValueError):
+            old = self._read(file_name(manifest.name))
+        taken = {alias.lower() for alias in manifest.aliases}
+        for other in list(self.manifests()):
+            left = tuple(alias for alias in other.aliases if alias.lower() not in taken)
+            if left != other.aliases and other.name.lower() != manifest.name.lower():
+                self._write(msgspec.structs.replace(other, aliases=left))
+        self._write(manifest)
+        for digest in old.digests - manifest.digests if old else ():
+            self._remove_blob(digest)
+
+    def _write(self, manifest: Manifest) -> None:
+        partial = os.path.join(self._manifests, f".{os.urandom(8).hex()}")
+        try:
+            with open(partial, "xb") as file:
+                file.write(encode(manifest))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self._manifest_path(manifest.name))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(partial)
+            raise
+        sync_folder(self._manifests)
+
+    def listed(self) -> Iterator[tuple[str, Manifest | None, str]]:
+        """Every model: its name, its manifest, and where that cannot be read, why not."""
+        for name in _names(self._manifests):
+            if not name.endswith(".json") or name.startswith("."):
+                continue
+            try:
+                manifest = self._read(name)
+                yield manifest.name, manifest, ""
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                yield name_of(name), None, error.strerror or str(error)
+            except ValueError as error:
+                yield name_of(name), None, str(error)
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Those that can be read."""
+        return (manifest for _, manifest, _ in self.listed() if manifest is not None)
+
+    def copy(self, source: Manifest, name: str) -> Manifest:
+        """The same model under a further name, in the place of one that has it. Raises `RequestError` for what is no
+        name."""
+        copied = msgspec.structs.replace(source, name=local_name(name), aliases=())
+        try:
+            self.make()
+            self.keep(copied)
+        except OSError as error:
+            raise StoreFailed(f"cannot write to the store {self.root}: {error.strerror}") from None
+        return copied
+
+    def find(self, name: str) -> Manifest | None:
+        """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
+        wanted = {each.lower() for each in (name, f"{name}:{DEFAULT_TAG}", name.removesuffix(f":{DEFAULT_TAG}"))}
+        for each in wanted:
+            with suppress(OSError, ValueError):
+                return self._read(file_name(each))
+        found = (each for each in self.manifests() if wanted & {alias.lower() for alias in each.aliases})
+        return next(found, None)
+
+    def remove(self, name: str) -> int:
+        """The model and what nobody else needs of it. Returns how many bytes that made free; what a pull is at work on
+        stays. Raises `ModelNotFound`."""
+        manifest = self.find(name)
+        if manifest is None:
+            raise ModelNotFound(f"there is no {name[:200]!r} in the store {self.root}", param="model")
+        try:
+            os.unlink(self._manifest_path(manifest.name))
+        except OSError as error:
+            raise StoreFailed(f"cannot remove {manifest.name}: {error.strerror}") from None
+        return sum(map(self._remove_blob, manifest.digests))
+
+    def sweep(self, now: float | None = None) -> None:
+        """Removes what was begun and abandoned, and blobs that have belonged to no model for as long."""
+        before = (time.time() if now is None else now) - ABANDONED_SECONDS
+        for folder in (self._partial, self._blobs, self._manifests):
+            for name in _names(folder):
+                with suppress(OSError):
+                    if os.lstat(os.path.join(folder, name)).st_mtime < before:
+                        self._sweep_one(folder, name)
+
+    def _sweep_one(self, folder: str, name: str) -> None:
+        path = os.path.join(folder, name)
+        digest = name.removeprefix(_BLOB).partition(".")[0]
+        if folder == self._manifests:
+            if name.startswith("."):
+                os.unlink(path)
+        elif folder == self._blobs:
+            if is_hex_digest(digest):
+                self._remove_blob(digest)
+        elif is_hex_digest(digest):
+            with locked_if_free(self.lock(digest)) as is_free:
+                if is_free and not name.endswith(_LOCK):
+                    os.unlink(path)
+
+    def _remove_blob(self, digest: str) -> int:
+        """Unless a model has it or a pull holds it, which looks for it under the same lock."""
+        try:
+            with locked_if_free(self.lock(digest)) as is_free:
+                if not is_free or self._is_needed(digest):
+                    return 0
+                size = os.stat(self.blob(digest)).st_size
+                os.unlink(self.blob(digest))
+                return size
+        except OSError:
+            return 0
+
+    def _is_needed(self, digest: str) -> bool:
+        """Whether any manifest names it, one that this version of the program cannot read included."""
+        for name in _names(self._manifests):
+            with suppress(FileNotFoundError), open(os.path.join(self._manifests, name), "rb") as file:
+                if digest.encode() in file.read():
+                    return True
+        return False
+
+    def _manifest_path(self, name: str) -> str:
+        return os.path.join(self._manifests, file_name(name))
+
+    def _read(self, name: str) -> Manifest:
+        with open(os.path.join(self._manifests, name), "rb") as file:
+            return decode(file.read(MAX_BYTES + 1))
+
+
+def sync_folder(path: str) -> None:
+    """So that a rename outlives a power cut, where folders can be opened."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checked(digest: str) -> str:
+    if not is_hex_digest(digest):
+        raise StoreFailed(f"{digest[:80]!r} is no digest")
+    return digest
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

@@ -1,0 +1,182 @@
+"""One pull, from a name to a model in the store. Blocks: it is for a thread of its own. What has arrived stays whatever
+happens, and the next pull goes on from there."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
+
+import msgspec
+
+from shimmy.core.errors import DigestMismatch, PullFailed, StoreFailed, StoreFull
+from shimmy.hardware.memory import memory
+from shimmy.store.download import Download
+from shimmy.store.folder import Store
+from shimmy.store.hosts import Hosts, Url
+from shimmy.store.http import Answer, Broken, Cancelled, Client, tls_context
+from shimmy.store.locks import locked
+from shimmy.store.manifests import Manifest, Part, Provenance
+from shimmy.store.names import parse
+from shimmy.store.partial import Partial, num_arrived
+from shimmy.store.quantization import RemoteFile
+from shimmy.store.sources import Opener, Plan, plan
+
+# What is not whole is brought again after an interruption.
+CHUNK_BYTES = 4 << 20
+# For manifests and directories, beside the model.
+_ROOM_BYTES = 16 << 20
+_TRIES = 3
+_TURN_SECONDS = 0.05
+# A model takes its file's size, and more for the context and for computing.
+_MEMORY_SHARE = 0.8
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a pull is. With a digest, how many bytes of how many there are of that blob."""
+
+    status: str
+    digest: str | None = None
+    file: str | None = None
+    total: int | None = None
+    completed: int | None = None
+
+
+class Pull:
+    """`report` is called from the thread that runs it; `cancel` may be from any."""
+
+    def __init__(self, store: Store, client: Client, report: Callable[[Progress], None]) -> None:
+        self._store = store
+        self._client = client
+        self._report = report
+
+    @classmethod
+    def from_environ(cls, store: Store, environ: Mapping[str, str], report: Callable[[Progress], None]) -> "Pull":
+        """Raises `RequestError` for variables that make no sense, `Unimplemented` without TLS."""
+        return cls(store, Client(Hosts.from_environ(environ), tls_context(environ)), report)
+
+    def cancel(self) -> None:
+        """`run` ends soon, with `Cancelled`."""
+        self._client.cancel()
+
+    def run(self, name: str, revision: str | None = None) -> Manifest:
+        """Raises the `ShimmyError` that says what is wrong, or `Cancelled`."""
+        reference = parse(name)
+        with self._as_store_failure():
+            self._store.make()
+            self._store.sweep()
+            self._report(Progress("pulling manifest"))
+            found = self._retried(lambda: plan(self._client, reference, revision, fits_memory))
+            with ExitStack() as locks:
+                # Always in one order: two pulls that want the same cannot wait for each other.
+                for file in sorted((file for file, _ in found.files), key=lambda file: file.sha256):
+                    locks.enter_context(locked(self._store.lock(file.sha256), partial(self._wait, file)))
+                self._check_room([file for file, _ in found.files])
+                for file, url in found.files:
+                    self._bring(file, url, found.opener)
+                self._report(Progress("writing manifest"))
+                manifest = _manifest(found)
+                self._store.keep(manifest)
+        self._report(Progress("success"))
+        return manifest
+
+    def _bring(self, file: RemoteFile, url: Url, opener: Opener) -> None:
+        note = self._noted(f"pulling {file.sha256[:12]}", file)
+        if self._store.has(file.sha256, file.size):
+            return note(file.size)
+        with closing(Partial(self._store.partial(file.sha256), file.size, CHUNK_BYTES)) as unfinished:
+            unfinished.check(self._stop)
+            try:
+                Download(unfinished, file.sha256, _Blob(self._client, opener, url), note).run()
+            except DigestMismatch:
+                unfinished.discard()
+                raise
+            self._report(Progress("verifying sha256 digest"))
+            unfinished.settle()
+            self._store.publish(file.sha256)
+            unfinished.forget()
+
+    def _noted(self, status: str, file: RemoteFile) -> Callable[[int], None]:
+        return lambda completed: self._report(Progress(status, file.sha256, file.path, file.size, completed))
+
+    def _wait(self, file: RemoteFile) -> None:
+        """While another pull brings it."""
+        there = min(file.size, num_arrived(self._store.partial(file.sha256)) * CHUNK_BYTES)
+        self._noted("waiting for another pull", file)(there)
+        self._stop()
+        time.sleep(_TURN_SECONDS)
+
+    def _check_room(self, files: list[RemoteFile]) -> None:
+        needed = _ROOM_BYTES
+        for file in files:
+            if not self._store.has(file.sha256, file.size):
+                needed += file.size - num_arrived(self._store.partial(file.sha256)) * CHUNK_BYTES
+        free = shutil.disk_usage(self._store.root).free
+        if free < needed:
+            raise StoreFull(
+                f"the model takes {needed} bytes more of the disk with {self._store.root}, and {free} are free",
+                needed_bytes=needed,
+                free_bytes=free,
+            )
+
+    def _stop(self) -> None:
+        if self._client.cancelled.is_set():
+            raise Cancelled
+
+    def _retried(self, ask: Callable[[], Plan]) -> Plan:
+        for number in range(_TRIES):
+            try:
+                return ask()
+            except Broken as error:
+                failure = error
+                self._client.cancelled.wait(2**number / 2)
+                self._stop()
+        raise PullFailed(str(failure))
+
+    @contextmanager
+    def _as_store_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                what = f"the disk with {self._store.root} is full"
+                raise StoreFull(f"{what}; what has arrived is kept, and the next pull goes on from there") from None
+            raise StoreFailed(f"cannot write to the store {self._store.root}: {error.strerror or error}") from None
+
+
+class _Blob:
+    """One blob's requests."""
+
+    def __init__(self, client: Client, opener: Opener, url: Url) -> None:
+        self._client = client
+        self._opener = opener
+        self._url = url
+
+    def open(self, headers: Mapping[str, str]) -> AbstractContextManager[Answer]:
+        return self._opener.open(self._url, headers)
+
+    def stop(self) -> None:
+        if self._client.cancelled.is_set():
+            raise Cancelled
+
+    def cancel(self) -> None:
+        self._client.cancel()
+
+
+def fits_memory(size: int) -> bool:
+    """Whether a model of so many bytes can be served on this machine, as far as that is known."""
+    there = memory()
+    return there is None or size <= there.total_bytes * _MEMORY_SHARE
+
+
+def _manifest(found: Plan) -> Manifest:
+    parts = tuple(Part(os.path.basename(file.path), file.size, file.sha256) for file, _ in found.files)
+    origin = Provenance(found.source, timestamp(), found.revision, found.license)
+    return Manifest(found.name, parts, origin, found.aliases)
+
+
+def timestamp() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,117 @@
+"""A registry that speaks Ollama's protocol as a source: a manifest, and the layer of it that is the model."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import msgspec
+
+from shimmy.core.errors import ModelNotFound, PullFailed
+from shimmy.store.hosts import Origin, Url, parse_url, registry
+from shimmy.store.http import Answer, Broken, Client
+from shimmy.store.names import Reference, digest
+from shimmy.store.quantization import RemoteFile
+
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_MODEL = "application/vnd.ollama.image.model"
+_ADAPTER = "application/vnd.ollama.image.adapter"
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_MAX_LAYER_BYTES = 1 << 44
+_MAX_TOKEN_CHARS = 16_384
+
+
+class _Layer(msgspec.Struct, rename="camel"):
+    media_type: str
+    digest: str
+    size: int
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[_Layer]
+
+
+class Registry:
+    """One registry for one pull. Owns the token that it hands out to anyone."""
+
+    def __init__(self, client: Client, reference: Reference) -> None:
+        self._client = client
+        self._reference = reference
+        self._origin = registry(reference.host)
+        self._token = ""
+
+    def model(self, tag: str) -> RemoteFile:
+        """Raises `ModelNotFound`, `PullFailed`, `Broken`."""
+        with self.open(self._url(f"manifests/{tag}"), {"Accept": _MANIFEST}) as answer:
+            if answer.status == 404:
+                raise ModelNotFound(f"{self._origin} has no {self._reference.named(tag)}", param="model")
+            _check(self._origin, answer)
+            content = answer.document()
+        try:
+            return _model(msgspec.json.decode(content, type=_Manifest))
+        except (ValueError, RecursionError) as error:
+            raise PullFailed(f"{self._origin} sends a manifest that makes no sense: {error}") from None
+
+    def url(self, file: RemoteFile) -> Url:
+        return self._url(f"blobs/sha256:{file.sha256}")
+
+    @contextmanager
+    def open(self, url: Url, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """With a token where one is asked for."""
+        token = self._token
+        with self._client.get(url, headers, (self._origin, token) if token else None) as answer:
+            # A token that was good once is so for some minutes.
+            if answer.status != 401 or answer.url.origin != self._origin or not answer.header("www-authenticate"):
+                yield answer
+                return
+            challenge = answer.header("www-authenticate")
+        token = self._token = self._ask_for_token(challenge)
+        with self._client.get(url, headers, (self._origin, token)) as answer:
+            yield answer
+
+    def _ask_for_token(self, challenge: str) -> str:
+        """From whom the registry says, if that is a host that we talk to. It is told no secret of ours."""
+        from urllib.parse import urlencode
+
+        fields = dict(_CHALLENGE.findall(challenge))
+        if not challenge.lower().startswith("bearer ") or "realm" not in fields:
+            raise PullFailed(f"{self._origin} wants to know who asks, in a way that is not known here")
+        query = urlencode({name: fields[name] for name in ("service", "scope") if name in fields})
+        url = parse_url(f"{fields['realm']}{'&' if '?' in fields['realm'] else '?'}{query}")
+        with self._client.get(url) as answer:
+            _check(url.origin, answer)
+            content = answer.document()
+        try:
+            found = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+            token = msgspec.json.decode(found.get("token") or found.get("access_token") or b"null", type=str)
+        except (ValueError, RecursionError) as error:
+            raise PullFailed(f"{url.origin} hands out no token: {error}") from None
+        if not (0 < len(token) <= _MAX_TOKEN_CHARS and token.isascii() and token.isprintable()):
+            raise PullFailed(f"{url.origin} hands out something that is no token")
+        return token
+
+    def _url(self, path: str) -> Url:
+        return parse_url(f"https://{self._origin}/v2/{self._reference.repository}/{path}")
+
+
+def _model(manifest: _Manifest) -> RemoteFile:
+    """Its GGUF file; what else a manifest names is templates and parameters for Ollama's own engine."""
+    found: dict[str, list[_Layer]] = {}
+    for layer in manifest.layers:
+        found.setdefault(layer.media_type, []).append(layer)
+    if _ADAPTER in found:
+        raise PullFailed("this model is an adapter for another one, which is not supported")
+    models = found.get(_MODEL, [])
+    if len(models) != 1:
+        raise PullFailed(f"this has {len(models)} GGUF files instead of one; it is of another format")
+    if not 0 < models[0].size < _MAX_LAYER_BYTES:
+        raise ValueError(f"a model of {models[0].size} bytes")
+    return RemoteFile("model.gguf", models[0].size, digest(models[0].digest))
+
+
+def _check(origin: Origin, answer: Answer) -> None:
+    if answer.status in (401, 403):
+        raise PullFailed(f"{origin} lets nobody have this: status {answer.status}")
+    if answer.status == 429 or answer.status >= 500:
+        raise Broken(f"{origin} answers with status {answer.status}")
+    if answer.status != 200:
+        raise PullFailed(f"{origin} answers with status {answer.status}")

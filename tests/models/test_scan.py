@@ -1,0 +1,167 @@
+"""When a file counts: not while it may still be written. And what a scan skips, with the reason."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from shimmy.models.catalog import Catalog
+from shimmy.models.folders import File, Folder
+from shimmy.models.scan import SETTLED_SECONDS
+from tests.fakes.gguf_writer import GGUF, model
+
+
+class Clock:
+    """Of this machine (monotonic and wall time); files have that of the system."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = 0.0
+        real = time.time_ns
+        monkeypatch.setattr(time, "monotonic", lambda: 1000 + self.passed)
+        monkeypatch.setattr(time, "time_ns", lambda: real() + int(self.passed * 1e9))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, clock: Clock) -> Catalog:
+    made = Catalog([Folder("x", str(tmp_path))])
+    made.refresh()
+    return made
+
+
+def ids(catalog: Catalog) -> list[str]:
+    return [each.id for each in catalog.models()]
+
+
+def kinds(catalog: Catalog) -> list[str]:
+    return [change.kind for change in catalog.refresh()]
+
+
+def test_a_new_file_counts_when_it_has_been_the_same_for_a_while(
+    tmp_path: Path, clock: Clock, catalog: Catalog
+) -> None:
+    path = model().write(tmp_path / "m.gguf")
+    assert kinds(catalog) == [] and ids(catalog) == []
+    assert catalog.unsettled() == {str(path)} and not catalog.has_settled()
+    clock.passed += SETTLED_SECONDS
+    assert catalog.has_settled()
+    assert kinds(catalog) == ["added"] and ids(catalog) == ["m"]
+    assert catalog.unsettled() == set() and not catalog.has_settled()
+
+
+def test_a_file_moved_into_the_folder_counts_at_once(tmp_path: Path, catalog: Catalog) -> None:
+    path = model().write(tmp_path / "download.part")
+    os.utime(path, (1000, 1000))
+    path.rename(tmp_path / "m.gguf")
+    assert kinds(catalog) == ["added"]
+
+
+def test_a_file_that_grows_is_not_listed(tmp_path: Path, clock: Clock, catalog: Catalog) -> None:
+    """Not as a broken one either."""
+    content = model().encode()
+    for size in range(0, len(content), len(content) // 5):
+        (tmp_path / "m.gguf").write_bytes(content[:size])
+        set_now(tmp_path / "m.gguf", clock)
+        assert kinds(catalog) == [] and ids(catalog) == []
+        clock.passed += 0.5
+    (tmp_path / "m.gguf").write_bytes(content)
+    clock.passed += 100
+    assert kinds(catalog) == ["added"]
+    assert catalog.find("m").invalid is None
+
+
+def set_now(path: Path, clock: Clock) -> None:
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
+
+
+def test_a_file_whose_time_is_in_the_future_counts_by_our_time(tmp_path: Path, clock: Clock, catalog: Catalog) -> None:
+    """As on a network mount, whose clock is another machine's."""
+    path = model().write(tmp_path / "m.gguf")
+    os.utime(path, (4e9, 4e9))
+    assert kinds(catalog) == []
+    clock.passed += SETTLED_SECONDS / 2
+    assert kinds(catalog) == [] and not catalog.has_settled()
+    clock.passed += SETTLED_SECONDS
+    assert catalog.has_settled()
+    assert kinds(catalog) == ["added"]
+    assert kinds(catalog) == []
+
+
+def test_a_half_copied_file_of_which_no_more_comes_is_listed_with_what_is_wrong(
+    tmp_path: Path, clock: Clock, catalog: Catalog
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(model().encode()[:-40])
+    clock.passed += 10
+    assert kinds(catalog) == ["added"]
+    assert "truncated" in str(catalog.models()[0].invalid)
+    path.write_bytes(model().encode())
+    set_now(path, clock)
+    assert kinds(catalog) == []
+    clock.passed += 10
+    assert kinds(catalog) == ["changed"]
+    assert catalog.models()[0].invalid is None
+
+
+def test_while_a_file_is_replaced_the_listing_has_the_old_one(tmp_path: Path, clock: Clock, catalog: Catalog) -> None:
+    path = model("Old").write(tmp_path / "m.gguf")
+    clock.passed += 10
+    catalog.refresh()
+    before = catalog.find("m")
+    path.write_bytes(model("New").encode()[:100])
+    set_now(path, clock)
+    assert kinds(catalog) == [] and catalog.find("m") == before
+    path.write_bytes(model("New").encode())
+    set_now(path, clock)
+    assert kinds(catalog) == [] and catalog.find("m") == before
+    clock.passed += 10
+    [change] = catalog.refresh()
+    assert change.before == before and change.after and change.after.facts and change.after.facts.name == "New"
+
+
+def test_a_file_that_vanishes_while_it_is_written_is_looked_for_no_more(
+    tmp_path: Path, clock: Clock, catalog: Catalog
+) -> None:
+    path = model().write(tmp_path / "m.gguf")
+    catalog.refresh()
+    path.unlink()
+    assert catalog.has_settled()
+    assert kinds(catalog) == []
+    assert not catalog.has_settled() and catalog.unsettled() == set()
+
+
+def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(model().encode()[:-40])
+    made = Catalog([Folder("x", str(tmp_path))])
+    made.refresh()
+    assert "truncated" in str(made.models()[0].invalid)
+    path.write_bytes(model().encode())
+    set_now(path, clock)
+    assert kinds(made) == []
+    clock.passed += 10
+    assert made.has_settled()
+    assert kinds(made) == ["changed"] and made.models()[0].invalid is None
+
+
+def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
+    path = model().write(tmp_path / "b.gguf")
+    for old in (GGUF({"general.architecture": "llama"}).write(tmp_path / "a.gguf"), path):
+        os.utime(old, (1000, 1000))
+    (tmp_path / "c.gguf").symlink_to(path)
+    made = Catalog([File("--model-path", str(path)), Folder("x", str(tmp_path))])
+    made.refresh()
+    model().write(tmp_path / "d.gguf")
+    made.refresh()
+    assert [(os.path.basename(each.paths[0]), each.source, each.reason) for each in made.skipped()] == [
+        ("a.gguf", "x", "not a model but a vocabulary"),
+        ("b.gguf", "x", "the same file as b"),
+        ("c.gguf", "x", "the same file as b"),
+        ("d.gguf", "x", "it is still being written"),
+    ]

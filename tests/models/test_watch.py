@@ -1,0 +1,272 @@
+"""Files come and go while the watch is on: with what the system tells here, and with what a test tells."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shimmy.models import watch as watching
+from shimmy.models.catalog import Catalog
+from shimmy.models.discovery import Source
+from shimmy.models.folders import DataFolder, File, Folder, HuggingFaceCache
+from shimmy.models.listing import Change
+from shimmy.models.notifications import GONE, MODIFIED, NEW, Changes
+from shimmy.models.ollama import OllamaStore
+from shimmy.models.watch import Told, Watch, folders_of
+from tests.fakes.gguf_writer import model
+
+LIMIT_SECONDS = 30
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    over = time.monotonic() + LIMIT_SECONDS
+    while not is_so():
+        assert time.monotonic() < over
+        time.sleep(0.01)
+
+
+class Counting(Catalog):
+    """Counts scans, each of which takes `seconds`."""
+
+    seconds = 0.0
+    num_scans = 0
+
+    def refresh(self) -> list[Change]:
+        time.sleep(self.seconds)
+        self.num_scans += 1
+        return super().refresh()
+
+
+@contextmanager
+def watched(catalog: Catalog, notify: Callable[[Sequence[str]], Told] | None = None) -> Iterator[list[Change]]:
+    """The changes that are told meanwhile."""
+    told: list[Change] = []
+    catalog.refresh()
+    catalog.on_change = told.append
+    watch = Watch(catalog, notify) if notify else Watch(catalog)
+    watch.start()
+    try:
+        yield told
+    finally:
+        watch.stop(LIMIT_SECONDS)
+    assert not [thread for thread in threading.enumerate() if thread.name == "watch"]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Counting:
+    return Counting([Folder("x", str(tmp_path))])
+
+
+@pytest.fixture
+def told(catalog: Counting) -> Iterator[list[Change]]:
+    """Watching has begun."""
+    with watched(catalog) as changes:
+        until(lambda: catalog.num_scans > 1)
+        yield changes
+
+
+def seen(told: list[Change]) -> list[tuple[str, str]]:
+    return [(change.kind, change.id) for change in told]
+
+
+def test_what_comes_and_goes(tmp_path: Path, catalog: Counting, told: list[Change]) -> None:
+    path = model("Old").write(tmp_path / "m.gguf")
+    until(lambda: seen(told) == [("added", "m")])
+    model("New").write(tmp_path / "next").replace(path)
+    until(lambda: seen(told)[1:] == [("changed", "m")])
+    facts = catalog.find("m").facts
+    assert facts and facts.name == "New"
+    path.rename(tmp_path / "other.gguf")
+    until(lambda: seen(told)[2:] == [("removed", "m"), ("added", "other")])
+    (tmp_path / "other.gguf").unlink()
+    until(lambda: seen(told)[4:] == [("removed", "other")])
+    assert catalog.models() == []
+
+
+def test_folders_that_appear_are_watched_too(tmp_path: Path, told: list[Change]) -> None:
+    model().write(tmp_path / "a" / "b" / "first.gguf")
+    until(lambda: seen(told) == [("added", "first")])
+    model().write(tmp_path / "a" / "b" / "second.gguf")
+    until(lambda: seen(told)[1:] == [("added", "second")])
+    shutil.rmtree(tmp_path / "a")
+    until(lambda: len(told) == 4)
+    assert sorted(seen(told)[2:]) == [("removed", "first"), ("removed", "second")]
+
+
+def test_a_slow_copy_is_one_change_when_it_is_whole(tmp_path: Path, told: list[Change]) -> None:
+    content = model().encode()
+    with open(tmp_path / "m.gguf", "wb", buffering=0) as file:
+        # A size from the start, as some downloads have it.
+        file.truncate(len(content))
+        for start in range(0, len(content), len(content) // 6):
+            file.write(content[start : start + len(content) // 6])
+            time.sleep(0.2)
+    until(lambda: bool(told))
+    assert [(change.kind, change.after and change.after.invalid) for change in told] == [("added", None)]
+
+
+def test_what_is_no_file_and_links_in_circles_are_no_obstacle(tmp_path: Path, told: list[Change]) -> None:
+    os.mkfifo(tmp_path / "fifo.gguf")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "itself.gguf").symlink_to(tmp_path / "itself.gguf")
+    (tmp_path / "device.gguf").symlink_to("/dev/zero")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "one").symlink_to(tmp_path / "two")
+    os.mkdir(os.fsencode(tmp_path) + b"/not \xff text")
+    model().write(tmp_path / "m.gguf")
+    until(lambda: bool(told))
+    assert seen(told) == [("added", "m")]
+
+
+class Scripted:
+    """Tells what a test puts into `changes`, again and again; an error is raised once."""
+
+    def __init__(self) -> None:
+        self.folders: list[Sequence[str]] = []
+        self.changes: Changes = set()
+        self.error: OSError | None = None
+        self.num_open = 0
+
+    def __call__(self, folders: Sequence[str]) -> Told:
+        self.folders.append(folders)
+        self.num_open += 1
+        return self
+
+    def wait(self, seconds: float, stopped: threading.Event) -> Changes:
+        stopped.wait(0.01)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.changes
+
+    def close(self) -> None:
+        self.num_open -= 1
+
+
+def test_a_storm_of_renames_gets_few_scans(tmp_path: Path, catalog: Counting) -> None:
+    script = Scripted()
+    script.changes = {(kind, str(tmp_path / f"{number}.gguf")) for kind in (NEW, GONE) for number in range(100)}
+    with watched(catalog, script):
+        time.sleep(1)
+        assert 1 < catalog.num_scans <= 8
+
+
+def test_scans_take_no_more_than_a_quarter_of_the_time(tmp_path: Path, catalog: Counting) -> None:
+    script = Scripted()
+    script.changes = {(NEW, str(tmp_path / "new.gguf"))}
+    with watched(catalog, script):
+        catalog.seconds, before = 0.2, catalog.num_scans
+        until(lambda: catalog.num_scans > before + 1)
+        began, before = time.monotonic(), catalog.num_scans
+        until(lambda: catalog.num_scans > before + 1)
+        assert time.monotonic() - began > 1.5
+
+
+def test_a_file_that_is_being_written_gets_no_scan_for_each_write(tmp_path: Path, catalog: Counting) -> None:
+    script = Scripted()
+    path = tmp_path / "m.gguf"
+    with watched(catalog, script) as told:
+        path.write_bytes(b"GGUF")
+        script.changes = {(NEW, str(path))}
+        until(lambda: str(path) in catalog.unsettled())
+        script.changes = {(MODIFIED, str(path))}
+        before = catalog.num_scans
+        for _ in range(20):
+            path.write_bytes(b"GGUF")
+            time.sleep(0.05)
+        assert catalog.num_scans <= before + 1 and told == []
+
+
+def test_hidden_files_are_not_looked_for(tmp_path: Path, catalog: Counting) -> None:
+    script = Scripted()
+    with watched(catalog, script):
+        until(lambda: catalog.num_scans == 2)
+        script.changes = {(NEW, str(tmp_path / ".m.gguf.part"))}
+        time.sleep(0.5)
+        assert catalog.num_scans == 2
+
+
+def test_after_an_error_it_scans_and_watches_anew(
+    tmp_path: Path, catalog: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_UNWATCHED_SECONDS", 0.3)
+    script = Scripted()
+    with watched(catalog, script):
+        until(lambda: catalog.num_scans == 2)
+        script.error = OSError("a name that is not text")
+        until(lambda: len(script.folders) > 1)
+        assert catalog.num_scans > 2 and script.num_open == 1
+    assert script.num_open == 0
+
+
+def test_where_nothing_can_be_watched_it_scans_now_and_then(
+    tmp_path: Path, catalog: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folders: Sequence[str]) -> Told:
+        raise OSError("no more watches")
+
+    monkeypatch.setattr(watching, "_UNWATCHED_SECONDS", 0.3)
+    with watched(catalog, refuse) as told:
+        model().write(tmp_path / "m.gguf")
+        until(lambda: bool(told))
+        until(lambda: catalog.num_scans > 5)
+    assert caplog.text.count("since they cannot be watched: no more watches") == 1
+
+
+def test_a_place_that_appears_is_found_by_the_slow_rescan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_WATCHED_SECONDS", 0.5)
+    with watched(Catalog([Folder("x", str(tmp_path / "later"))])) as told:
+        model().write(tmp_path / "later" / "m.gguf")
+        until(lambda: bool(told))
+
+
+def test_a_fault_ends_the_watch_and_is_logged(catalog: Counting, caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(Scripted):
+        def wait(self, seconds: float, stopped: threading.Event) -> Changes:
+            raise RuntimeError("a bug")
+
+    script = Faulty()
+    with watched(catalog, script):
+        until(lambda: "the model folders are no longer watched" in caplog.text)
+        until(lambda: script.num_open == 0)
+
+
+def test_which_folders_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for name in (
+        *("models/a/b", "models/.git/objects", "one/below", "hub/models--org--name/snapshots/123"),
+        *("hub/models--org--name/blobs", "ollama/blobs", "ollama/manifests/host/library/name", "file"),
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "models" / "loop").symlink_to(tmp_path / "models")
+    os.mkdir(os.fsencode(tmp_path) + b"/models/not \xff text")
+    (tmp_path / "file" / "m.gguf").touch()
+    sources: list[Source] = [
+        File("x", str(tmp_path / "file" / "m.gguf")),
+        File("x", str(tmp_path / "absent.gguf")),
+        Folder("x", str(tmp_path / "models")),
+        Folder("x", str(tmp_path / "one"), depth=1),
+        DataFolder(),
+        HuggingFaceCache(str(tmp_path / "hub")),
+        OllamaStore(str(tmp_path / "ollama")),
+    ]
+    folders, is_all = folders_of(sources)
+    assert is_all and [os.path.relpath(folder, tmp_path) for folder in folders] == [
+        *("file", "models", "models/a", "models/a/b", "one", "hub", "hub/models--org--name"),
+        *("hub/models--org--name/snapshots", "hub/models--org--name/snapshots/123"),
+        *("ollama", "ollama/manifests", "ollama/manifests/host", "ollama/manifests/host/library"),
+        "ollama/manifests/host/library/name",
+    ]
+
+
+def test_so_many_folders_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MAX_FOLDERS", 3)
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+    folders, is_all = folders_of([Folder("x", str(tmp_path))])
+    assert (len(folders), is_all) == (3, False)

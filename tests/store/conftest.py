@@ -1,0 +1,32 @@
+"""A hub on this machine and an empty store, for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shimmy.store.folder import Store
+from shimmy.store.manifests import Manifest
+from shimmy.store.pull import Progress, Pull
+from tests.fakes.hub import Hub, running_hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr("shimmy.store.download.PAUSE_SECONDS", 0.001)
+    with running_hub(tmp_path / "hub") as hub:
+        monkeypatch.setenv("SSL_CERT_FILE", hub.environ["SSL_CERT_FILE"])
+        yield hub
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def pull(
+    hub: Hub, store: Store, name: str, revision: str | None = None, **environ: str
+) -> tuple[Manifest, list[Progress]]:
+    """The manifest, and all that was reported."""
+    reported: list[Progress] = []
+    return Pull.from_environ(store, hub.environ | environ, reported.append).run(name, revision), reported

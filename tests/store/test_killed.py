@@ -1,0 +1,110 @@
+"""`kill -9` at any moment of a pull: the store can be used at once, and the next pull ends well."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from shimmy.store.folder import Store
+from shimmy.store.pull import Pull
+from tests.fakes.hub import Hub, noise, with_hub
+
+# Has all imported, so that what it forks for each line it reads begins at once: to pull and to remove without end.
+FORKING = """
+import os, signal, sys, traceback
+from shimmy.core.errors import ModelNotFound
+from shimmy.store import background, pull
+from shimmy.store.folder import Store
+pull.CHUNK_BYTES = 64 << 10
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+def work():
+    store = Store(os.environ["SHIMMY_STORE"])
+    while True:
+        pull.Pull.from_environ(store, os.environ, lambda progress: None).run("org/tiny")
+        try:
+            store.remove("org/tiny")
+        except ModelNotFound:
+            pass
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    print(child, flush=True)
+"""
+TIMES = 200
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(hub: Hub, store: Store, tmp_path: Path) -> None:
+    shards = {f"tiny-Q4_0-{number:05}-of-00002.gguf": noise(700_000, number) for number in (1, 2)}
+    hub.repositories["org/tiny"] = shards
+    moments = random.Random(7)
+    seen: set[str] = set()
+    with open(tmp_path / "stderr.txt", "w") as stderr, forking(hub, store, stderr) as fork:
+        # Two at a time, who are in each other's way.
+        running = [fork(), fork()]
+        for _ in range(TIMES):
+            time.sleep(moments.uniform(0.0, 0.15))
+            os.kill(running.pop(0), signal.SIGKILL)
+            running.append(fork())
+            seen |= check(store)
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+    assert (tmp_path / "stderr.txt").read_text() == ""
+    # They were killed before, while and after something came.
+    assert seen == {"blob", "partial", "manifest"}
+    manifest = Pull.from_environ(store, hub.environ, lambda progress: None).run("org/tiny")
+    assert [Path(store.blob(part.sha256 or "")).read_bytes() for part in manifest.parts] == list(shards.values())
+    assert os.listdir(Path(store.root) / "partial") == []
+
+
+@contextmanager
+def forking(hub: Hub, store: Store, stderr: IO[str]) -> Iterator[Callable[[], int]]:
+    """Yields what starts one more process, and returns its id."""
+    environ = with_hub(hub, Path(store.root))
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr, "text": True}
+    with subprocess.Popen([sys.executable, "-c", FORKING], env=environ, **pipes) as parent:
+        assert parent.stdin and parent.stdout
+        commands, answers = parent.stdin, parent.stdout
+
+        def fork() -> int:
+            print(file=commands, flush=True)
+            return int(answers.readline())
+
+        yield fork
+        commands.close()
+
+
+def check(store: Store) -> set[str]:
+    """Whatever is there is right: blobs are what they are called, and the catalogue's view has no trouble."""
+    seen = set()
+    root = Path(store.root)
+    for path in (root / "blobs").glob("*"):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        assert hashlib.sha256(content).hexdigest() == path.name.removeprefix("sha256-")
+        seen.add("blob")
+    for _, manifest, trouble in store.listed():
+        assert manifest is not None, trouble
+        seen.add("manifest")
+    if any((root / "partial").glob("*.chunks")):
+        seen.add("partial")
+    return seen
