@@ -14,7 +14,7 @@ from shimmy import __version__
 from shimmy.cli import exit_codes
 
 COMMANDS = (
-    *("serve", "list", "show", "discover", "probe", "generate", "quantize"),
+    *("serve", "list", "show", "discover", "probe", "generate", "quantize", "convert"),
     *("pull", "rm", "cp", "import", "gpu-info"),
 )
 
@@ -40,6 +40,8 @@ class Commands(click.Group):
                 from shimmy.cli.generate import command
             case "quantize":
                 from shimmy.cli.quantize import command
+            case "convert":
+                from shimmy.cli.convert import command
             case "pull":
                 from shimmy.cli.pull import command
             case "rm":

@@ -19,11 +19,14 @@ log = logging.getLogger("shimmy.models")
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A model's file, or all its shards in order. `reason` says why it cannot be served, if that is known already."""
+    """A model's file, or all its shards in order. `reason` says why it cannot be served, if that is known already;
+    `is_whole` that nobody is still writing it. It also answers to its `aliases`, if nothing else does."""
 
     name: str
     paths: tuple[str, ...]
     reason: str | None = None
+    aliases: tuple[str, ...] = ()
+    is_whole: bool = False
 
 
 class File:

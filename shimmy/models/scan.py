@@ -72,12 +72,14 @@ class _Scan:
             id = self.listing.id_of_file[file]
             self.listing.id_of_name.setdefault(found.name, id)
             self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}"))
-            return
-        entry = self._entry(source, found, sighting)
-        if entry is not None:
+        elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
             if file:
                 self.listing.id_of_file[file] = id
+        else:
+            return
+        for alias in found.aliases:
+            self.listing.id_of_name.setdefault(alias, id)
 
     def finished(self) -> Listing:
         """Of names that are spelled alike the first leads to its model."""
@@ -87,7 +89,7 @@ class _Scan:
 
     def _entry(self, source: Source, found: Found, sighting: Sighting) -> Model | None:
         """What is to be said of a file; None when it is not to be listed."""
-        if not found.reason and self._may_be_written(sighting):
+        if not found.reason and not found.is_whole and self._may_be_written(sighting):
             self.listing.unsettled[sighting] = self._before.unsettled.get(sighting, self._began_at)
             if not self._is_first:
                 known = self._listed_before.get(found.paths)

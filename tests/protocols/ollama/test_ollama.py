@@ -184,9 +184,9 @@ def test_log_probabilities() -> None:
         ("/api/generate", generate("hi", template="{{ .Prompt }}"), 400, "template"),
         ("/api/generate", generate("!fail context_length_exceeded too long"), 400, "too long"),
         ("/api/show", {}, 400, "model"),
-        ("/api/pull", {"model": "llama3.2"}, 501, "not implemented"),
+        ("/api/pull", {"model": "llama3.2"}, 403, "--allow-pull"),
         ("/api/create", {"model": "mine"}, 501, "not implemented"),
-        ("/api/copy", {"source": "a", "destination": "b"}, 501, "not implemented"),
+        ("/api/copy", {"source": "a", "destination": "b"}, 403, "--allow-pull"),
         ("/api/blobs/sha256:00", b"x", 501, "not implemented"),
         ("/api/nope", {}, 404, "/api/nope"),
         ("/api/tags", {}, 405, "GET"),
@@ -220,7 +220,7 @@ def test_durations_do_not_overlap() -> None:
 
 def test_delete_is_refused() -> None:
     async def test(server: Live) -> None:
-        assert (await server.ask("DELETE", "/api/delete", {"model": "echo"})).status == 501
+        assert (await server.ask("DELETE", "/api/delete", {"model": "echo"})).status == 403
 
     run_live(test)
 
