@@ -18,8 +18,8 @@ LIMIT_SECONDS = 600
 @dataclass(frozen=True)
 class Client:
     """`error` is what it calls the error for a model that does not exist. `script` is in programs/`name`, unless
-    `folder` says where; without a lock file there, it is run by the interpreter of the tests. An agent has a prompt and a
-    temperature of its own: nobody can say what the small model answers. `is_everyday` is for `make test`."""
+    `folder` says where; without a lock file there, it is run by the interpreter of the tests. An agent has a prompt of
+    its own: nobody can say what the small model answers. `is_everyday` is for `make test`."""
 
     name: str
     protocol: str

@@ -14,6 +14,8 @@ os.environ |= {
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": task["model"],
     "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "1000",
     "MAX_THINKING_TOKENS": "0",
+    # Else a small model does not come to an end.
+    "CLAUDE_CODE_EXTRA_BODY": json.dumps({"temperature": 0}),
     # Nothing but the server is asked for anything.
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "DISABLE_AUTOUPDATER": "1",

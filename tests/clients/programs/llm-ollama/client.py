@@ -41,9 +41,7 @@ def stream() -> list[str]:
     """Of the library, since a command's output has no pieces."""
     import llm as library
 
-    return [
-        piece for piece in library.get_model(CHAT).prompt(task["question"], temperature=0) if piece
-    ]
+    return [piece for piece in library.get_model(CHAT).prompt(task["question"], temperature=0) if piece]
 
 
 def usage() -> list[int]:
@@ -60,9 +58,7 @@ report(
         "stream": stream,
         "usage": usage,
         "schema": lambda: json.loads(ask(task["describe"], "--schema", json.dumps(task["schema"]))),
-        "embed": lambda: [
-            json.loads(llm("embed", "-m", EMBEDDER, "-c", text)) for text in task["sentences"]
-        ],
+        "embed": lambda: [json.loads(llm("embed", "-m", EMBEDDER, "-c", text)) for text in task["sentences"]],
         "error": lambda: raised(lambda: ask(task["question"], model=task["unknown"])),
     },
     absent={"tools": "cannot demand a call, and the small model makes none", "results": "follows a call"},
