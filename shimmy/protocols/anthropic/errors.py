@@ -35,7 +35,8 @@ def _overflow(error: ShimmyError) -> str:
     """Anthropic's own words, by which Claude Code knows that it has to shorten the conversation."""
     if not isinstance(error, ContextOverflow) or "num_prompt_tokens" not in error.details:
         return ""
-    return f"prompt is too long: {error.details['num_prompt_tokens']} tokens > {error.details['context_length']} maximum; "
+    num_tokens, limit = error.details["num_prompt_tokens"], error.details["context_length"]
+    return f"prompt is too long: {num_tokens} tokens > {limit} maximum; "
 
 
 def encode_error_event(error: ShimmyError, request_id: str) -> bytes:
