@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Hub:
             yield from files.values()
 
     def blob(self, digest: str) -> bytes | None:
-        return next((each for each in self.blobs() if hashlib.sha256(each).hexdigest() == digest), None)
+        return next((each for each in self.blobs() if sha256(each) == digest), None)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository in hub.private and self.headers["authorization"] != f"Bearer {TOKEN}":
             return self.refuse(401)
         content = hub.repositories[repository][path]
-        to = hub.faults.redirect or f"https://{hub.files_origin}/file/{hashlib.sha256(content).hexdigest()}?X-Amz=a%2Fb"
+        to = hub.faults.redirect or f"https://{hub.files_origin}/file/{sha256(content)}?X-Amz=a%2Fb"
         self.refuse(302, location=to)
 
     def manifest(self, name: str, tag: str) -> None:
@@ -217,12 +218,17 @@ class _Server(ThreadingHTTPServer):
         """Clients that leave."""
 
 
+@cache
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def lfs(content: bytes) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
 
 
 def layer(content: bytes, kind: str = "model") -> dict[str, Any]:
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest = f"sha256:{sha256(content)}"
     return {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": len(content)}
 
 

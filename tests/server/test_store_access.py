@@ -122,3 +122,22 @@ def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(statuses) == [200] * 4 + [429] * 2
+
+
+def test_over_grpc(tmp_path: Path) -> None:
+    grpc = pytest.importorskip("grpc", reason="the client is grpcio")
+    from tests.protocols.grpc.official import message, method_of
+
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        with grpc.insecure_channel(running.url.removeprefix("http://")) as channel:
+
+            def call(name: str, **fields: Any) -> Any:
+                kind, path, arguments = method_of(name)
+                return getattr(channel, kind)(path, **arguments)(message(f"{name}Request", **fields))
+
+            *parts, last = call("Pull", repo="Org/Tiny-GGUF", quantization="q4_0")
+            assert parts[-1].file == "Tiny-Q4_0.gguf" and parts[-1].downloaded == parts[-1].total > 0
+            assert last.done and [model.name for model in call("List").models] == [NAME]
+            assert call("Delete", model=NAME).success and not call("List").models
+            with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+                call("Delete", model=NAME)
