@@ -43,8 +43,11 @@ _ENGINE_FIELDS = tuple(name.replace("-", "_") for name in ENGINE_FLAGS)
 
 def model_sources(function: Callable[..., Any]) -> Callable[..., Any]:
     """--model-path and --model-dirs, as `model_path` and `model_dirs`."""
-    file = click.Path(exists=True, dir_okay=False)
-    path = click.option("--model-path", type=file, help="A GGUF file to list before all others.")
+    path = click.option(
+        "--model-path",
+        type=click.Path(exists=True),
+        help="A GGUF file or SafeTensors folder to list before all others.",
+    )
     dirs = click.option(
         "--model-dirs",
         multiple=True,

@@ -13,7 +13,10 @@ import click
 from shimmy import __version__
 from shimmy.cli import exit_codes
 
-COMMANDS = ("serve", "list", "show", "probe", "generate", "quantize", "pull", "rm", "cp", "import", "gpu-info")
+COMMANDS = (
+    *("serve", "list", "show", "discover", "probe", "generate", "quantize", "convert"),
+    *("pull", "rm", "cp", "import", "gpu-info"),
+)
 
 
 class Commands(click.Group):
@@ -29,12 +32,16 @@ class Commands(click.Group):
                 from shimmy.cli.list import command
             case "show":
                 from shimmy.cli.show import command
+            case "discover":
+                from shimmy.cli.discover import command
             case "probe":
                 from shimmy.cli.probe import command
             case "generate":
                 from shimmy.cli.generate import command
             case "quantize":
                 from shimmy.cli.quantize import command
+            case "convert":
+                from shimmy.cli.convert import command
             case "pull":
                 from shimmy.cli.pull import command
             case "rm":

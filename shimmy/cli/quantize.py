@@ -8,9 +8,10 @@ import click
 
 from shimmy.cli.output import decimal_bytes
 from shimmy.cli.progress import LoadingBar
+from shimmy.cli.target import check_target, partial_beside
 
 if TYPE_CHECKING:
-    from shimmy.core.ipc import Quantize, Quantized, QuantizeProgress
+    from shimmy.core.ipc import Quantized, QuantizeProgress
 
 _HELP = """Write the model in the file IN as the file OUT, quantized to TYPE.
 
@@ -49,37 +50,21 @@ def file_type(value: str) -> int:
 @click.option("--force", is_flag=True, help="Replace OUT if there is such a file.")
 def command(source: str, target: str, kind: int, threads: int | None, allow_requantize: bool, force: bool) -> None:
     from shimmy.cli.interrupt import run
-    from shimmy.core.ipc import Quantize
 
-    _check_target(source, target, force)
+    check_target(source, target, force)
     shards = _checked_shards(source, allow_requantize)
-    place = os.path.abspath(target)
-    job = Quantize(
-        source=shards[0],
-        target=place,
-        partial=os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.{os.getpid()}.partial"),
-        file_type=kind,
-        num_threads=threads,
-        replace=force,
-        allow_requantize=allow_requantize,
-    )
     began = time.monotonic()
-    done = run(_quantize(job))
+    done = run(
+        quantized_file(
+            shards[0],
+            os.path.abspath(target),
+            kind,
+            num_threads=threads,
+            replace=force,
+            allow_requantize=allow_requantize,
+        )
+    )
     _say(target, sum(map(os.path.getsize, shards)), done, time.monotonic() - began)
-
-
-def _check_target(source: str, target: str, force: bool) -> None:
-    folder = os.path.dirname(os.path.abspath(target))
-    if not os.path.isdir(folder):
-        raise click.BadParameter(f"there is no folder {folder!r}.", param_hint="OUT")
-    try:
-        target.encode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter("its path is not valid UTF-8.", param_hint="OUT") from error
-    if os.path.exists(target) and os.path.samefile(source, target):
-        raise click.BadParameter("it is the same file as IN.", param_hint="OUT")
-    if os.path.lexists(target) and not force:
-        raise click.BadParameter(f"{target!r} exists; --force replaces it.", param_hint="OUT")
 
 
 def _checked_shards(source: str, allow_requantize: bool) -> tuple[str, ...]:
@@ -105,9 +90,20 @@ def _checked_shards(source: str, allow_requantize: bool) -> tuple[str, ...]:
     return found.paths
 
 
-async def _quantize(job: "Quantize") -> "Quantized":
+async def quantized_file(
+    source: str,
+    place: str,
+    kind: int,
+    *,
+    num_threads: int | None = None,
+    replace: bool = False,
+    allow_requantize: bool = False,
+) -> "Quantized":
+    """Writes the model in `source`, or in the shards of which that is the first, to the absolute path `place`."""
+    from shimmy.core.ipc import Quantize
     from shimmy.pool.quantize import quantize
 
+    job = Quantize(source, place, partial_beside(place), kind, num_threads, replace, allow_requantize)
     bar = LoadingBar(action="quantizing")
 
     def show(progress: "QuantizeProgress") -> None:

@@ -44,7 +44,7 @@ def plan(paths: Sequence[str], name: str) -> Plan:
     if len(embeddings) != 2:
         raise ModelInvalid(f"it has no embeddings of tokens, or in the shape {embeddings}")
     keys: dict[str, Value] = {"general.type": "model", **stated(checkpoint), "general.name": name}
-    keys |= {"general.file_type": _file_type(tensors), "general.quantization_version": _QUANTIZATION_VERSION}
+    keys |= {"general.file_type": _file_type(checkpoint), "general.quantization_version": _QUANTIZATION_VERSION}
     keys |= {f"{family.architecture}.{key}": value for key, value in family.describe(config).items()}
     keys |= tokenizer_keys(checkpoint, embeddings[0], family.adds_space)
     return Plan(keys, tensors)
@@ -96,9 +96,9 @@ def _planned(name: str, source: Source, family: Family, config: Config) -> Plann
     return planned(name, source, widen=widen, plus=plus, num_heads=family.num_heads(config, name))
 
 
-def _file_type(tensors: Sequence[Planned]) -> int:
-    """The type that most of the weights have."""
+def _file_type(checkpoint: Checkpoint) -> int:
+    """The type that most of the weights have, whatever some of them become."""
     weights = Counter[str]()
-    for tensor in tensors:
-        weights[tensor.entry.type] += tensor.entry.size_bytes
-    return _FILE_TYPES[weights.most_common(1)[0][0]]
+    for _, tensor in checkpoint.tensors():
+        weights[tensor.type] += tensor.num_elements
+    return next((_FILE_TYPES[kind] for kind, _ in weights.most_common() if kind in _FILE_TYPES), _FILE_TYPES["F32"])

@@ -53,6 +53,7 @@ class Checkpoint:
         self.shards = [path for path in paths if path.endswith(WEIGHTS)]
         self._paths = {os.path.relpath(path, self.folder).replace(os.sep, "/"): path for path in paths}
         self._read: dict[str, dict[str, Any]] = {}
+        self._tensors: list[tuple[str, Tensor]] | None = None
 
     def path(self, name: str) -> str | None:
         return self._paths.get(name)
@@ -114,6 +115,11 @@ class Checkpoint:
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Each with the path of its shard. Raises `ModelInvalid`."""
+        if self._tensors is None:
+            self._tensors = self._read_tensors()
+        return self._tensors
+
+    def _read_tensors(self) -> list[tuple[str, Tensor]]:
         found: dict[str, tuple[str, Tensor]] = {}
         for path in self.shards:
             try:

@@ -117,7 +117,13 @@ class App:
         from shimmy.server.openapi import document
 
         described = [protocol.operations() for protocol in self.protocols]
-        return document(self.routes, {path: each for operations in described for path, each in operations.items()})
+        operations = {path: each for operations in described for path, each in operations.items()}
+        return document(self.routes, operations, self._example_error)
+
+    def _example_error(self, path: str) -> tuple[str, bytes]:
+        """The name of the protocol whose errors a path has, and one of them."""
+        owner = next(each for each in self.protocols if each.owns({"path": path, "headers": []}))
+        return type(owner).__name__, owner.encode_error(ShimmyError("..."), "req_0")
 
     def replace_keys(self, api_keys: tuple[ApiKey, ...]) -> None:
         """From the next request on."""

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from shimmy.convert.conversion import Plan, plan, write
 from shimmy.core import ipc
@@ -25,11 +25,6 @@ def convert(job: ipc.Convert, on_progress: Callable[[ipc.LoadProgress], None]) -
     except FileExistsError as error:
         raise ShimmyError(f"{job.target} has come into being meanwhile, and is left as it is") from error
     return ipc.Converted(len(made.tensors), num_bytes)
-
-
-def converted_bytes(source: Sequence[str], name: str) -> int:
-    """About how many bytes the new file will have. Raises `ModelInvalid`."""
-    return plan(source, name).tensor_bytes
 
 
 def write_whole(

@@ -172,15 +172,20 @@ def spm_pieces(specials: list[str]) -> list[tuple[str, float, int]]:
     return pieces + [(text, -float(rank), 1) for rank, text in enumerate([*merged, *letters])]
 
 
-def write_sentencepiece(folder: Path, specials: list[str], more: list[str], *, begins_with_space: bool) -> int:
-    """tokenizer.model, and what tokenizer_config.json says of it; returns how many tokens there are."""
+def write_sentencepiece(
+    folder: Path, specials: list[str], more: list[str], *, begins_with_space: bool, num_special: int = 1
+) -> int:
+    """tokenizer.model, and what tokenizer_config.json says of it; returns how many tokens there are. The first
+    `num_special` of `more` are special."""
     pieces = spm_pieces(specials)
     trainer = protobuf((3, 2), (4, len(pieces)), (35, 1), (40, 0), (41, 1), (42, 2), (43, 2**64 - 1))
     normalizer = protobuf((1, "identity"), (3, int(begins_with_space)), (4, 0), (5, 1))
     fields = [(1, protobuf((1, text), (2, score), (3, kind))) for text, score, kind in pieces]
     (folder / "tokenizer.model").write_bytes(protobuf(*fields, (2, trainer), (3, normalizer)))
     decoder = {str(id): added(id, text, special=True) for id, (text, _, _) in enumerate(pieces[: len(specials) + 1])}
-    decoder |= {str(len(pieces) + at): added(len(pieces) + at, text, special=at == 0) for at, text in enumerate(more)}
+    decoder |= {
+        str(len(pieces) + at): added(len(pieces) + at, text, special=at < num_special) for at, text in enumerate(more)
+    }
     config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
     config |= {"bos_token": specials[0], "eos_token": {"content": specials[1]}, "unk_token": "<unk>"}
     write_json(folder / "tokenizer_config.json", config | {"added_tokens_decoder": decoder, "chat_template": TEMPLATE})
@@ -387,9 +392,13 @@ def gemma3(folder: Path, dtype: str) -> None:
 
 
 def phi3(folder: Path, dtype: str) -> None:
-    count = write_sentencepiece(folder, ["<s>", "</s>"], ["<|endoftext|>", "<|assistant|>"], begins_with_space=True)
+    count = write_sentencepiece(
+        folder, ["<s>", "</s>"], ["<|endoftext|>", "<|assistant|>"], begins_with_space=True, num_special=2
+    )
     factors = {"short_factor": [1.0 + at / 10 for at in range(8)], "long_factor": [2.0 + at for at in range(8)]}
     made = config("Phi3ForCausalLM", "phi3", count, rope_theta=10_000.0, sliding_window=128, pad_token_id=0)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", tokenizer | {"eos_token": "<|endoftext|>"})
     made |= {"original_max_position_embeddings": 128, "rope_scaling": {**factors, "type": "longrope"}}
     write_json(folder / "config.json", made | {"bos_token_id": 1, "eos_token_id": count - 2})
     write_weights(folder, decoder_weights(count, HIDDEN // HEADS, fused=True), dtype)

@@ -1,8 +1,8 @@
 """What llama.cpp's own converter makes of the checkpoints of checkpoints.py, as tests/golden/convert/*.json.
 
-`python -m tests.convert.reference PYTHON LLAMA_CPP [FAMILY ...]` writes them anew. PYTHON is an interpreter that has torch,
-transformers and sentencepiece, which nothing here needs otherwise; LLAMA_CPP is a folder with its convert_hf_to_gguf.py,
-as the source distribution of llama-cpp-python has it in vendor/llama.cpp.
+`python -m tests.convert.reference PYTHON LLAMA_CPP [FAMILY ...]` writes them anew. PYTHON is an interpreter that has
+torch, transformers and sentencepiece, which nothing here needs otherwise; LLAMA_CPP is a folder with its
+convert_hf_to_gguf.py, as the source distribution of llama-cpp-python has it in vendor/llama.cpp.
 """
 
 import hashlib

@@ -21,6 +21,7 @@ OURS = {
     "tokenizer.ggml.add_bos_token": False,
     "tokenizer.ggml.add_eos_token": False,
     "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.eos_token_id": 2,
 }
 
 

@@ -3,7 +3,7 @@
 import math
 
 from shimmy.convert.data import Planned, literal
-from shimmy.convert.family import Family, described, rope_parameters, rotated
+from shimmy.convert.family import Family, described, rope_parameters
 from shimmy.convert.gguf import Value
 from shimmy.convert.names import decoder_name
 from shimmy.core.errors import ModelInvalid
@@ -23,7 +23,12 @@ def _describe(config: Config) -> dict[str, Value]:
     rope = rope_parameters(config)
     length = config.size("max_position_embeddings")
     original = rope.size("original_max_position_embeddings", length)
-    keys = described(config) | rotated(config, 10_000.0)
+    if rope.values["rope_type"] not in ("default", "longrope", "su"):
+        raise ModelInvalid(
+            f"its positions are rotated in a way that cannot be converted: {rope.values['rope_type']!r:.40}"
+        )
+    # Which of the two lists of factors counts follows from the length of the context; llama.cpp wants no type beside.
+    keys = described(config) | {"rope.freq_base": rope.number("rope_theta", 10_000.0)}
     # A window of zero is how llama.cpp knows one that has none.
     keys["attention.sliding_window"] = config.size("sliding_window") if config.has("sliding_window") else 0
     keys["rope.scaling.original_context_length"] = original

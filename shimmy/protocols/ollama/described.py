@@ -1,6 +1,6 @@
 """What each route of this protocol takes."""
 
-from shimmy.core.operation import Operation
+from shimmy.core.operation import EVENTS, JSON, LINES, TEXT, Operation
 from shimmy.protocols.ollama.wire import (
     ChatRequest,
     CopyRequest,
@@ -15,10 +15,13 @@ from shimmy.protocols.ollama.wire import (
 _STORE = Operation("Always 501: this server makes no models.")
 
 OPERATIONS = {
-    "/": Operation("Says that Ollama is running."),
+    "/": Operation("Says that Ollama is running.", media=(TEXT,)),
     "/api/version": Operation("The version of Ollama's API that this is."),
-    "/api/chat": Operation("An answer to a chat; in lines unless `stream` is false.", ChatRequest),
-    "/api/generate": Operation("How a text goes on; in lines unless `stream` is false.", GenerateRequest),
+    "/api/chat": Operation("An answer to a chat; in lines unless `stream` is false.", ChatRequest, media=(LINES, JSON)),
+    # In the form of the original Shimmy, which is told apart, it is events.
+    "/api/generate": Operation(
+        "How a text goes on; in lines unless `stream` is false.", GenerateRequest, media=(LINES, JSON, EVENTS)
+    ),
     "/api/embed": Operation("Vectors of texts.", EmbedRequest),
     "/api/embeddings": Operation("The vector of one text.", EmbeddingsRequest),
     "/api/tags": Operation("The models there are."),
