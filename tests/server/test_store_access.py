@@ -1,7 +1,9 @@
 """Models that requests pull, copy and remove: the whole program, with a hub on this machine."""
 
 import json
+import os
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 
 from tests.fakes.gguf_writer import model
 from tests.fakes.hub import Hub, noise, running_hub
-from tests.program import LIMIT_SECONDS, Program, program
+from tests.program import LIMIT_SECONDS, Program, program, run
 
 pytestmark = [pytest.mark.program, pytest.mark.slow]
 
@@ -63,6 +65,21 @@ def test_a_model_is_there_as_soon_as_its_pull_ends(tmp_path: Path) -> None:
         assert ask(running, "DELETE", "/api/delete", {"model": "Org/Tiny-GGUF"})[0] == 200
         assert ids(running) == []
         assert ask(running, "DELETE", "/api/delete", {"model": "Org/Tiny-GGUF"})[0] == 404
+
+
+def test_a_model_that_a_command_pulls_is_there_soon(tmp_path: Path) -> None:
+    with served(tmp_path) as (running, hub):
+        assert ids(running) == []
+        home = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+        assert run("pull", "Org/Tiny-GGUF", env=home | hub.environ).returncode == 0
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while ids(running) != [NAME]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert run("rm", NAME, env=home).returncode == 0
+        while ids(running) != []:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_what_a_pull_fails_with(tmp_path: Path) -> None:
