@@ -41,7 +41,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
         --model-draft small --spec-type ngram --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --api-keys-file keys --cors-origin https://a --cors-origin *
-        --tls-cert cert.pem --tls-key key.pem --max-connections 9 --allow-pull --queue-seconds 2.5 --drain-seconds 1.5"""
+        --tls-cert cert.pem --tls-key key.pem --max-connections 9 --allow-pull
+        --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
     assert served == [
         Settings(

@@ -61,6 +61,8 @@ class Hub:
     faults: Faults = field(default_factory=Faults)
     seen: list[Seen] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    # Everybody may list these, and nobody have their files without a token.
+    gated: set[str] = field(default_factory=set)
 
     @property
     def ranges(self) -> list[str]:
@@ -122,8 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, repository: str, commit: str, path: str) -> None:
         hub = self.hub
-        if repository in hub.private and self.headers["authorization"] != f"Bearer {TOKEN}":
-            return self.refuse(401)
+        if repository in hub.private | hub.gated and self.headers["authorization"] != f"Bearer {TOKEN}":
+            return self.refuse(403)
         content = hub.repositories[repository][path]
         to = hub.faults.redirect or f"https://{hub.files_origin}/file/{sha256(content)}?X-Amz=a%2Fb"
         self.refuse(302, location=to)

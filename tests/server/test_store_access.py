@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 import time
 import urllib.error
@@ -122,6 +123,22 @@ def test_a_client_that_leaves_ends_its_pull(tmp_path: Path) -> None:
         # The lock is free again, or this would wait for the other.
         lines = ask(running, "POST", "/api/pull", {"model": "Org/large"})[1]
         assert json.loads(lines.splitlines()[-1]) == {"status": "success"}
+
+
+def test_a_server_that_leaves_ends_its_pulls(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(12 << 20)}
+        hub.faults.block_seconds = 0.2
+        body = json.dumps({"model": "Org/large"}).encode()
+        answer = urllib.request.urlopen(f"{running.url}/api/pull", body, timeout=LIMIT_SECONDS)
+        while json.loads(answer.readline()).get("completed", 0) == 0:
+            pass
+        running.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        with answer:
+            rest = answer.read()
+        assert running.process.wait(LIMIT_SECONDS) == 0
+        assert time.monotonic() - began < 30 and b"success" not in rest
 
 
 def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def test_a_token_is_told_to_the_hub_alone(repository: Hub, store: Store) -> None
     assert told == {(True, f"Bearer {TOKEN}"), (False, None)}
 
 
+def test_a_gated_repository(repository: Hub, store: Store) -> None:
+    repository.gated.add("org/Tiny-GGUF")
+    with pytest.raises(ModelNotFound, match="gated, set HF_TOKEN"):
+        pull(repository, store, "org/Tiny-GGUF")
+    pull(repository, store, "org/Tiny-GGUF", HF_TOKEN=TOKEN)
+
+
 @pytest.mark.parametrize(
     "to",
     [
