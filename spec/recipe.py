@@ -38,6 +38,8 @@ HIDDEN = [
     # imports every submodule at once.
     *collect_submodules("anyio", filter=lambda name: not name.startswith(("anyio.pytest_plugin", "anyio._backends"))),
     "anyio._backends._asyncio",
+    # Named in a table (recognition.py).
+    *collect_submodules("shimmy.worker.chat.toolcalls"),
 ]
 
 # Of packages that are left out, what every server imports once it is up.

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
         "starlette",
         "shimmy.core",
         "shimmy.server.inference",
+        "shimmy.server.store_access",
         "shimmy.server.protocol",
         "shimmy.server.streaming",
         "shimmy.server.strictness",

@@ -55,19 +55,30 @@ def described(model: "Model") -> dict[str, Any]:
 
     known: dict[str, Any] = msgspec.to_builtins(model)
     del known["identity"]
-    return known | {"status": "invalid" if model.invalid else "ok"}
+    template_source = model.facts.template_source if model.facts else None
+    return known | {"status": "invalid" if model.invalid else "ok", "template_source": template_source}
 
 
-_HEADINGS = ("NAME", "SIZE", "PARAMS", "QUANT", "CONTEXT", "SOURCE")
+_HEADINGS = ("NAME", "ARCH", "PARAMS", "QUANT", "CONTEXT", "SIZE", "TEMPLATE", "CAPABILITIES", "SOURCE", "STATE")
 
 
 def _row(model: "Model") -> tuple[str, ...]:
-    facts = model.facts
-    if model.invalid or facts is None:
-        return (model.id, decimal_bytes(model.size_bytes), "-", "-", "-", f"invalid: {model.invalid}")
-    context = "-" if facts.context_length is None else str(facts.context_length)
-    size = decimal_bytes(model.size_bytes)
-    return (model.id, size, count(facts.num_parameters), facts.quantization or "-", context, model.source)
+    facts, size = model.facts, decimal_bytes(model.size_bytes)
+    state = f"invalid: {model.invalid}" if model.invalid else "ok"
+    if facts is None:
+        return (model.id, "-", "-", "-", "-", size, "-", "-", model.source, state)
+    return (
+        model.id,
+        facts.architecture or "-",
+        count(facts.num_parameters),
+        facts.quantization or "-",
+        "-" if facts.context_length is None else str(facts.context_length),
+        size,
+        facts.template_source or "-",
+        ",".join(facts.capabilities) or "-",
+        model.source,
+        state,
+    )
 
 
 def _say_where_we_looked(catalog: "Catalog") -> None:

@@ -14,18 +14,8 @@ from shimmy import __version__
 from shimmy.cli import exit_codes
 
 COMMANDS = (
-    "serve",
-    "list",
-    "show",
-    "probe",
-    "generate",
-    "quantize",
-    "convert",
-    "pull",
-    "rm",
-    "cp",
-    "import",
-    "gpu-info",
+    *("serve", "list", "show", "discover", "probe", "generate", "quantize", "convert"),
+    *("pull", "rm", "cp", "import", "gpu-info"),
 )
 
 
@@ -42,6 +32,8 @@ class Commands(click.Group):
                 from shimmy.cli.list import command
             case "show":
                 from shimmy.cli.show import command
+            case "discover":
+                from shimmy.cli.discover import command
             case "probe":
                 from shimmy.cli.probe import command
             case "generate":

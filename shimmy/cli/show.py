@@ -29,13 +29,16 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
     import msgspec
 
     facts = msgspec.to_builtins(model.facts)
+    del facts["has_chat_template"]
     modified = datetime.fromtimestamp(model.modified_unix).isoformat(" ", "seconds")
     return [
         ("id", model.id),
         *((label.replace("_", " "), _text(value)) for label, value in facts.items()),
+        ("template source", _text(model.facts.template_source if model.facts else None)),
         ("size", f"{model.size_bytes:,} bytes"),
         ("modified", modified),
         ("source", model.source),
+        ("state", "ok"),
         *(("file", path) for path in model.paths),
     ]
 

@@ -19,6 +19,7 @@
     ├── Busy                       429  queue_full
     ├── RateLimited                429  rate_limit_exceeded
     ├── Unavailable                503  unavailable
+    │   ├── InsufficientMemory     503  insufficient_memory
     │   └── Draining               503  server_draining
     ├── ModelFailed                500  model_failed
     ├── WorkerLost                 502  worker_lost
@@ -168,6 +169,12 @@ class RateLimited(ShimmyError):
 class Unavailable(ShimmyError):
     status = 503
     code = "unavailable"
+
+
+class InsufficientMemory(Unavailable):
+    """A model would not fit; details: `needed_bytes`, `free_bytes`, `limit_bytes`."""
+
+    code = "insufficient_memory"
 
 
 class Draining(Unavailable):

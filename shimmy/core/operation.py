@@ -4,12 +4,16 @@ from typing import Any
 
 import msgspec
 
+JSON = "application/json"
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+TEXT = "text/plain"
+
 
 class Operation(msgspec.Struct, frozen=True):
-    """`body` is a Struct, `answer` one or a JSON schema; a route that `streams` does so with `"stream": true`, as
-    server-sent events."""
+    """`body` is a Struct, `answer` one or a JSON schema, of answers in JSON; `media` are the types of answers."""
 
     summary: str
     body: Any = None
     answer: Any = None
-    streams: bool = False
+    media: tuple[str, ...] = (JSON,)

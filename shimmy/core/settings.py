@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str | None = None
     max_connections: int = 2048
     max_connections_per_address: int = 256
+    allow_pull: bool = False
     ready_file: str | None = None
     log_format: str = "text"
 

@@ -7,3 +7,10 @@ def parameter_size(num_parameters: int) -> str:
         if num_parameters >= unit:
             return f"{num_parameters / unit:.{digits}f}{letter}"
     return str(num_parameters)
+
+
+def binary_size(num_bytes: int) -> str:
+    """As memory is counted: 512 MiB, 1.5 GiB."""
+    if num_bytes >= 1 << 30:
+        return f"{num_bytes / (1 << 30):.1f} GiB"
+    return f"{-(-num_bytes // (1 << 20))} MiB"

@@ -24,13 +24,36 @@ def memory(proc: _Path = "/proc", cgroup: _Path = "/sys/fs/cgroup") -> Memory | 
         mapped = 1024 * _fields(os.path.join(proc, "self/status"))["RssFile"]
     except (OSError, KeyError):
         return None
-    if limit := _limit(cgroup):
-        total, available = min(total, limit.total_bytes), min(available, limit.available_bytes)
+    for folder in _groups(proc, cgroup):
+        if limit := _limit(folder):
+            total, available = min(total, limit.total_bytes), min(available, limit.available_bytes)
     return Memory(total, max(0, available - mapped))
 
 
-def _limit(cgroup: _Path) -> Memory | None:
-    """What cgroup v2 allows; None if that is everything."""
+def anonymous_bytes(pid: int, proc: _Path = "/proc") -> int | None:
+    """What a process has that is no file's; None where the system does not say, or where it has gone."""
+    try:
+        return 1024 * _fields(os.path.join(proc, str(pid), "status"))["RssAnon"]
+    except (OSError, KeyError):
+        return None
+
+
+def _groups(proc: _Path, cgroup: _Path) -> Iterator[str]:
+    """The folders of this process's control group (v2) and of those around it: each of them may have a limit."""
+    folder = os.fspath(cgroup)
+    yield folder
+    try:
+        path = next(line[3:] for line in _read(os.path.join(proc, "self/cgroup")).splitlines() if line[:3] == "0::")
+    except (OSError, StopIteration):
+        return
+    for name in path.split("/"):
+        if name not in ("", ".."):
+            folder = os.path.join(folder, name)
+            yield folder
+
+
+def _limit(cgroup: str) -> Memory | None:
+    """What it allows; None if that is everything."""
     try:
         limit, used = (int(_read(os.path.join(cgroup, name))) for name in ("memory.max", "memory.current"))
         fields = _fields(os.path.join(cgroup, "memory.stat"))

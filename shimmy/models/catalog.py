@@ -5,7 +5,6 @@ outlasts the program where there is a `HeaderCache`.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -100,7 +99,9 @@ class Catalog:
 
     def searched(self) -> list[str]:
         """The places that are looked in, each with what is wrong with it."""
-        return [f"{source.label}: {source.place}{_trouble(source.place)}" for source in self._sources]
+        from shimmy.models.discovery import trouble_with
+
+        return [f"{source.label}: {source.place}{_in_brackets(trouble_with(source.place))}" for source in self._sources]
 
     def _available(self) -> str:
         ids = [model.id for model in self.models() if not model.invalid]
@@ -110,7 +111,5 @@ class Catalog:
         return f"there is {', '.join(ids[:_MAX_NAMES_IN_MESSAGE])}{more}"
 
 
-def _trouble(place: str) -> str:
-    if not os.path.exists(place):
-        return " (does not exist)"
-    return "" if os.access(place, os.R_OK) else " (not readable)"
+def _in_brackets(text: str | None) -> str:
+    return f" ({text})" if text else ""

@@ -35,6 +35,13 @@ def sources_from(settings: Settings, environ: Mapping[str, str]) -> list[Source]
     return [*_asked_for(settings, environ), *_of_shimmy(environ), *_of_other_programs(environ)]
 
 
+def trouble_with(place: str) -> str | None:
+    """Why nothing can be found there."""
+    if not os.path.exists(place):
+        return "does not exist"
+    return None if os.access(place, os.R_OK) else "not readable"
+
+
 def _asked_for(settings: Settings, environ: Mapping[str, str]) -> Iterator[Source]:
     if settings.model_path:
         yield File("--model-path", settings.model_path)

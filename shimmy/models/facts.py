@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,7 +23,8 @@ FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36
 class Facts(msgspec.Struct, frozen=True):
     """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"; `pooling` is how
     vectors are made of those of tokens; `capabilities` is what the model was made for; `sampling` has the fields of a
-    request for which it has defaults of its own."""
+    request for which it has defaults of its own; `cache_row` is how many numbers the KV cache has of a token, of
+    its keys and of its values, in all layers."""
 
     architecture: str | None
     name: str | None
@@ -38,11 +39,20 @@ class Facts(msgspec.Struct, frozen=True):
     pooling: str | None = None
     capabilities: tuple[str, ...] = ()
     sampling: dict[str, Any] = {}
+    feed_forward_length: int | None = None
+    cache_row: tuple[int, int] | None = None
 
     @property
     def is_encoder(self) -> bool:
         """Whether it generates no text."""
         return is_encoder({"general.architecture": self.architecture}.get)
+
+    @property
+    def template_source(self) -> Literal["gguf", "chatml"] | None:
+        """Where the chat template comes from; None for what has no use for one."""
+        if self.is_encoder:
+            return None
+        return "gguf" if self.has_chat_template else "chatml"
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -104,7 +114,24 @@ def _facts_of(headers: Sequence[Header]) -> Facts:
         pooling=stated_pooling(first.metadata.get),
         capabilities=capabilities(first.metadata.get),
         sampling=own_sampling(first.metadata.get, lambda key, value: None),
+        feed_forward_length=first.integer(f"{architecture}.feed_forward_length"),
+        cache_row=_cache_row(first),
     )
+
+
+def _cache_row(header: Header) -> tuple[int, int] | None:
+    """Where heads differ from layer to layer, which is an array, as many as a layer can have."""
+
+    def of(key: str) -> int | None:
+        return header.integer(f"{header.architecture}.{key}")
+
+    num_layers, width = of("block_count"), of("embedding_length")
+    num_heads = of("attention.head_count")
+    if not num_layers or not width or not num_heads:
+        return None
+    num_kv_heads = of("attention.head_count_kv") or num_heads
+    keys, values = (of(f"attention.{kind}_length") or width // num_heads for kind in ("key", "value"))
+    return num_layers * num_kv_heads * keys, num_layers * num_kv_heads * values
 
 
 def _quantization(headers: Sequence[Header]) -> str | None:

@@ -3,7 +3,7 @@ never into them."""
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import groupby
 
@@ -19,11 +19,14 @@ log = logging.getLogger("shimmy.models")
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A model's file, or all its shards in order. `reason` says why it cannot be served, if that is known already."""
+    """A model's file, or all its shards in order. `reason` says why it cannot be served, if that is known already;
+    `is_whole` that nobody is still writing it. It also answers to its `aliases`, if nothing else does."""
 
     name: str
     paths: tuple[str, ...]
     reason: str | None = None
+    aliases: tuple[str, ...] = ()
+    is_whole: bool = False
 
 
 class File:
@@ -129,7 +132,7 @@ def as_models(paths: Iterable[str]) -> Iterator[Found]:
 def _found(name: str, shards: list[str]) -> Found:
     if any(printable(shard) != shard for shard in shards):
         return Found(name, (), f"its path is not plain text: {printable(shards[0])}")
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    missing = [shard for shard in shards if not os.path.isfile(shard)] if len(shards) > 1 else []
     if missing:
         present = tuple(shard for shard in shards if shard not in missing)
         first = os.path.basename(missing[0])
@@ -141,7 +144,7 @@ def regular_files(root: str, depth: int = MAX_DEPTH) -> Iterator[str]:
     """Regular files in a fixed order, links followed, hidden names and unreadable folders left out."""
     for _, entries in walk(root, depth):
         for entry in entries:
-            if os.path.isfile(entry.path):
+            if _is(entry.is_file):
                 yield entry.path
 
 
@@ -161,7 +164,7 @@ def walk(root: str, depth: int, leave_out: str | None = None) -> Iterator[tuple[
             if entries_left < 0:
                 _warn_of_many(root)
                 break
-            if _is_folder(entry):
+            if _is(entry.is_dir):
                 folders.append(entry)
             else:
                 others.append(entry)
@@ -197,8 +200,8 @@ def _entries(folder: str) -> list["os.DirEntry[str]"]:
         return []
 
 
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
+def _is(kind: Callable[[], bool]) -> bool:
     try:
-        return entry.is_dir()
+        return kind()
     except OSError:
         return False

@@ -72,18 +72,16 @@ class Listing:
         self.unsettled: dict[Sighting, float] = {}
         self.skipped: list[Skipped] = []
         self.id_of_name: dict[str, str] = {}
+        self.id_of_spelling: dict[str, str] = {}
         self.id_of_file: dict[tuple[int, int], str] = {}
 
     def find(self, name: str) -> Model | None:
         """Exactly, then whatever the spelling; `name` also means `name:latest`, and the other way round."""
         for wanted in (name, with_default_tag(name), without_default_tag(name)):
-            found = self.id_of_name.get(wanted) or self._spelled_otherwise(normalized(wanted))
+            found = self.id_of_name.get(wanted) or self.id_of_spelling.get(normalized(wanted))
             if found:
                 return self.models[found]
         return None
-
-    def _spelled_otherwise(self, wanted: str) -> str | None:
-        return next((found for name, found in self.id_of_name.items() if normalized(name) == wanted), None)
 
 
 def changes(before: Listing, after: Listing) -> Iterator[Change]:

@@ -15,7 +15,7 @@ from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Found
 from shimmy.models.listing import Listing, Model, Sighting, Skipped
-from shimmy.models.names import qualified
+from shimmy.models.names import normalized, qualified
 
 SETTLED_SECONDS = 0.7
 
@@ -26,12 +26,12 @@ def scan(sources: Iterable[Source], before: Listing | None, cached: Mapping[Sigh
     for source in sources:
         for found in source.find():
             work.add(source, found)
-    return work.listing
+    return work.finished()
 
 
 def observe(paths: tuple[str, ...]) -> Sighting:
     """Raises OSError."""
-    statuses = [os.stat(path) for path in paths]
+    statuses = list(map(os.stat, paths))
     identity = tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in statuses)
     return Sighting(paths, identity, tuple(each.st_ctime_ns for each in statuses))
 
@@ -51,7 +51,7 @@ def _is_over(sighting: Sighting, since: float) -> bool:
 
 def _is_new(sighting: Sighting, now_ns: int) -> bool:
     """By its own time, which may be that of another machine."""
-    return max(mtime_ns for *_, mtime_ns in sighting.identity) > now_ns - SETTLED_SECONDS * 1e9
+    return max((mtime_ns for *_, mtime_ns in sighting.identity), default=0) > now_ns - SETTLED_SECONDS * 1e9
 
 
 class _Scan:
@@ -72,16 +72,24 @@ class _Scan:
             id = self.listing.id_of_file[file]
             self.listing.id_of_name.setdefault(found.name, id)
             self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}"))
-            return
-        entry = self._entry(source, found, sighting)
-        if entry is not None:
+        elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
             if file:
                 self.listing.id_of_file[file] = id
+        else:
+            return
+        for alias in found.aliases:
+            self.listing.id_of_name.setdefault(alias, id)
+
+    def finished(self) -> Listing:
+        """Of names that are spelled alike the first leads to its model."""
+        for name, id in self.listing.id_of_name.items():
+            self.listing.id_of_spelling.setdefault(normalized(name), id)
+        return self.listing
 
     def _entry(self, source: Source, found: Found, sighting: Sighting) -> Model | None:
         """What is to be said of a file; None when it is not to be listed."""
-        if not found.reason and self._may_be_written(sighting):
+        if not found.reason and not found.is_whole and self._may_be_written(sighting):
             self.listing.unsettled[sighting] = self._before.unsettled.get(sighting, self._began_at)
             if not self._is_first:
                 known = self._listed_before.get(found.paths)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from shimmy.models.folders import MAX_DEPTH, Found
+from shimmy.models.folders import Found
 from shimmy.models.names import printable
 from shimmy.store.place import MANIFESTS, store_path
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class StoreSource:
     named = False
     label = "Shimmy's store"
-    depth = MAX_DEPTH
+    depth = 1
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -28,7 +28,6 @@ class StoreSource:
         return os.path.join(store_path(self._environ), MANIFESTS)
 
     def find(self) -> Iterator[Found]:
-        """Each model under all its names."""
         if not os.path.isdir(self.place):
             return
         from shimmy.store.folder import Store
@@ -38,10 +37,7 @@ class StoreSource:
             if manifest is None:
                 yield Found(printable(name), (), f"its manifest cannot be read: {trouble}")
                 continue
-            found = _found(store, manifest)
-            yield found
-            if found.reason is None:
-                yield from (Found(alias, found.paths) for alias in manifest.aliases)
+            yield _found(store, manifest)
 
 
 def _found(store: "Store", manifest: "Manifest") -> Found:
@@ -49,7 +45,9 @@ def _found(store: "Store", manifest: "Manifest") -> Found:
     for part, path in zip(manifest.parts, paths, strict=True):
         if reason := _trouble(part, path):
             return Found(manifest.name, (), reason)
-    return Found(manifest.name, paths)
+    return Found(
+        manifest.name, paths, aliases=manifest.aliases, is_whole=all(part.path is None for part in manifest.parts)
+    )
 
 
 def _trouble(part: "Part", path: str) -> str | None:

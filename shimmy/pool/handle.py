@@ -39,9 +39,15 @@ _MOVES = {
 
 class Handle:
     """`open` it, `submit` to it, `close` it; `ended` is set once the worker is gone, `idle` while it has no stream and
-    nobody waits for an answer."""
+    nobody waits for an answer. `on_idle` is called when it becomes so."""
 
-    def __init__(self, name: str, load: ipc.Load, on_progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: ipc.Load,
+        on_progress: Callable[[float], None],
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.state = State.STARTING
         self.loaded: ipc.Loaded | None = None
@@ -51,6 +57,7 @@ class Handle:
         self.idle.set()
         self._load = load
         self._on_progress = on_progress
+        self._on_idle = on_idle
         self._opened = asyncio.Event()
         self._error: ShimmyError | None = None
         self._opening: str | None = None
@@ -58,6 +65,15 @@ class Handle:
         self._streams: dict[str, Stream] = {}
         self._asked: dict[int, Asked] = {}
         self._num_asked = 0
+
+    @property
+    def num_streams(self) -> int:
+        return len(self._streams)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker, as long as it lives."""
+        return self._process.pid if self._process is not None and not self.ended.is_set() else None
 
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
@@ -186,8 +202,9 @@ class Handle:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._streams and not self._asked:
+        if not self._streams and not self._asked and not self.idle.is_set():
             self.idle.set()
+            self._on_idle()
 
     def _move(self, state: State) -> None:
         if state not in _MOVES[self.state]:

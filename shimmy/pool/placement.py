@@ -5,19 +5,25 @@ A model that answers goes on answering while another version of it is loaded and
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost, from_fault
+from shimmy.pool.expiry import Expiry
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import Spawn, spawn_worker
+from shimmy.pool.room import Room, Usage, system_memory
+from shimmy.pool.stay import Stay
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
 
 if TYPE_CHECKING:
+    from shimmy.hardware.memory import Memory
     from shimmy.models.listing import Model
     from shimmy.pool.adapters import Adapters
     from shimmy.pool.draft import DraftModel
@@ -25,7 +31,8 @@ if TYPE_CHECKING:
 
 class ModelStatus(msgspec.Struct, frozen=True):
     """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready; `switch`: the
-    last attempt to replace it while it was loaded."""
+    last attempt to replace it while it was loaded. `taken_bytes` is its main memory, with what is reserved for it;
+    `expires_in_seconds` None for a model that stays."""
 
     id: str
     state: Phase
@@ -33,6 +40,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     reason: str | None = None
     loaded: ipc.Loaded | None = None
     switch: SwitchStatus | None = None
+    taken_bytes: int = 0
+    expires_in_seconds: float | None = None
 
 
 class Placement:
@@ -48,19 +57,40 @@ class Placement:
         on_progress: Callable[[str, float], None] = lambda model_id, fraction: None,
         draft: "DraftModel | None" = None,
         adapters: "Adapters | None" = None,
+        memory_limit_bytes: int | None = None,
+        keep_alive_seconds: float = inf,
+        measure: "Callable[[], Memory | None]" = system_memory,
     ) -> None:
+        """Without a limit models may take what `measure` says is left. `keep_alive_seconds` is how long they stay after
+        their last request, unless that says otherwise."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
-        self._tools = Tools(spawn, clock, sleep, on_progress)
+        self._keep_alive_seconds = keep_alive_seconds
+        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure)
+        self._expiry = Expiry(self._loaded, self._expire, clock, sleep)
+        self.tally: Counter[str] = Counter()
+        self._tools = Tools(spawn, clock, sleep, on_progress, self._note_change, self._room, self.tally)
+        self._stays: dict[str, Stay] = {}
         self._supervisors: dict[str, Supervisor] = {}
         self._switches: dict[str, Switch] = {}
         self._retiring: set[Supervisor] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def acquire(self, model: "Model") -> Handle:
-        """A handle that is ready, loading the model when needed. Raises why that is not possible."""
+    async def acquire(self, model: "Model", keep_alive_seconds: float | None = None) -> Handle:
+        """A handle that is ready, loading the model when needed. Raises why that is not possible.
+
+        Whoever submits to it does so at once, before anything else is awaited: only then is the model known to be used.
+        """
+        if keep_alive_seconds is not None:
+            self.stay_of(model.id).keep_alive_seconds = keep_alive_seconds
+        handle = await self._acquire(model)
+        # It may stay unused.
+        self._note_change()
+        return handle
+
+    async def _acquire(self, model: "Model") -> Handle:
         while True:
             if self._closed:
                 raise Draining("the server is shutting down")
@@ -103,6 +133,7 @@ class Placement:
         if supervisor is None:
             return ModelStatus(model_id, "unloaded")
         switch = self._switches.get(model_id)
+        remaining = self._expiry.remaining_seconds(supervisor)
         return ModelStatus(
             model_id,
             supervisor.phase,
@@ -110,7 +141,22 @@ class Placement:
             supervisor.reason,
             supervisor.loaded,
             switch.status if switch is not None else None,
+            supervisor.taken_bytes,
+            remaining if remaining < inf else None,
         )
+
+    def num_running(self, model_id: str) -> int:
+        """Requests that a model's worker has."""
+        supervisor = self._supervisors.get(model_id)
+        return supervisor.num_running if supervisor is not None else 0
+
+    def stay_of(self, model_id: str) -> Stay:
+        """How long it stays, to be read and changed."""
+        return self._stays.setdefault(model_id, Stay(self._keep_alive_seconds))
+
+    def usage(self) -> Usage:
+        """Of main memory, by all models together."""
+        return self._room.usage()
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""
@@ -123,19 +169,14 @@ class Placement:
             return True
         if not supervisor.is_idle:
             return False
-        # Whoever comes from now on has it loaded anew.
-        del self._supervisors[model_id]
-        switch = self._switches.pop(model_id, None)
-        retiring = self._retire(supervisor)
-        if switch is not None:
-            await switch.cancel(WorkerLost("the model was unloaded"))
-        await asyncio.wait([retiring])
+        await asyncio.wait([self._remove(supervisor)])
         return True
 
     async def close(self) -> None:
         """End all workers; whatever still waits or streams gets `Draining`."""
         self._closed = True
         draining = Draining("the server is shutting down")
+        await self._expiry.close()
         await asyncio.gather(
             *(switch.cancel(draining) for switch in self._switches.values()),
             *(supervisor.close() for supervisor in (*self._supervisors.values(), *self._retiring)),
@@ -157,7 +198,7 @@ class Placement:
         supervisor = self._new_supervisor(model)
         self._switches.pop(model.id, None)
         if current is not None:
-            self._retire(current)
+            self._retire(current, current.retire())
         self._supervisors[model.id] = supervisor
         return supervisor
 
@@ -165,7 +206,7 @@ class Placement:
         """Raises why it is no use to try."""
         if model.invalid is not None:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
-        return Supervisor(model, self._options_for(model), self._tools)
+        return Supervisor(model, self._options_for(model), self._tools, self.stay_of(model.id))
 
     def _switch(self, model: "Model", current: Supervisor) -> Switch:
         """Begin one; another that still runs has become useless."""
@@ -173,8 +214,9 @@ class Placement:
             self._end(running.cancel(WorkerLost("the model's file changed again")))
 
         def hand_over(candidate: Supervisor) -> None:
+            self.tally["switches"] += 1
             self._supervisors[model.id] = candidate
-            self._retire(current)
+            self._retire(current, current.retire())
 
         switch = self._switches[model.id] = Switch(model, lambda: self._new_supervisor(model), hand_over)
         return switch
@@ -190,9 +232,9 @@ class Placement:
         draft_paths = () if paths == tuple(model.paths) else paths
         return msgspec.structs.replace(self._options, draft_paths=draft_paths, adapters=adapters)
 
-    def _retire(self, supervisor: Supervisor) -> "asyncio.Task[None]":
+    def _retire(self, supervisor: Supervisor, leaving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         self._retiring.add(supervisor)
-        task = self._end(supervisor.retire())
+        task = self._end(leaving)
         task.add_done_callback(lambda _: self._retiring.discard(supervisor))
         return task
 
@@ -202,3 +244,37 @@ class Placement:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         return task
+
+    def _remove(self, supervisor: Supervisor) -> "asyncio.Task[None]":
+        """Whoever comes from now on has it loaded anew. The task is done once its worker is gone."""
+        del self._supervisors[supervisor.model.id]
+        switch = self._switches.pop(supervisor.model.id, None)
+
+        async def leave() -> None:
+            if switch is not None:
+                await switch.cancel(WorkerLost("the model was unloaded"))
+            await supervisor.retire()
+
+        return self._retire(supervisor, leave())
+
+    async def _make_way(self, supervisor: Supervisor) -> None:
+        self.tally["evictions"] += 1
+        await asyncio.wait([self._remove(supervisor)])
+
+    def _expire(self, supervisor: Supervisor) -> None:
+        self.tally["expirations"] += 1
+        self._remove(supervisor)
+
+    def _note_change(self) -> None:
+        """Some worker may have nothing to do."""
+        self._room.note_change()
+        self._expiry.note_change()
+
+    def _loaded(self) -> list[Supervisor]:
+        """Those that names lead to."""
+        return list(self._supervisors.values())
+
+    def _living(self) -> list[Supervisor]:
+        """All whose workers may still take memory."""
+        candidates = (switch.candidate for switch in self._switches.values())
+        return list({*self._supervisors.values(), *self._retiring, *filter(None, candidates)})

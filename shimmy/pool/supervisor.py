@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
@@ -12,9 +12,11 @@ from shimmy.core import ipc
 from shimmy.core.errors import Draining, Fault, ModelFailed, ShimmyError, WorkerLost, from_fault
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.process import Spawn
+from shimmy.pool.stay import Stay
 
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
+    from shimmy.pool.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +30,23 @@ Phase = Literal["unloaded", "loading", "ready", "failed", "restarting"]
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What a supervisor works with: how to start a worker, how to tell and wait for time, whom to tell of progress."""
+    """What a supervisor works with: how to start a worker, how to tell and wait for time, whom to tell of progress and
+    of ends of work, and who finds room in memory: `room`, if anybody does. `tally` counts what happens."""
 
     spawn: Spawn
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     on_progress: Callable[[str, float], None]
+    on_idle: Callable[[], None] = lambda: None
+    room: "Room | None" = None
+    tally: Counter[str] = msgspec.field(default_factory=Counter)
+
+
+class Held(NamedTuple):
+    """Main memory that a worker has: of its own, and pages of the model's file that it goes on reading; in bytes."""
+
+    anonymous_bytes: int
+    mapped_bytes: int
 
 
 class Crashes:
@@ -67,8 +80,13 @@ class Supervisor:
     restarted unasked. Both count as crashes.
     """
 
-    def __init__(self, model: "Model", options: ipc.EngineOptions, tools: Tools) -> None:
+    def __init__(self, model: "Model", options: ipc.EngineOptions, tools: Tools, stay: Stay | None = None) -> None:
+        """`stay` says how long it stays loaded; others read it."""
         self.model = model
+        self.options = options
+        self.stay = stay or Stay()
+        self.reserved_bytes = 0
+        self.idle_since = tools.clock()
         self.phase: Phase = "unloaded"
         self.fraction = 0.0
         self._load = ipc.Load(list(model.paths), options)
@@ -79,6 +97,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
+        self._num_waiting = 0
 
     @property
     def reason(self) -> str | None:
@@ -90,20 +109,49 @@ class Supervisor:
         return handle.loaded if handle is not None else None
 
     @property
+    def num_running(self) -> int:
+        """Requests that the worker has."""
+        handle = self._ready_handle()
+        return handle.num_streams if handle is not None else 0
+
+    @property
     def is_ready(self) -> bool:
         return self._ready_handle() is not None
 
     @property
     def is_idle(self) -> bool:
-        """Ready, and nobody uses it."""
+        """Ready, and nobody uses it or is about to."""
         handle = self._ready_handle()
-        return handle is not None and handle.idle.is_set()
+        return handle is not None and handle.idle.is_set() and not self._num_waiting
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._leaving
+
+    @property
+    def taken_bytes(self) -> int:
+        """Main memory that others cannot have: what is reserved for it, or what it has where that is more."""
+        held = self.held()
+        return max(self.reserved_bytes, sum(held) if held is not None else 0)
+
+    def held(self) -> Held | None:
+        """None where there is no worker, or where the system does not say."""
+        if self._handle is None or (pid := self._handle.pid) is None:
+            return None
+        from shimmy.hardware.memory import anonymous_bytes
+
+        anonymous = anonymous_bytes(pid)
+        return Held(anonymous, _mapped_bytes(self._handle.loaded)) if anonymous is not None else None
 
     async def acquire(self) -> Handle:
         """The ready handle; starts or joins the load. Raises why there is none; `WorkerLost` is worth another try."""
         while (handle := self._ready_handle()) is None:
             self._begin()
-            await self._changed.wait()
+            self._num_waiting += 1
+            try:
+                await self._changed.wait()
+            finally:
+                self._num_waiting -= 1
             if self._failure is not None:
                 raise from_fault(self._failure)
         return handle
@@ -128,6 +176,7 @@ class Supervisor:
             await self._handle.close(error)
         if self._task is not None:
             await asyncio.wait([self._task])
+        self._give_back()
 
     def _ready_handle(self) -> Handle | None:
         return self._handle if self._handle is not None and self._handle.state is State.READY else None
@@ -144,9 +193,11 @@ class Supervisor:
         try:
             await self._keep_loaded()
         except ShimmyError as error:
+            self._give_back()
             self._settle("failed", error.fault())
         except Exception:
             log.exception("cannot keep model %s loaded", self.model.id)
+            self._give_back()
             self._settle("failed", ModelFailed(f"model {self.model.id!r} cannot be loaded").fault())
 
     async def _keep_loaded(self) -> None:
@@ -154,11 +205,17 @@ class Supervisor:
         while not self._leaving:
             self.fraction = 0.0
             await self._tools.sleep(self._crashes.delay_seconds())
+            if self._tools.room is not None:
+                await self._tools.room.make(self)
             handle = await self._open()
-            ready_at = self._tools.clock()
+            self.idle_since = ready_at = self._tools.clock()
             self._progress(1.0)
+            if self._tools.room is not None:
+                self._tools.room.note_loaded(self)
             self._settle("ready", None)
             await handle.ended.wait()
+            self._give_back()
+            self._tools.tally["crashes"] += 1
             self._crashes.record(self._tools.clock() - ready_at)
             self.phase = "restarting"
             if self._crashes.too_many():
@@ -166,14 +223,26 @@ class Supervisor:
             log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:
-        handle = self._handle = Handle(self.model.id, self._load, self._progress)
+        handle = self._handle = Handle(self.model.id, self._load, self._progress, self._note_idle)
         try:
             await handle.open(self._tools.spawn)
         except ShimmyError as error:
+            self._tools.tally["failed_loads"] += 1
             self._crashes.record(0.0)
             await handle.close(error)
             raise
+        self._tools.tally["loads"] += 1
         return handle
+
+    def _note_idle(self) -> None:
+        self.idle_since = self._tools.clock()
+        self._tools.on_idle()
+
+    def _give_back(self) -> None:
+        """Its memory, for which others may wait."""
+        self.reserved_bytes = 0
+        if self._tools.room is not None:
+            self._tools.room.note_change()
 
     def _progress(self, fraction: float) -> None:
         self.fraction = fraction
@@ -185,3 +254,10 @@ class Supervisor:
         self._failure = failure
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _mapped_bytes(loaded: ipc.Loaded | None) -> int:
+    """Of the model's file. What was arranged anew for the CPU is not read from there again."""
+    buffers = loaded.buffers if loaded is not None else {}
+    mapped = sum(size for kind, size in buffers.items() if kind.endswith("_Mapped"))
+    return max(0, mapped - sum(size for kind, size in buffers.items() if kind.endswith("_REPACK")))

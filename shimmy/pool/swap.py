@@ -47,8 +47,8 @@ class Switch:
         self.model = model
         self.error: ShimmyError | None = None
         self._state: SwitchState = "loading"
+        self.candidate: Supervisor | None = None
         self._make, self._hand_over = make, hand_over
-        self._candidate: Supervisor | None = None
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -72,7 +72,7 @@ class Switch:
 
     async def _run(self) -> None:
         try:
-            candidate = self._candidate = self._make()
+            candidate = self.candidate = self._make()
             handle = await candidate.acquire()
             self._state = "validating"
             await validate(handle)
@@ -90,8 +90,8 @@ class Switch:
     async def _give_up(self, error: ShimmyError) -> None:
         self.error = error
         self._state = "failed"
-        if self._candidate is not None:
-            await self._candidate.leave(error)
+        if self.candidate is not None:
+            await self.candidate.leave(error)
 
 
 async def validate(handle: Handle) -> None:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
 _MAX_READ_BYTES = 1 << 16
+_HEAD_TABLE_BYTES = 4096
 _LINGER_SECONDS = 0.5
 _LINGER_BYTES = 1 << 20
 # Nothing was read, so nobody knows whose client it is: OpenAI's and Anthropic's find what they look for, and Ollama's
@@ -136,6 +137,7 @@ class Conversation(TCPServer):
             except OSError:
                 break
             await self.protocol.handle(RawData(data))
+            self._keep_table_small()
             if self._has_message_too_big():
                 await self._linger()
                 break
@@ -146,6 +148,13 @@ class Conversation(TCPServer):
         for buffer in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
             await buffer.close()
         await self.idle_task.stop()
+
+    def _keep_table_small(self) -> None:
+        """The table that HTTP/2 compresses heads with may be as large as the client likes, and has something new of
+        each answer. A server may use less of it (RFC 7541, section 4.2)."""
+        encoder = getattr(getattr(self.protocol.protocol, "connection", None), "encoder", None)
+        if encoder is not None and encoder.header_table_size > _HEAD_TABLE_BYTES:
+            encoder.header_table_size = _HEAD_TABLE_BYTES
 
     def _has_message_too_big(self) -> bool:
         """Hypercorn says so to a WebSocket client, and goes on keeping all that comes of the message."""

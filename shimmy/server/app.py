@@ -102,7 +102,7 @@ class App:
         """Those of gRPC, imported by the first call."""
         from shimmy.protocols.grpc import Services
 
-        return Services(self._inference, lambda: self._readiness.state)
+        return Services(self._inference, self._settings, lambda: self._readiness.state)
 
     def prepare(self) -> None:
         """Imports what requests will need; for a thread, once nobody waits for the start."""
@@ -117,7 +117,13 @@ class App:
         from shimmy.server.openapi import document
 
         described = [protocol.operations() for protocol in self.protocols]
-        return document(self.routes, {path: each for operations in described for path, each in operations.items()})
+        operations = {path: each for operations in described for path, each in operations.items()}
+        return document(self.routes, operations, self._example_error)
+
+    def _example_error(self, path: str) -> tuple[str, bytes]:
+        """The name of the protocol whose errors a path has, and one of them."""
+        owner = next(each for each in self.protocols if each.owns({"path": path, "headers": []}))
+        return type(owner).__name__, owner.encode_error(ShimmyError("..."), "req_0")
 
     def replace_keys(self, api_keys: tuple[ApiKey, ...]) -> None:
         """From the next request on."""
@@ -254,7 +260,7 @@ class App:
         call = Call(self._services, scope, reply, self._settings.max_body_bytes)
         try:
             self._guard.enter(scope)
-            with self._admitted_call(scope):
+            with self._admitted_call(scope, call.needed_scope):
                 method = call.method
                 if not method.conversation:
                     await body.read(scope, self._settings.body_seconds)
@@ -266,10 +272,10 @@ class App:
             scope["state"]["access"].error = error.code
             await call.fail(error, body.discard)
 
-    def _admitted_call(self, scope: Scope) -> AbstractContextManager[None]:
+    def _admitted_call(self, scope: Scope, needed: str) -> AbstractContextManager[None]:
         """Only the health service is for everyone."""
         if scope["path"] not in _PUBLIC_CALLS:
-            return self._admitted(scope, self._identified(scope), "infer")
+            return self._admitted(scope, self._identified(scope), needed)
         scope["state"]["tenant"] = ""
         return nullcontext()
 

@@ -151,6 +151,10 @@ class Inference:
         """Of one model, asked for or not."""
         return self._placement.status((await self._find(name)).id)
 
+    async def num_running(self, name: str) -> int:
+        """Requests that a model's worker has, whether they run in it or wait."""
+        return self._placement.num_running((await self._find(name)).id)
+
     async def has_chat_template(self, name: str) -> bool:
         """Whether its file has one, as far as that is known."""
         facts = (await self._find(name)).facts

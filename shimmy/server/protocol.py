@@ -58,14 +58,14 @@ class Protocol:
         raise NotImplementedError
 
 
-def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint]) -> Route:
+def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint], kind: type[Route] = Route) -> Route:
     """`methods` are one or more, with spaces between them; `declare` says for whom the route is (core/keys.py); `find`
     gives its endpoint, and is asked when that is needed."""
 
     async def endpoint(request: Request) -> Any:
         return await find()(request)
 
-    return Route(path, declare(endpoint), methods=methods.split())
+    return kind(path, declare(endpoint), methods=methods.split())
 
 
 def json_response(content: object, status: int = 200) -> Response:

@@ -59,12 +59,15 @@ class Store:
         os.replace(self.partial(digest), self.blob(digest))
         sync_folder(self._blobs)
 
-    def keep(self, manifest: Manifest) -> None:
-        """Puts the model in the place of the one of its name, if there is one, of which nothing is left then that
-        nobody else needs. Its other names are no longer those of others. Raises `OSError`."""
+    def keep(self, manifest: Manifest) -> Manifest:
+        """Puts the model in the place of the one of its name, if there is one, whose other names it takes over and of
+        which nothing is left then that nobody else needs. Its names are no longer those of others. Returns it with
+        all its names. Raises `OSError`."""
         old = None
         with suppress(OSError, ValueError):
             old = self._read(file_name(manifest.name))
+        names = dict.fromkeys([*manifest.aliases, *(old.aliases if old else ())])
+        manifest = msgspec.structs.replace(manifest, aliases=tuple(names))
         taken = {alias.lower() for alias in manifest.aliases}
         for other in list(self.manifests()):
             left = tuple(alias for alias in other.aliases if alias.lower() not in taken)
@@ -73,6 +76,7 @@ class Store:
         self._write(manifest)
         for digest in old.digests - manifest.digests if old else ():
             self._remove_blob(digest)
+        return manifest
 
     def _write(self, manifest: Manifest) -> None:
         partial = os.path.join(self._manifests, f".{os.urandom(8).hex()}")

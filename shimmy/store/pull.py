@@ -28,6 +28,7 @@ from shimmy.store.sources import Opener, Plan, plan
 CHUNK_BYTES = 4 << 20
 # For manifests and directories, beside the model.
 _ROOM_BYTES = 16 << 20
+SUCCESS = "success"
 _TRIES = 3
 _TURN_SECONDS = 0.05
 # A model takes its file's size, and more for the context and for computing.
@@ -43,6 +44,10 @@ class Progress(msgspec.Struct, frozen=True):
     file: str | None = None
     total: int | None = None
     completed: int | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.status == SUCCESS
 
 
 class Pull:
@@ -78,9 +83,8 @@ class Pull:
                 for file, url in found.files:
                     self._bring(file, url, found.opener)
                 self._report(Progress("writing manifest"))
-                manifest = _manifest(found)
-                self._store.keep(manifest)
-        self._report(Progress("success"))
+                manifest = self._store.keep(_manifest(found))
+        self._report(Progress(SUCCESS))
         return manifest
 
     def _bring(self, file: RemoteFile, url: Url, opener: Opener) -> None:

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from shimmy.cli import program as cli
+from shimmy.core.settings import Settings
 from tests.fakes.gguf_writer import model
 from tests.fakes.instead import fake_workers
 from tests.fakes.pool import START
@@ -57,6 +59,19 @@ def fake(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def invoke(machine: Path) -> Invoke:
     require_mark()
     return _as_process if IS_NAMED else _in_this_process
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings that the server was started with; it ends at once with code 7."""
+    taken: list[Settings] = []
+
+    def serve(settings: Settings, on_progress: Any) -> int:
+        taken.append(settings)
+        return 7
+
+    monkeypatch.setattr("shimmy.server.lifecycle.serve", serve)
+    return taken
 
 
 def _in_this_process(*arguments: str, stdin: str | bytes | None = None) -> Result:

@@ -1,7 +1,6 @@
 """--config: what a settings file says, what wins over it, and what is wrong with one."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -74,18 +73,6 @@ ENGINE = EngineSettings(
     yarn_beta_fast=30.0,
     yarn_beta_slow=2.0,
 )
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
-    taken: list[Settings] = []
-
-    def serve(settings: Settings, on_progress: Any) -> int:
-        taken.append(settings)
-        return 7
-
-    monkeypatch.setattr("shimmy.server.lifecycle.serve", serve)
-    return taken
 
 
 @inside("the settings")

@@ -1,10 +1,14 @@
 """`list`: what is there, on stdout; where nothing is, stderr says where we looked."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from shimmy.models.facts import Inspection
+from shimmy.models.header_cache import HeaderCache
+from shimmy.models.scan import observe
 from tests.cli.conftest import Invoke
 from tests.fakes.gguf_writer import model
 
@@ -16,10 +20,14 @@ def test_a_table_of_models_and_of_broken_files(invoke: Invoke, machine: Path) ->
     (machine / "models" / "cut.gguf").write_bytes(b"GGUF")
     result = invoke("list")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines() == [
-        "NAME     SIZE    PARAMS  QUANT  CONTEXT  SOURCE",
-        "cut      4B      -       -      -        invalid: truncated: the header goes on to byte 24, the file has 4",
-        "tiny-q4  14.7kB  2.09k   Q4_1   4096     models folder",
+    rows = [line.split(maxsplit=9) for line in result.stdout.replace("models folder", "models-folder").splitlines()]
+    assert rows == [
+        ["NAME", "ARCH", "PARAMS", "QUANT", "CONTEXT", "SIZE", "TEMPLATE", "CAPABILITIES", "SOURCE", "STATE"],
+        [
+            *("cut", "-", "-", "-", "-", "4B", "-", "-", "models-folder"),
+            "invalid: truncated: the header goes on to byte 24, the file has 4",
+        ],
+        ["tiny-q4", "llama", "2.09k", "Q4_1", "4096", "14.7kB", "chatml", "completion", "models-folder", "ok"],
     ]
 
 
@@ -36,6 +44,7 @@ def test_json_has_everything_but_the_identity(invoke: Invoke, machine: Path) -> 
     whole, cut = json.loads(invoke("list", "--json").stdout)
     assert whole["id"] == "a" and whole["paths"] == [str(path)] and whole["size_bytes"] == path.stat().st_size
     assert whole["status"] == "ok" and whole["invalid"] is None and whole["facts"]["name"] == "Tiny"
+    assert whole["template_source"] == "chatml" and cut["template_source"] is None
     assert cut["status"] == "invalid" and cut["invalid"].startswith("truncated") and cut["facts"] is None
     assert "identity" not in whole
 
@@ -74,3 +83,25 @@ def test_no_control_character_reaches_the_terminal(invoke: Invoke, machine: Path
         result = invoke(*command)
         assert result.exit_code == 0 and "red" in result.stdout
         assert "\x1b" not in result.stdout
+
+
+def test_the_next_list_knows_the_headers(invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "cache"))
+    path = model("Tiny").write(machine / "models" / "a.gguf")
+    os.utime(path, (1000, 1000))
+    first = invoke("list", "--json").stdout
+    kept = HeaderCache(str(machine / "cache" / "shimmy" / "headers")).read()
+    assert [sighting.paths for sighting in kept] == [(str(path),)]
+    assert invoke("list", "--json").stdout == first
+
+
+def test_headers_that_are_cached_are_used(invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this one says is not in the file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "cache"))
+    path = model("Tiny").write(machine / "models" / "a.gguf")
+    os.utime(path, (1000, 1000))
+    paths = (str(path),)
+    cache = HeaderCache(str(machine / "cache" / "shimmy" / "headers"))
+    cache.add([(observe(paths), Inspection("model", None, "as the cache says"))])
+    assert "invalid: as the cache says" in invoke("list").stdout
+    assert "as the cache says" not in invoke("discover").stdout

@@ -21,6 +21,7 @@ DESCRIPTIONS = {
     "serve": "Answer requests until told to stop.\n\n  Each flag with a value can also be given as SHIMMY_",
     "list": "List the models found on this machine, and the files that cannot be served.",
     "show": "Show what is known of the model NAME from its header.",
+    "discover": "Search all known places anew; print what is where",
     "probe": "Load the model NAME once and say what came of it.",
     "generate": "Let the model NAME answer a prompt.",
     "quantize": "Write the model in the file IN as the file OUT, quantized to TYPE.",

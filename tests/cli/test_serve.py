@@ -7,7 +7,6 @@ import socket
 import subprocess
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -22,19 +21,6 @@ from tests.cli.conftest import Invoke
 from tests.program import inside
 
 pytestmark = pytest.mark.program
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
-    """The settings that the server was started with; it ends at once with code 7."""
-    taken: list[Settings] = []
-
-    def serve(settings: Settings, on_progress: Any) -> int:
-        taken.append(settings)
-        return 7
-
-    monkeypatch.setattr("shimmy.server.lifecycle.serve", serve)
-    return taken
 
 
 @inside("the settings")

@@ -29,20 +29,21 @@ def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
         "num layers": "2",
         "embedding length": "8",
         "vocabulary size": "260",
-        "has chat template": "yes",
         "tokenizer model": "llama",
         "pooling": "not stated",
         "capabilities": "completion",
         "sampling": "not stated",
+        "template source": "gguf",
         "size": f"{path.stat().st_size:,} bytes",
         "source": "models folder",
+        "state": "ok",
         "file": str(path),
     }
 
 
 def test_says_what_the_header_does_not_state(invoke: Invoke, machine: Path) -> None:
     model(llama__context_length=None).write(machine / "m.gguf")
-    assert "context length     not stated" in invoke("show", "m", "--model-path", "m.gguf").stdout
+    assert re.search(r"^context length +not stated$", invoke("show", "m", "--model-path", "m.gguf").stdout, re.M)
 
 
 def test_shows_what_the_model_has_for_sampling(invoke: Invoke, machine: Path) -> None:

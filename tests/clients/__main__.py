@@ -55,7 +55,9 @@ def main(arguments: list[str]) -> int:
             "server": f"shimmy {__version__}",
             "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "day": time.strftime("%Y-%m-%d", time.gmtime()),
-            "clients": [{"name": each.name, "protocol": each.protocol, **recorder.found[each.name]} for each in CLIENTS],
+            "clients": [
+                {"name": each.name, "protocol": each.protocol, **recorder.found[each.name]} for each in CLIENTS
+            ],
         }
     )
     return int(status)

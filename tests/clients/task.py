@@ -88,6 +88,13 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "error": _refuses,
 }
 
+AGENT_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "chat": lambda gave: bool(gave.strip()),
+    "stream": lambda gave: len(gave) > 1 and bool("".join(gave).strip()),
+    # Some say it in words of their own.
+    "error": lambda gave: gave["status"] in (404, None) and bool(gave["message"]),
+}
+
 MEANINGS = {
     "models": "lists the models that there are",
     "chat": "has a whole answer",

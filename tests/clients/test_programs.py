@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients import environment
 from tests.clients.environment import Unreachable
-from tests.clients.roster import CLIENTS, Client, failures, run
+from tests.clients.roster import CLIENTS, LIMIT_SECONDS, Client, failures, run
 from tests.models import minilm
 from tests.program import DEMO, Program, program
 
 # What some clients need besides the time that they take: their packages are fetched first.
-pytestmark = [pytest.mark.model, pytest.mark.program]
+pytestmark = [pytest.mark.model, pytest.mark.program, pytest.mark.timeout(LIMIT_SECONDS + environment.LIMIT_SECONDS)]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def marked(client: Client) -> object:
-    return pytest.param(client, id=client.name, marks=[pytest.mark.clients] if client.downloads else [])
+    return pytest.param(client, id=client.name, marks=[] if client.is_everyday else [pytest.mark.clients])
 
 
 @pytest.mark.parametrize("client", [marked(each) for each in CLIENTS])

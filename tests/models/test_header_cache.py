@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -91,17 +92,22 @@ def rename(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [touch, relink, rename])
 def test_a_file_that_was_touched_is_read_again(
-    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, change: object
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
     file = old_model(tmp_path / "models" / "m.gguf")
     folder = Folder("x", str(file.parent))
     Catalog([folder], str(path)).refresh()
-    assert callable(change)
     change(file)
-    read: list[object] = []
-    monkeypatch.setattr("shimmy.models.scan.inspect", lambda paths: read.append(paths) or inspect(paths))
+    num_read = 0
+
+    def counting(paths: tuple[str, ...]) -> Inspection:
+        nonlocal num_read
+        num_read += 1
+        return inspect(paths)
+
+    monkeypatch.setattr("shimmy.models.scan.inspect", counting)
     Catalog([folder], str(path)).refresh()
-    assert len(read) == 1
+    assert num_read == 1
 
 
 def test_a_file_written_just_now_is_not_kept(tmp_path: Path, path: Path) -> None:

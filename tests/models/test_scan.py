@@ -1,11 +1,11 @@
 """When a file counts: not while it may still be written. And what a scan skips, with the reason."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from shimmy.models import scan as scanning
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import File, Folder
 from shimmy.models.scan import SETTLED_SECONDS
@@ -17,9 +17,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = 0.0
-        real = scanning.time.time_ns
-        monkeypatch.setattr(scanning.time, "monotonic", lambda: 1000 + self.passed)
-        monkeypatch.setattr(scanning.time, "time_ns", lambda: real() + int(self.passed * 1e9))
+        real = time.time_ns
+        monkeypatch.setattr(time, "monotonic", lambda: 1000 + self.passed)
+        monkeypatch.setattr(time, "time_ns", lambda: real() + int(self.passed * 1e9))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_file_that_grows_is_not_listed(tmp_path: Path, clock: Clock, catalog: 
 
 
 def set_now(path: Path, clock: Clock) -> None:
-    now = scanning.time.time_ns()
+    now = time.time_ns()
     os.utime(path, ns=(now, now))
 
 

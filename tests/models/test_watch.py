@@ -12,6 +12,7 @@ import pytest
 
 from shimmy.models import watch as watching
 from shimmy.models.catalog import Catalog
+from shimmy.models.discovery import Source
 from shimmy.models.folders import DataFolder, File, Folder, HuggingFaceCache
 from shimmy.models.listing import Change
 from shimmy.models.notifications import GONE, MODIFIED, NEW, Changes
@@ -245,7 +246,7 @@ def test_which_folders_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "models" / "loop").symlink_to(tmp_path / "models")
     os.mkdir(os.fsencode(tmp_path) + b"/models/not \xff text")
     (tmp_path / "file" / "m.gguf").touch()
-    sources = [
+    sources: list[Source] = [
         File("x", str(tmp_path / "file" / "m.gguf")),
         File("x", str(tmp_path / "absent.gguf")),
         Folder("x", str(tmp_path / "models")),

@@ -73,8 +73,37 @@ def test_bodies_are_those_that_are_read() -> None:
 
 def test_all_errors_are_told() -> None:
     _, described = made()
-    told = described["components"]["responses"]["Error"]["description"]
-    assert all(f"{cls.code} ({cls.status})" in told for cls in ShimmyError.__subclasses__())
+    for answer in described["components"]["responses"].values():
+        assert all(f"{cls.code} ({cls.status})" in answer["description"] for cls in ShimmyError.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "fields"),
+    [
+        ("/v1/chat/completions", "OpenAIError", {"error"}),
+        ("/health", "OpenAIError", {"error"}),
+        ("/v1/messages/count_tokens", "AnthropicError", {"type", "error", "request_id"}),
+        ("/api/show", "OllamaError", {"error", "code"}),
+        ("/api/models/{name}/load", "OllamaError", {"error", "code"}),
+    ],
+)
+def test_errors_have_the_shape_of_their_protocol(path: str, name: str, fields: set[str]) -> None:
+    _, described = made()
+    for operation in described["paths"][path].values():
+        assert operation["responses"]["default"]["$ref"].rpartition("/")[2] == name
+    assert set(described["components"]["schemas"][name]["required"]) == fields
+
+
+def test_what_streams_says_how() -> None:
+    _, described = made()
+    media = {
+        path: set(operation["responses"]["200"]["content"])
+        for path, methods in described["paths"].items()
+        for operation in methods.values()
+    }
+    assert media["/v1/responses"] == media["/v1/messages"] == {"application/json", "text/event-stream"}
+    assert media["/api/chat"] == {"application/json", "application/x-ndjson"}
+    assert media["/"] == {"text/plain"} and media["/v1/models"] == {"application/json"}
 
 
 @pytest.mark.program

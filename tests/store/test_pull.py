@@ -1,5 +1,6 @@
 """Whole pulls from a hub on this machine, over TLS: what comes, and what is made of hubs that fail."""
 
+import errno
 import hashlib
 import threading
 import zlib
@@ -334,3 +335,26 @@ def test_a_new_version_takes_the_place_of_the_old(hub: Hub, store: Store) -> Non
     better, _ = pull(hub, store, "org/tiny")
     assert store.find("org/tiny") == better
     assert store.find("org/tiny:q4_0") is not None
+
+
+def test_a_disk_that_becomes_full(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before is not brought again."""
+    hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
+    room = 9 << 20
+    write = partial._write_at
+
+    def write_while_there_is_room(descriptor: int, piece: memoryview, offset: int) -> int:
+        nonlocal room
+        if len(piece) > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room -= len(piece)
+        return write(descriptor, piece, offset)
+
+    monkeypatch.setattr(partial, "_write_at", write_while_there_is_room)
+    with pytest.raises(StoreFull, match="what has arrived is kept"):
+        pull(hub, store, "org/large")
+    there = partial.num_arrived(store.partial(sha256(LARGE)))
+    room = 1 << 40
+    hub.seen.clear()
+    pull(hub, store, "org/large")
+    assert len(hub.ranges) == 5 - there < 5

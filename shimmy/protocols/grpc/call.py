@@ -49,6 +49,12 @@ class Call:
             raise Unimplemented("messages are in protobuf only: application/grpc or application/grpc+proto")
         return method
 
+    @property
+    def needed_scope(self) -> str:
+        """What a key must have; for a method that there is not it makes no difference."""
+        method = self._services.find(self._scope["path"])
+        return method.needed_scope if method else "infer"
+
     async def run(self, method: Method, receive: Receive) -> None:
         """`receive` gives the whole body, or, of a conversation, what there is of it. Raises what went wrong, or
         `ClientGone`."""

@@ -72,6 +72,13 @@ class PullRequest(msgspec.Struct, frozen=True):
     quantization: Annotated[str, Field(2, STRING)] = ""
 
 
+class PullProgress(msgspec.Struct, frozen=True):
+    file: Annotated[str, Field(1, STRING)] = ""
+    downloaded: Annotated[int, Field(2, UINT64)] = 0
+    total: Annotated[int, Field(3, UINT64)] = 0
+    done: Annotated[bool, Field(4, BOOL)] = False
+
+
 class ListRequest(msgspec.Struct, frozen=True):
     pass
 
@@ -112,6 +119,10 @@ class UnloadRequest(msgspec.Struct, frozen=True):
 
 class DeleteRequest(msgspec.Struct, frozen=True):
     model: Annotated[str, Field(1, STRING)] = ""
+
+
+class DeleteResponse(msgspec.Struct, frozen=True):
+    success: Annotated[bool, Field(1, BOOL)] = False
 
 
 class StatusRequest(msgspec.Struct, frozen=True):

@@ -74,27 +74,22 @@ class Named(msgspec.Struct, frozen=True):
     name: Annotated[str, Field(1, STRING)] = ""
 
 
-class EnumDescriptor(msgspec.Struct, frozen=True):
-    name: Annotated[str, Field(1, STRING)] = ""
+class EnumDescriptor(Named, frozen=True):
     value: Annotated[list[Named], Field(2, Named)] = []
 
 
-class NestedDescriptor(msgspec.Struct, frozen=True):
+class NestedDescriptor(Named, frozen=True):
     """A message within a message; none of ours has more within."""
 
-    name: Annotated[str, Field(1, STRING)] = ""
     field: Annotated[list[Named], Field(2, Named)] = []
 
 
-class MessageDescriptor(msgspec.Struct, frozen=True):
-    name: Annotated[str, Field(1, STRING)] = ""
-    field: Annotated[list[Named], Field(2, Named)] = []
+class MessageDescriptor(NestedDescriptor, frozen=True):
     nested_type: Annotated[list[NestedDescriptor], Field(3, NestedDescriptor)] = []
     enum_type: Annotated[list[EnumDescriptor], Field(4, EnumDescriptor)] = []
 
 
-class ServiceDescriptor(msgspec.Struct, frozen=True):
-    name: Annotated[str, Field(1, STRING)] = ""
+class ServiceDescriptor(Named, frozen=True):
     method: Annotated[list[Named], Field(2, Named)] = []
 
 

@@ -98,7 +98,7 @@ class Slot(msgspec.Struct, frozen=True):
 def slots(cls: type[msgspec.Struct]) -> dict[int, Slot]:
     """The fields of a message by their numbers, in the order of these."""
     blank = cls()
-    fields = {name: hint.__metadata__[0] for name, hint in cls.__annotations__.items()}
+    fields = {field.name: field.type.__metadata__[0] for field in msgspec.structs.fields(cls)}
     found = []
     for name, field in fields.items():
         others = (other.number for other in fields.values() if field.oneof and other.oneof == field.oneof)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from starlette.types import Message, Receive
 
 from shimmy.core.errors import Draining
+from shimmy.core.settings import Settings
 from shimmy.protocols.grpc import health, reflection, spindll
 from shimmy.protocols.grpc.methods import Method
 from shimmy.server.inference import Inference
@@ -14,11 +15,11 @@ _LOOK_SECONDS = 0.5
 
 
 class Services:
-    def __init__(self, inference: Inference, state: Callable[[], str]) -> None:
+    def __init__(self, inference: Inference, settings: Settings, state: Callable[[], str]) -> None:
         """`state` says "ready" when new work should be sent here, and "draining" once the server is on its way out."""
         self._state = state
         self._methods = {
-            **spindll.methods(inference),
+            **spindll.methods(inference, settings),
             **health.methods(state),
             **reflection.methods(),
         }

@@ -10,11 +10,13 @@ from starlette.types import Scope
 from shimmy.core.errors import Unimplemented, Unsupported
 from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta
 from shimmy.core.request import Generation, Prompt, Text
+from shimmy.core.settings import Settings
 from shimmy.protocols.grpc.generation import chat, params, secret
 from shimmy.protocols.grpc.messages import (
     ChatRequest,
     ChatResponse,
     DeleteRequest,
+    DeleteResponse,
     GenerateParams,
     GenerateRequest,
     GenerateResponse,
@@ -26,6 +28,7 @@ from shimmy.protocols.grpc.messages import (
     ModelInfo,
     PrefillRequest,
     PrefillResponse,
+    PullProgress,
     PullRequest,
     StatusRequest,
     StatusResponse,
@@ -34,14 +37,16 @@ from shimmy.protocols.grpc.messages import (
 )
 from shimmy.protocols.grpc.methods import Method, Reply, unary
 from shimmy.server.inference import Inference
+from shimmy.server.store_access import StoreAccess
 from shimmy.server.streaming import observed
 
 _CPU = "CPU"
 
 
 class Spindll:
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
+        self._store = StoreAccess(inference, settings)
 
     async def generate(self, request: GenerateRequest, scope: Scope) -> Reply:
         async with aclosing(self._events(request.model, Text(request.prompt), request.params, b"", scope)) as events:
@@ -106,14 +111,19 @@ class Spindll:
         return StatusResponse(models, sorted(devices))
 
     async def pull(self, request: PullRequest, scope: Scope) -> Reply:
-        raise Unimplemented("this server downloads no models; put a .gguf file into one of its folders")
-        yield
+        name = f"{request.repo}:{request.quantization}" if request.quantization else request.repo
+        async with aclosing(self._store.pull(name)) as reported:
+            async for each in reported:
+                if each.digest is not None:
+                    yield PullProgress(each.file or "", each.completed or 0, each.total or 0)
+        yield PullProgress(done=True)
 
     async def unload(self, request: UnloadRequest, scope: Scope) -> msgspec.Struct:
         raise Unimplemented("this server unloads no models; one that is loaded stays so")
 
-    async def delete(self, request: DeleteRequest, scope: Scope) -> msgspec.Struct:
-        raise Unimplemented("this server deletes no models; remove the file")
+    async def delete(self, request: DeleteRequest, scope: Scope) -> DeleteResponse:
+        await self._store.remove(request.model)
+        return DeleteResponse(True)
 
     def _infos(self) -> Iterator[ModelInfo]:
         for model in self._inference.catalog.models():
@@ -148,17 +158,17 @@ class Spindll:
                     yield event
 
 
-def methods(inference: Inference) -> dict[str, Method]:
-    spindll = Spindll(inference)
+def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
+    spindll = Spindll(inference, settings)
     return {
         "/spindll.Spindll/Generate": Method(GenerateRequest, spindll.generate),
         "/spindll.Spindll/Chat": Method(ChatRequest, spindll.chat),
         "/spindll.Spindll/Prefill": unary(PrefillRequest, spindll.prefill),
-        "/spindll.Spindll/Pull": Method(PullRequest, spindll.pull),
+        "/spindll.Spindll/Pull": Method(PullRequest, spindll.pull, needed_scope="admin"),
         "/spindll.Spindll/List": unary(ListRequest, spindll.list),
         "/spindll.Spindll/Load": unary(LoadRequest, spindll.load),
         "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload),
-        "/spindll.Spindll/Delete": unary(DeleteRequest, spindll.delete),
+        "/spindll.Spindll/Delete": unary(DeleteRequest, spindll.delete, "admin"),
         "/spindll.Spindll/Status": unary(StatusRequest, spindll.status),
     }
 

@@ -9,7 +9,15 @@ Header = tuple[bytes, bytes]
 
 # https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 0, 3, 4, 5, 7
-RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, UNAUTHENTICATED = 8, 9, 12, 13, 14, 16
+RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED = (
+    8,
+    9,
+    12,
+    13,
+    14,
+    15,
+    16,
+)
 
 # The nearest class of an error's own and its bases decides.
 CODES: dict[type[ShimmyError], int] = {
@@ -31,6 +39,10 @@ CODES: dict[type[ShimmyError], int] = {
     errors.Unavailable: UNAVAILABLE,
     errors.ModelFailed: INTERNAL,
     errors.WorkerLost: UNAVAILABLE,
+    errors.PullFailed: UNAVAILABLE,
+    errors.DigestMismatch: DATA_LOSS,
+    errors.StoreFailed: INTERNAL,
+    errors.StoreFull: RESOURCE_EXHAUSTED,
 }
 # Clients refuse trailers of more than 8 KiB in all.
 _MAX_MESSAGE_BYTES = 4096

@@ -7,7 +7,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from shimmy.core.errors import ShimmyError
-from shimmy.core.keys import infer, public
+from shimmy.core.keys import admin, infer, public
 from shimmy.server.protocol import Protocol, route
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shimmy.protocols.ollama.embed import Embeds
     from shimmy.protocols.ollama.generate import Generates
     from shimmy.protocols.ollama.models import Models
+    from shimmy.protocols.ollama.store import StoreRequests
 
 __all__ = ["Ollama"]
 
@@ -35,11 +36,11 @@ class Ollama(Protocol):
             route("GET", "/api/tags", infer, lambda: self.models.list),
             route("GET", "/api/ps", infer, lambda: self.models.loaded),
             route("POST", "/api/show", infer, lambda: self.models.show),
-            route("POST", "/api/pull", infer, lambda: self.about.refuse_store),
+            route("POST", "/api/pull", admin, lambda: self.store.pull),
+            route("POST", "/api/copy", admin, lambda: self.store.copy),
+            route("DELETE", "/api/delete", admin, lambda: self.store.delete),
             route("POST", "/api/push", infer, lambda: self.about.refuse_store),
             route("POST", "/api/create", infer, lambda: self.about.refuse_store),
-            route("POST", "/api/copy", infer, lambda: self.about.refuse_store),
-            route("DELETE", "/api/delete", infer, lambda: self.about.refuse_store),
             route("POST", "/api/blobs/{digest}", infer, lambda: self.about.refuse_store),
         ]
 
@@ -72,6 +73,12 @@ class Ollama(Protocol):
         from shimmy.protocols.ollama.models import Models
 
         return Models(self._inference)
+
+    @cached_property
+    def store(self) -> "StoreRequests":
+        from shimmy.protocols.ollama.store import StoreRequests
+
+        return StoreRequests(self._inference, self._settings)
 
     def operations(self) -> "dict[str, Operation]":
         from shimmy.protocols.ollama.described import OPERATIONS

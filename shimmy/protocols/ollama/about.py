@@ -1,4 +1,4 @@
-"""What Ollama's API says of the server itself: GET /, GET /api/version, and that there is no store of models."""
+"""What Ollama's API says of the server itself: GET /, GET /api/version, and which changes it does not make."""
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,6 +18,6 @@ class About:
 
     async def refuse_store(self, request: Request) -> Response:
         raise Unimplemented(
-            f"{request.url.path} is not implemented: this server does not change its models; put .gguf files into one "
-            "of its folders, and they are found"
+            f"{request.url.path} is not implemented: this server makes no models; put .gguf files into one of its "
+            "folders, and they are found, or pull them"
         )

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from shimmy.core.events import (
-    Accepted,
     Alternative,
     Event,
     Finished,
@@ -84,7 +83,6 @@ class Answer:
         self._model = model
         self._shape = shape
         self._started_at = time.monotonic()
-        self._accepted_at = self._started_at
         self._call: _Call | None = None
 
     def only(self, reason: str) -> bytes:
@@ -106,8 +104,6 @@ class Answer:
                         tokens += event.tokens
                     elif isinstance(event, Finished):
                         end = self._end(event)
-                    elif isinstance(event, Accepted):
-                        self._accepted_at = time.monotonic()
         answer = self._object("".join(texts), "".join(thoughts), calls) | end
         return _encode(answer | _logprobs(tokens))
 
@@ -121,8 +117,6 @@ class Answer:
         calls = self._ended_call(event)
         objects = [self._object("", "", calls) | {"done": False}] if calls else []
         match event:
-            case Accepted():
-                self._accepted_at = time.monotonic()
             case TextDelta(_, _, text, tokens):
                 objects.append(self._object(text, "", []) | {"done": False} | _logprobs(tokens))
             case ReasoningDelta(_, _, text, tokens):
@@ -149,7 +143,7 @@ class Answer:
             "done": True,
             "done_reason": "length" if event.reason == "length" else "stop",
             "total_duration": nanoseconds(time.monotonic() - self._started_at),
-            "load_duration": nanoseconds(self._accepted_at - self._started_at),
+            "load_duration": nanoseconds(event.timings.load_seconds),
             "prompt_eval_count": event.usage.prompt_tokens,
             "prompt_eval_duration": nanoseconds(event.timings.prefill_seconds),
             "eval_count": event.usage.completion_tokens,

@@ -132,3 +132,23 @@ class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: ModelName | None = None
     name: ModelName | None = None
+
+
+class PullRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`revision` is ours: a branch, tag or commit of a repository of Hugging Face."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+    stream: bool | None = None
+    insecure: bool | None = None
+    revision: ModelName | None = None
+
+
+class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    source: ModelName
+    destination: ModelName
+
+
+class DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: ModelName | None = None
+    name: ModelName | None = None

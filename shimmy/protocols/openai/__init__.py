@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shimmy.protocols.openai.explain import Explain
     from shimmy.protocols.openai.infill import Infills
     from shimmy.protocols.openai.models import Models
+    from shimmy.protocols.openai.props import Props
     from shimmy.protocols.openai.rerank import Rerank
     from shimmy.protocols.openai.responses.endpoint import Responses
     from shimmy.protocols.openai.tokens import TokenEndpoints
@@ -42,6 +43,8 @@ class OpenAI(Protocol):
             route("GET", "/v1/models", infer, lambda: self.models.list),
             route("GET", "/v1/models/{id:path}", infer, lambda: self.models.get),
             # llama-server's own.
+            route("GET", "/props", infer, lambda: self.props.get),
+            route("GET", "/slots", infer, lambda: self.props.slots),
             route("POST", "/infill", infer, lambda: self.infills.create),
             route("POST", "/tokenize", infer, lambda: self.tokens.tokenize),
             route("POST", "/detokenize", infer, lambda: self.tokens.detokenize),
@@ -101,6 +104,12 @@ class OpenAI(Protocol):
         from shimmy.protocols.openai.explain import Explain
 
         return Explain(self._inference)
+
+    @cached_property
+    def props(self) -> "Props":
+        from shimmy.protocols.openai.props import Props
+
+        return Props(self._inference)
 
     @cached_property
     def models(self) -> "Models":

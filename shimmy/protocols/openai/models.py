@@ -37,6 +37,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     adapters: dict[str, float] | None
 
 
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[Entry]
+
+
 class Models:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -44,7 +51,7 @@ class Models:
     async def list(self, request: Request) -> Response:
         """Those that cannot be served are listed too, with the reason."""
         await self._inference.refresh()
-        return json_response({"object": "list", "data": list(self._entries())})
+        return json_response(Listing(data=list(self._entries())))
 
     async def get(self, request: Request) -> Response:
         await self._inference.refresh()
@@ -57,8 +64,7 @@ class Models:
             facts = model.facts
             status = statuses.get(model.id)
             loaded = status.loaded if status else None
-            generates = facts is not None and not facts.is_encoder
-            template = None if facts is None or not generates else "gguf" if facts.has_chat_template else "chatml"
+            template = facts.template_source if facts else None
             yield Entry(
                 id=model.id,
                 created=int(model.modified_unix),

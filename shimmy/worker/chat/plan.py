@@ -15,10 +15,14 @@ from shimmy.core.errors import RequestError
 from shimmy.core.request import Chat, Generation, Reasoning, Tool, ToolChoice
 from shimmy.worker.chat.parts import Parser
 from shimmy.worker.chat.reasoning import Channels, Marks, Place, is_open, recognise
+from shimmy.worker.constraints.cache import Cache
 
 if TYPE_CHECKING:
     from shimmy.worker.chat.toolcalls import Dialect
     from shimmy.worker.constraints.gate import Terms
+
+
+_GRAMMAR_BYTES = 4 << 20
 
 
 class Vocabulary(Protocol):
@@ -69,6 +73,7 @@ class Planner:
         self._template = template
         self._vocabulary = vocabulary
         self._controls: dict[str, int | None] = {}
+        self._grammars: Cache[str] = Cache(_GRAMMAR_BYTES)
 
     def of(self, generation: Generation, prompt: str) -> Plan | None:
         """`prompt` as it was rendered. None where an answer is nothing but text. Raises `RequestError` for tools that
@@ -119,11 +124,20 @@ class Planner:
         if not is_required:
             tools = [tool if tool.strict else msgspec.structs.replace(tool, parameters=_ANY) for tool in tools]
         field = "tool_choice" if is_required else "tools"
-        for at, tool in enumerate(tools):
-            if choice.name in (None, tool.name):
-                _check(f"tools[{at}].function.parameters", tool)
-        control = {mark: token for mark in dialect.marks if (token := self._control(mark)) is not None}
-        return Calls(dialect.grammar(tools, choice, control), field, is_required, has_answer)
+        return Calls(self._grammar(dialect, tools, choice), field, is_required, has_answer)
+
+    def _grammar(self, dialect: "Dialect", tools: Sequence[Tool], choice: ToolChoice) -> str:
+        """Clients send the same tools with every request of a conversation."""
+        key = msgspec.msgpack.encode((tools, choice))
+
+        def make() -> str:
+            for at, tool in enumerate(tools):
+                if choice.name in (None, tool.name):
+                    _check(f"tools[{at}].function.parameters", tool)
+            control = {mark: token for mark in dialect.marks if (token := self._control(mark)) is not None}
+            return dialect.grammar(tools, choice, control)
+
+        return self._grammars.get(key, make, lambda lark: len(key) + len(lark))
 
     def _terms(
         self, marks: Marks | None, place: Place, dialect: "Dialect | None", calls: Calls | None, has_constraint: bool

@@ -27,6 +27,8 @@ _MAX_PLACES = 20_000
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly"}
 _ANNOTATIONS |= {"writeOnly", "discriminator", "externalDocs", "xml"}
+# Of older drafts, of editors, of code generators, and of Snowplow.
+_ANNOTATIONS |= {"readonly", "links", "enumNames", "enumDescriptions", "markdownDescription", "javaType", "self"}
 # JSON Schema leaves it to applications whether these are checked; here they would not be.
 _FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 
@@ -86,8 +88,7 @@ class _Check:
             raise RequestError(f"{path}: a schema is an object, true or false")
         kept: dict[str, Any] = {}
         for keyword, value in schema.items():
-            is_name = keyword == "$id" and depth == 0
-            if not is_name and keyword not in _ANNOTATIONS and not keyword.startswith("x-"):
+            if not _says_nothing(keyword) and not (_is_name(keyword, value) and (depth == 0 or not _refers(schema))):
                 kept[keyword] = self._value(keyword, value, f"{path}/{keyword}", depth + 1)
         _check_num_properties(kept, path)
         return _with_stricter_format(kept)
@@ -140,6 +141,21 @@ class _Check:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         for part in parts:
             self._data(part, depth + 1)
+
+
+def _says_nothing(keyword: str) -> bool:
+    return keyword in _ANNOTATIONS or keyword.startswith("x-")
+
+
+def _is_name(keyword: str, value: Any) -> bool:
+    return keyword in ("$id", "id") and isinstance(value, str)
+
+
+def _refers(schema: Any) -> bool:
+    """Whether it makes a difference that a schema within another has a name: references in it start from there."""
+    if isinstance(schema, dict):
+        return "$ref" in schema or any(map(_refers, schema.values()))
+    return isinstance(schema, list) and any(map(_refers, schema))
 
 
 def _check_num_properties(schema: dict[str, Any], path: str) -> None:

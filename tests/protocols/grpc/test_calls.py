@@ -241,9 +241,11 @@ def test_errors_of_the_engine() -> None:
 def test_what_this_server_cannot_do_is_said() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
-            for method in ("Pull", "Unload", "Delete"):
+            code, details = await refused(client("Unload")(message("UnloadRequest")))
+            assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
+            for method in ("Pull", "Delete"):
                 code, details = await refused(client(method)(message(f"{method}Request")))
-                assert (code, details.startswith("this server ")) == (grpc.StatusCode.UNIMPLEMENTED, True)
+                assert (code, "--allow-pull" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
             for fields in ({"gpu_layers": 5}, {"priority": 2}, {"idle_reload_secs": 1}):
                 (name,) = fields
                 code, details = await refused(client("Load")(message("LoadRequest", model="echo", **fields)))
@@ -318,7 +320,9 @@ def test_the_server_keeps_the_deadline_too() -> None:
     async def test(server: Live) -> None:
         async with http2(server) as client:
             # Once it is loaded an answer begins in time.
-            await finished(client, await client.request("POST", CHAT, framed(chat("!say x").SerializeToString()), *CALL))
+            await finished(
+                client, await client.request("POST", CHAT, framed(chat("!say x").SerializeToString()), *CALL)
+            )
             body = framed(chat("!stall 2").SerializeToString())
             stream = await client.request("POST", CHAT, body, *CALL, ("grpc-timeout", "1S"))
             fields = await finished(client, stream)

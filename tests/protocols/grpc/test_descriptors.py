@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shimmy.core.settings import Settings
 from shimmy.protocols.grpc import health, messages, reflection
 from shimmy.protocols.grpc.schema import BOOL, BYTES, FLOAT, INT32, STRING, UINT32, UINT64, Scalar, slots
 from shimmy.protocols.grpc.services import Services
@@ -81,7 +82,7 @@ def check_label(default: Any, field: Any) -> None:
 def test_every_method_is_answered_and_no_other() -> None:
     async def test() -> None:
         async with fake_inference() as inference:
-            services = Services(inference, lambda: "ready")
+            services = Services(inference, Settings(), lambda: "ready")
         answered = services._methods
         described = {}
         for name in reflection.services():

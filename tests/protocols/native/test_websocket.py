@@ -164,7 +164,7 @@ def test_a_client_that_asks_nothing_is_closed() -> None:
 )
 def test_the_guards_refuse_before_anything_is_accepted(target: str, headers: dict[str, str], status: int) -> None:
     async def test(server: Live) -> None:
-        async with socket(server, target, (), **headers) as (client, first):
+        async with socket(server, target, (), None, **headers) as (client, first):
             assert isinstance(first, RejectConnection) and first.status_code == status
             if first.has_body:
                 body = await client.next()

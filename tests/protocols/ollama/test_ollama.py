@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import msgspec
 import pytest
 
 from shimmy.core.errors import RequestError
+from shimmy.core.events import Accepted, Event, Finished, TextDelta, Timings, Usage
+from shimmy.protocols.ollama.answer import Answer, generate_shape
 from shimmy.protocols.ollama.generation import constraint, unloads
 from shimmy.protocols.ollama.messages import messages
 from shimmy.protocols.ollama.wire import ChatMessage
@@ -181,9 +184,9 @@ def test_log_probabilities() -> None:
         ("/api/generate", generate("hi", template="{{ .Prompt }}"), 400, "template"),
         ("/api/generate", generate("!fail context_length_exceeded too long"), 400, "too long"),
         ("/api/show", {}, 400, "model"),
-        ("/api/pull", {"model": "llama3.2"}, 501, "not implemented"),
+        ("/api/pull", {"model": "llama3.2"}, 403, "--allow-pull"),
         ("/api/create", {"model": "mine"}, 501, "not implemented"),
-        ("/api/copy", {"source": "a", "destination": "b"}, 501, "not implemented"),
+        ("/api/copy", {"source": "a", "destination": "b"}, 403, "--allow-pull"),
         ("/api/blobs/sha256:00", b"x", 501, "not implemented"),
         ("/api/nope", {}, 404, "/api/nope"),
         ("/api/tags", {}, 405, "GET"),
@@ -197,9 +200,27 @@ def test_what_is_refused(path: str, body: Any, status: int, said: str) -> None:
     run_live(test)
 
 
+def test_durations_do_not_overlap() -> None:
+    """What the worker says it took, and before that how long its model took: the worker tells both at once."""
+
+    async def batches() -> AsyncGenerator[list[Event], None]:
+        await asyncio.sleep(0.05)
+        finished = Finished("id", 0, "stop", Usage(3, 1), Timings(0.001, 0.02, 0.03, 0.004))
+        yield [Accepted("id", 3), TextDelta("id", 0, "one"), finished]
+
+    async def test() -> None:
+        whole = json.loads(await Answer("echo", generate_shape).whole(batches()))
+        (*_, line) = [line async for line in Answer("echo", generate_shape).lines(batches())]
+        for end in (whole, json.loads(line.splitlines()[-1])):
+            parts = [end[f"{name}_duration"] for name in ("load", "prompt_eval", "eval")]
+            assert parts == [4_000_000, 20_000_000, 30_000_000] and end["total_duration"] >= 50_000_000
+
+    asyncio.run(test())
+
+
 def test_delete_is_refused() -> None:
     async def test(server: Live) -> None:
-        assert (await server.ask("DELETE", "/api/delete", {"model": "echo"})).status == 501
+        assert (await server.ask("DELETE", "/api/delete", {"model": "echo"})).status == 403
 
     run_live(test)
 

@@ -1,20 +1,13 @@
-"""Whole exchanges as they go over the wire, compared byte by byte; what differs each time is put into capitals.
+"""Transcripts of the OpenAI API."""
 
-`REGENERATE=1 python -m pytest tests/protocols/openai/test_golden.py` writes tests/golden anew.
-"""
-
-import json
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server.live import Live, chat_body, run_live
+from tests.protocols.transcripts import check, names
+from tests.server.live import chat_body
 
 pytestmark = pytest.mark.program
-GOLDEN = Path(__file__).parents[2] / "golden"
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 USAGE = {"stream_options": {"include_usage": True}}
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -45,36 +38,17 @@ EXCHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def normalised(answer: str) -> str:
-    for pattern, replacement in (
-        (r"(chatcmpl|cmpl|req|resp|msg|rs|fc)([-_])[0-9a-f]{24}", r"\1\2ID"),
-        (r'"(created|created_at|completed_at)":\d+', r'"\1":TIME'),
-        (r"date: .*", "date: DATE"),
-        (r'"load_ms":[\d.]+', '"load_ms":LOAD'),
-        (r"content-length: \d+", "content-length: LENGTH"),
-    ):
-        answer = re.sub(pattern, replacement, answer)
-    return answer
+VARYING = (
+    (r"(chatcmpl|cmpl|req|resp|msg|rs|fc)([-_])[0-9a-f]{24}", r"\1\2ID"),
+    (r'"(created|created_at|completed_at)":\d+', r'"\1":TIME'),
+    (r'"load_ms":[\d.]+', '"load_ms":LOAD'),
+)
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_the_wire_is_what_it_was(name: str) -> None:
-    path, body = EXCHANGES[name]
-
-    async def test(server: Live) -> None:
-        async with server.connect() as client:
-            await client.request("POST", path, body)
-            answer = await client.answer()
-        headers = "".join(f"{field}: {value}\n" for field, value in answer.headers.items())
-        received = normalised(f"HTTP {answer.status}\n{headers}\n{answer.body.decode()}")
-        transcript = f"POST {path}\n{json.dumps(body)}\n\n{received}"
-        file = GOLDEN / f"{name}.txt"
-        if os.environ.get("REGENERATE"):
-            file.write_text(transcript)
-        assert transcript == file.read_text()
-
-    run_live(test)
+    check(name, *EXCHANGES[name], VARYING)
 
 
 def test_there_is_no_transcript_too_many() -> None:
-    assert {path.stem for path in GOLDEN.glob("openai-*.txt")} == set(EXCHANGES)
+    assert names("openai") == set(EXCHANGES)

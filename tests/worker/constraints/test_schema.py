@@ -27,7 +27,9 @@ def nested(depth: int) -> dict[str, Any]:
         ({"unevaluatedProperties": False}, "#/unevaluatedProperties"),
         ({"propertyNames": {}}, "#/propertyNames"),
         ({"$dynamicRef": "#x"}, "#/$dynamicRef"),
-        ({"items": {"$id": "other"}}, "#/items/$id"),
+        ({"items": {"$id": "other", "items": {"$ref": "#"}}}, "#/items/$id"),
+        ({"properties": {"a": {"id": "other", "anyOf": [{"$ref": "#"}]}}}, "#/properties/a/id"),
+        ({"id": 7}, "#/id"),
         ({"contentEncoding": "base64"}, "#/contentEncoding"),
         ({"nullable": True}, "#/nullable"),
         ({"minimun": 3}, "#/minimun"),
@@ -99,9 +101,9 @@ def test_annotations_are_left_out() -> None:
         "discriminator": {"propertyName": "kind"},
         "x-guidance": {"lenient": True},
         "type": "object",
-        "properties": {"title": {"type": "string"}, "x-y": True},
+        "properties": {"title": {"id": "#/properties/title", "type": "string"}, "x-y": True, "id": {"readonly": True}},
     }
-    kept = {"type": "object", "properties": {"title": {"type": "string"}, "x-y": True}}
+    kept = {"type": "object", "properties": {"title": {"type": "string"}, "x-y": True, "id": {}}}
     assert enforceable(json.dumps(annotated)) == json.dumps(kept)
 
 

@@ -1,5 +1,7 @@
 """`<function=name>` with `<parameter=key>` tags: Qwen3-Coder, Qwen 3.5, Nemotron 3, Step 3.5 and Seed-OSS."""
 
+import msgspec
+
 from shimmy.worker.chat.toolcalls.tagged import Tagged
 
 # Some of these models forget the tag around a call, so what is in it begins one too.
@@ -19,18 +21,12 @@ QWEN_CODER = Tagged(
     padding="\n",
     one_each=True,
 )
-SEED = Tagged(
+SEED = msgspec.structs.replace(
+    QWEN_CODER,
     name="seed",
     begins=("<seed:tool_call>",),
-    also_begins=("<function=",),
     other_marks=("</seed:tool_call>", "</function>", "<parameter=", "</parameter>"),
     section="<seed:tool_call>",
     section_end="</seed:tool_call>",
-    call="<function=",
-    name_end=">",
-    call_end="</function>",
-    key="<parameter=",
-    key_end=">",
-    value_end="</parameter>",
-    one_each=True,
+    padding="",
 )

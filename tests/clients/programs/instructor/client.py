@@ -50,5 +50,6 @@ report(
         "schema": lambda: ask(instructor.Mode.JSON_SCHEMA, Person, task["describe"]).model_dump(),
         "error": error,
     },
-    absent=dict.fromkeys(("chat", "stream", "usage", "results"), plain) | dict.fromkeys(("models", "embed"), "has none"),
+    absent=dict.fromkeys(("chat", "stream", "usage", "results"), plain)
+    | dict.fromkeys(("models", "embed"), "has none"),
 )

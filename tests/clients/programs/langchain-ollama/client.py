@@ -37,7 +37,9 @@ report(
         "usage": usage,
         "results": results,
         "schema": lambda: chat().with_structured_output(SCHEMA, method="json_schema").invoke(task["describe"]),
-        "embed": lambda: OllamaEmbeddings(model=task["embedder"], base_url=task["url"]).embed_documents(task["sentences"]),
+        "embed": lambda: OllamaEmbeddings(model=task["embedder"], base_url=task["url"]).embed_documents(
+            task["sentences"]
+        ),
         "error": lambda: raised(lambda: chat(task["unknown"]).invoke(task["question"])),
     },
     absent={"tools": "Ollama's API cannot demand a call, and the small model makes none"},

@@ -17,7 +17,9 @@ def chat(model: str = task["model"], **fields: Any) -> Any:
 
 
 def usage() -> list[int]:
-    counts = [chunk.usage_metadata for chunk in chat(stream_usage=True).stream(task["question"]) if chunk.usage_metadata]
+    counts = [
+        chunk.usage_metadata for chunk in chat(stream_usage=True).stream(task["question"]) if chunk.usage_metadata
+    ]
     return [counts[-1]["input_tokens"], counts[-1]["output_tokens"]]
 
 

@@ -33,7 +33,9 @@ def stream() -> list[str]:
     """Of the library, since a command's output has no pieces."""
     import llm as library
 
-    return [piece for piece in library.get_model(f"{task['model']}:latest").prompt(task["question"], temperature=0) if piece]
+    return [
+        piece for piece in library.get_model(f"{task['model']}:latest").prompt(task["question"], temperature=0) if piece
+    ]
 
 
 def usage() -> list[int]:

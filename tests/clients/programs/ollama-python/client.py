@@ -22,9 +22,11 @@ def usage() -> list[int]:
     return [last.prompt_eval_count, last.eval_count]
 
 
-
 def results() -> str:
-    called = {"role": "assistant", "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}]}
+    called = {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}],
+    }
     output = {"role": "tool", "tool_name": "get_weather", "content": task["output"]}
     messages = [{"role": "user", "content": task["weather"]}, called, output]
     text: str = ask(messages=messages, tools=[TOOL]).message.content

@@ -1,5 +1,8 @@
 """Which dialect each of the real templates has. Those that llama.cpp carries are all in the table."""
 
+import subprocess
+import sys
+
 import pytest
 
 from shimmy.worker.chat.toolcalls import recognise
@@ -114,3 +117,16 @@ def test_hunyuan_has_the_suffix_of_its_template() -> None:
 )
 def test_dialects_of_other_templates(sign: str, name: str) -> None:
     assert recognise("{{ messages }} " + sign).name == name
+
+
+def test_a_worker_imports_the_dialect_of_its_model_alone() -> None:
+    code = """
+import sys
+from shimmy.worker.chat.toolcalls import recognise
+print(recognise("<tool_call>").name, *(name for name in sys.modules if ".toolcalls." in name))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    name, *modules = done.stdout.split()
+    imported = {module.rpartition(".")[2] for module in modules}
+    assert name == "hermes" and "hermes" in imported
+    assert not imported & {"gemma", "harmony", "llama", "mistral", "qwen_coder", "tagged", "python_calls"}

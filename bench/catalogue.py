@@ -1,0 +1,89 @@
+"""How long it takes to list many models: `python -m bench.catalogue [--models 1000]`.
+
+Small GGUF files in a temporary folder. Listed by a catalogue that knows nothing ("cold"), by one that has the cached
+headers on disk, as every new process has ("warm"), by one that has listed them before ("again"), and by the command
+`shimmy list` with the cached headers ("command", with the start of the program). A table to stderr, JSON to stdout or a
+file; each figure is that of one round, in seconds.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from bench import report
+from shimmy.models.catalog import Catalog
+from shimmy.models.folders import Folder
+from tests.fakes.gguf_writer import model
+
+FIGURES = ("cold", "warm", "again", "command")
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        write_models(Path(folder) / "models", options.models)
+        rounds = [measured(Path(folder), options.models) for _ in range(options.rounds)]
+    for figure in FIGURES:
+        values = [1e3 * each[figure] for each in rounds]
+        print(f"{figure}: {min(values):.0f} ms at best, {median(values):.0f} ms median", file=sys.stderr)
+    report.write({"servers": {"shimmy": "shimmy list"}, "models": options.models, "listings": rounds}, options.output)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.catalogue", description=__doc__)
+    parser.add_argument("--models", type=int, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")
+    return parser.parse_args()
+
+
+def write_models(folder: Path, count: int) -> None:
+    """Old enough to be taken for whole at once."""
+    for number in range(count):
+        path = model(f"Model {number}", general__file_type=15).write(folder / f"model-{number:05}.gguf")
+        os.utime(path, (1000 + number, 1000 + number))
+
+
+def measured(folder: Path, count: int) -> dict[str, float]:
+    """Seconds for each of `FIGURES`."""
+    cache = folder / "cache" / "shimmy" / "headers"
+    cache.unlink(missing_ok=True)
+
+    def fresh() -> Catalog:
+        return Catalog([Folder("models folder", str(folder / "models"))], str(cache))
+
+    cold = timed(lambda: listed(fresh(), count))
+    catalog = fresh()
+    warm, again = (timed(lambda: listed(catalog, count)) for _ in range(2))
+    return {"cold": cold, "warm": warm, "again": again, "command": timed(lambda: run_command(folder, count))}
+
+
+def listed(catalog: Catalog, count: int) -> None:
+    catalog.refresh()
+    models = catalog.models()
+    if len(models) != count or any(each.invalid for each in models):
+        sys.exit(f"bench: {len(models)} models of {count} were listed")
+
+
+def run_command(folder: Path, count: int) -> None:
+    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [sys.executable, "-m", "shimmy", "list", "--short", "--model-dirs", str(folder / "models")]
+    shown = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, check=True)
+    if len(shown.stdout.splitlines()) < count:
+        sys.exit(f"bench: shimmy list shows fewer models than {count}")
+
+
+def timed(work: Callable[[], None]) -> float:
+    began_at = time.perf_counter()
+    work()
+    return time.perf_counter() - began_at
+
+
+if __name__ == "__main__":
+    main()

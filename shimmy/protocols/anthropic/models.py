@@ -1,0 +1,71 @@
+"""GET /v1/models and GET /v1/models/{id} as Anthropic's clients expect them, who say so by an `anthropic-version`."""
+
+import time
+from itertools import islice
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.errors import RequestError
+from shimmy.server.inference import Inference
+from shimmy.server.protocol import json_response
+
+# Anthropic API reference, List Models.
+_DEFAULT_LIMIT = 20
+_MAX_LIMIT = 1000
+
+
+class Models:
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    async def list(self, request: Request) -> Response:
+        """Page by page, those that answer to messages."""
+        limit, query = _limit(request), request.query_params
+        await self._inference.refresh()
+        found = [_entry(model) for model in self._inference.catalog.models() if _answers(model)]
+        if backwards := "before_id" in query:
+            found.reverse()
+        if (beside := query.get("before_id", query.get("after_id"))) is not None:
+            at = next((at for at, entry in enumerate(found) if entry["id"] == beside), None)
+            if at is None:
+                field = "before_id" if backwards else "after_id"
+                raise RequestError(f"{field}: there is no model {beside[:80]!r}", param=field)
+            found = found[at + 1 :]
+        page = list(islice(found, limit))
+        if backwards:
+            page.reverse()
+        ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+        return json_response({"data": page, "has_more": len(page) < len(found), **ends})
+
+    async def get(self, request: Request) -> Response:
+        await self._inference.refresh()
+        return json_response(_entry(self._inference.catalog.find(request.path_params["id"])))
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(_DEFAULT_LIMIT))
+    if not text.isascii() or not text.isdigit() or len(text) > 4 or not 1 <= int(text) <= _MAX_LIMIT:
+        raise RequestError(f"limit: expected a number from 1 to {_MAX_LIMIT}", param="limit")
+    return int(text)
+
+
+def _answers(model: Any) -> bool:
+    return not model.invalid and (model.facts is None or "completion" in model.facts.capabilities)
+
+
+def _entry(model: Any) -> dict[str, Any]:
+    """What a file cannot say, its `capabilities` as Anthropic counts them, is null."""
+    facts = model.facts
+    length = facts.context_length if facts else None
+    return {
+        "type": "model",
+        "id": model.id,
+        "display_name": (facts.name if facts else None) or model.id,
+        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(model.modified_unix)),
+        "lifecycle": "active",
+        "max_input_tokens": length,
+        "max_tokens": length,
+        "capabilities": None,
+    }

@@ -1,0 +1,73 @@
+"""POST /api/pull and /api/copy, DELETE /api/delete."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shimmy.core.decoding import decode
+from shimmy.core.errors import RequestError, Unsupported
+from shimmy.core.settings import Settings
+from shimmy.protocols.ollama.errors import encode_error_line
+from shimmy.protocols.ollama.wire import CopyRequest, DeleteRequest, PullRequest
+from shimmy.server.inference import Inference
+from shimmy.server.store_access import StoreAccess
+from shimmy.server.streaming import LineStream, until_disconnect
+
+_pull_decoder = msgspec.json.Decoder(PullRequest)
+_copy_decoder = msgspec.json.Decoder(CopyRequest)
+_delete_decoder = msgspec.json.Decoder(DeleteRequest)
+
+
+class StoreRequests:
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        self._store = StoreAccess(inference, settings)
+        self._ping_seconds = settings.ping_seconds
+
+    async def pull(self, request: Request) -> Response | LineStream:
+        body = decode(_pull_decoder, await request.body())
+        if body.insecure:
+            raise Unsupported("insecure: models come over https only", param="insecure")
+        lines = self._lines(_named(body), body.revision)
+        if body.stream is not False:
+            return LineStream(lines, encode_error_line, self._ping_seconds)
+        return Response(await until_disconnect(request.receive, _last(lines)), media_type="application/json")
+
+    async def copy(self, request: Request) -> Response:
+        body = decode(_copy_decoder, await request.body())
+        await self._store.copy(body.source, body.destination)
+        return Response()
+
+    async def delete(self, request: Request) -> Response:
+        await self._store.remove(_named(decode(_delete_decoder, await request.body())))
+        return Response()
+
+    async def _lines(self, name: str, revision: str | None) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._store.pull(name, revision)) as reported:
+            async for progress in reported:
+                yield msgspec.json.encode(_shown(progress)) + b"\n"
+
+
+def _shown(progress: Any) -> dict[str, Any]:
+    shown = {"status": progress.status}
+    if progress.digest is not None:
+        shown |= {"digest": f"sha256:{progress.digest}", "total": progress.total, "completed": progress.completed}
+    return shown
+
+
+async def _last(lines: AsyncGenerator[bytes, None]) -> bytes:
+    last = b"{}"
+    async with aclosing(lines):
+        async for line in lines:
+            last = line
+    return last.rstrip()
+
+
+def _named(body: PullRequest | DeleteRequest) -> str:
+    name = body.model or body.name
+    if not name:
+        raise RequestError("model: this field is required", param="model")
+    return name

@@ -1,0 +1,124 @@
+"""Models that requests pull, copy and remove: the whole program, with a hub on this machine."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.gguf_writer import model
+from tests.fakes.hub import Hub, noise, running_hub
+from tests.program import LIMIT_SECONDS, Program, program
+
+pytestmark = [pytest.mark.program, pytest.mark.slow]
+
+NAME = "hf.co/Org/Tiny-GGUF:Q4_0"
+
+
+@contextmanager
+def served(folder: Path, *flags: str) -> Iterator[tuple[Program, Hub]]:
+    with running_hub(folder / "hub") as hub:
+        hub.repositories["Org/Tiny-GGUF"] = {"Tiny-Q4_0.gguf": model("Tiny").encode()}
+        (folder / "home").mkdir()
+        with program(folder / "home", *flags, environment=hub.environ) as running:
+            yield running, hub
+    assert "Traceback" not in (folder / "home" / "stderr.txt").read_text()
+
+
+def ask(running: Program, method: str, path: str, body: Any, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(running.url + path, json.dumps(body).encode(), headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def ids(running: Program) -> list[str]:
+    return [each["id"] for each in running.get("/v1/models")["data"]]
+
+
+def test_a_model_is_there_as_soon_as_its_pull_ends(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        status, body = ask(running, "POST", "/api/pull", {"model": "Org/Tiny-GGUF"})
+        lines = [json.loads(line) for line in body.splitlines()]
+        assert ids(running) == [NAME]
+        assert (status, lines[0], lines[-1]) == (200, {"status": "pulling manifest"}, {"status": "success"})
+        (digest,) = {line["digest"] for line in lines if "digest" in line}
+        (tagged,) = running.get("/api/tags")["models"]
+        assert f"sha256:{tagged['digest']}" == digest
+        assert ask(running, "POST", "/api/pull", {"name": "Org/Tiny-GGUF:q4_0", "stream": False}) == (
+            200,
+            b'{"status":"success"}',
+        )
+        assert ask(running, "POST", "/api/copy", {"source": "org/tiny-gguf", "destination": "mine"})[0] == 200
+        assert json.loads(ask(running, "POST", "/api/show", {"model": "mine"})[1])["details"]["format"] == "gguf"
+        assert ask(running, "DELETE", "/api/delete", {"model": "mine"})[0] == 200
+        assert ids(running) == [NAME]
+        assert ask(running, "DELETE", "/api/delete", {"model": "Org/Tiny-GGUF"})[0] == 200
+        assert ids(running) == []
+        assert ask(running, "DELETE", "/api/delete", {"model": "Org/Tiny-GGUF"})[0] == 404
+
+
+def test_what_a_pull_fails_with(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        for body, status, code in (
+            ({"model": "Org/Nothing", "stream": False}, 404, "model_not_found"),
+            ({"model": "../etc/passwd", "stream": False}, 400, "invalid_request"),
+            ({"model": "169.254.169.254/latest/meta", "stream": False}, 403, "forbidden"),
+            ({"model": "Org/Tiny-GGUF", "insecure": True}, 400, "unsupported_parameter"),
+            ({}, 400, "invalid_request"),
+        ):
+            answer = ask(running, "POST", "/api/pull", body)
+            assert (answer[0], json.loads(answer[1])["code"]) == (status, code)
+        hub.faults.corrupt = True
+        *_, last = ask(running, "POST", "/api/pull", {"model": "Org/Tiny-GGUF"})[1].splitlines()
+        assert json.loads(last)["code"] == "digest_mismatch"
+        assert ids(running) == []
+
+
+def test_only_a_key_with_the_right_scope_may_pull(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("admin-key name=a scope=admin,infer\nother-key name=b scope=infer\n")
+    keys.chmod(0o600)
+    with served(tmp_path, "--allow-pull", "--api-keys-file", str(keys)) as (running, hub):
+        body = {"model": "Org/Tiny-GGUF", "stream": False}
+        assert ask(running, "POST", "/api/pull", body)[0] == 401
+        assert ask(running, "POST", "/api/pull", body, Authorization="Bearer other-key")[0] == 403
+        assert ask(running, "POST", "/api/pull", body, Authorization="Bearer admin-key")[0] == 200
+
+
+def test_a_client_that_leaves_ends_its_pull(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(12 << 20)}
+        hub.faults.block_seconds = 0.05
+        body = json.dumps({"model": "Org/large"}).encode()
+        with urllib.request.urlopen(f"{running.url}/api/pull", body, timeout=LIMIT_SECONDS) as answer:
+            while json.loads(answer.readline()).get("completed", 0) < 1 << 20:
+                pass
+        hub.faults.block_seconds = 0.0
+        # The lock is free again, or this would wait for the other.
+        lines = ask(running, "POST", "/api/pull", {"model": "Org/large"})[1]
+        assert json.loads(lines.splitlines()[-1]) == {"status": "success"}
+
+
+def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(4 << 20)}
+        hub.faults.block_seconds = 0.05
+        body = {"model": "Org/large", "stream": False}
+        statuses: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: statuses.append(ask(running, "POST", "/api/pull", body)[0]))
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses) == [200] * 4 + [429] * 2
