@@ -49,6 +49,7 @@ def test_its_facts(tmp_path: Path) -> None:
     assert (facts.architecture, facts.quantization, facts.context_length, facts.num_layers) == ("qwen2", "BF16", 512, 2)
     assert (facts.embedding_length, facts.vocabulary_size, facts.has_chat_template) == (64, 365, True)
     assert facts.num_parameters == 108_736
+    assert (facts.feed_forward_length, facts.cache_row) == (96, (64, 64))
     assert facts.sampling == {"top_k": 20, "top_p": 0.8, "temperature": 0.7, "repetition_penalty": 1.1}
     assert facts.capabilities == ("completion",)
     keys = header_keys(found_in(tmp_path).paths)
