@@ -29,6 +29,7 @@ DESCRIPTIONS = {
     "stop": "Unload the model NAME from a running server, unless it is in use.",
     "fit": "Estimate what the model NAME takes of this machine's memory",
     "bench": "Measure how long the model NAME takes to load and to its first token",
+    "convert": "Write the SafeTensors model in the folder IN as the GGUF file OUT.",
     "gpu-info": "Show the devices that models can run on, and why others are absent.",
 }
 

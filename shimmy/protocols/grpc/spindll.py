@@ -174,7 +174,7 @@ def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
         "/spindll.Spindll/Pull": Method(PullRequest, spindll.pull, needed_scope="admin"),
         "/spindll.Spindll/List": unary(ListRequest, spindll.list),
         "/spindll.Spindll/Load": unary(LoadRequest, spindll.load),
-        "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload),
+        "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload, "admin"),
         "/spindll.Spindll/Delete": unary(DeleteRequest, spindll.delete, "admin"),
         "/spindll.Spindll/Status": unary(StatusRequest, spindll.status),
     }
