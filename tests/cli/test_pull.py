@@ -60,7 +60,14 @@ def test_what_came_and_cannot_be_served(invoke: Invoke, hub: Hub) -> None:
 def test_json_has_one_object_on_each_line(invoke: Invoke, hub: Hub) -> None:
     lines = [json.loads(line) for line in invoke("pull", "Org/Tiny-GGUF", "--json").stdout.splitlines()]
     assert lines[0]["status"] == "pulling manifest" and lines[-1]["status"] == "success"
-    assert {line["total"] for line in lines if line["digest"]} == {len(model("Tiny").encode())}
+    assert {line["total"] for line in lines if "digest" in line} == {len(model("Tiny").encode())}
+
+
+def test_json_says_what_it_failed_with(invoke: Invoke, hub: Hub) -> None:
+    result = invoke("pull", "Org/Nothing", "--json")
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 3 and last["status"] == "failed"
+    assert (last["error"]["code"], last["error"]["param"]) == ("model_not_found", "model")
 
 
 def test_what_cannot_be_pulled(invoke: Invoke, hub: Hub) -> None:
