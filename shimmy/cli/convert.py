@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shimmy.core.ipc import Convert, Converted, LoadProgress
     from shimmy.models.folders import Found
 
-_HELP = """Write the model in the folder IN, as Hugging Face has it in SafeTensors, as the GGUF file OUT.
+_HELP = """Write the SafeTensors model in the folder IN as the GGUF file OUT.
 
 Its weights keep their type (F32, F16 or BF16), unless TYPE says what to quantize them to, as for shimmy quantize. To
 serve a folder it need not be converted: a server does that by itself, once.

@@ -7,7 +7,7 @@ from typing import Any
 from shimmy.core.capabilities import POOLINGS, capabilities, stated_pooling
 from shimmy.core.defaults import own_sampling
 from shimmy.core.errors import ModelInvalid
-from shimmy.models.checkpoint import CONFIG, PICKLED, Checkpoint
+from shimmy.models.checkpoint import CONFIG, PICKLED, Checkpoint, Config
 from shimmy.models.facts import Facts, Inspection
 from shimmy.models.safetensors import Tensor
 
@@ -92,7 +92,18 @@ def _facts_of(checkpoint: Checkpoint) -> Facts:
         pooling=stated_pooling(keys.get),
         capabilities=capabilities(keys.get),
         sampling=own_sampling(keys.get, lambda key, value: None),
+        feed_forward_length=config.size("intermediate_size") if config.has("intermediate_size") else None,
+        cache_row=_cache_row(config),
     )
+
+
+def _cache_row(config: Config) -> tuple[int, int] | None:
+    if not config.has("num_attention_heads"):
+        return None
+    num_heads = config.size("num_attention_heads")
+    width = config.size("head_dim", max(1, config.size("hidden_size") // num_heads))
+    row = config.size("num_hidden_layers") * config.size("num_key_value_heads", num_heads) * width
+    return row, row
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from shimmy.core.errors import PullFailed, from_fault
+from shimmy.core.errors import Draining, PullFailed, from_fault
 from shimmy.core.pulling import Progress
 from shimmy.pool.command import program_argv, program_environment
 from shimmy.pool.process import apart
@@ -22,13 +22,15 @@ def pull_argv(name: str, revision: str | None) -> list[str]:
     return [*program_argv(), "pull", *flags, "--", name]
 
 
-async def pull(argv: Sequence[str]) -> AsyncGenerator[Progress, None]:
-    """What happens, up to the status "success". Closing the generator ends the process. Raises what it failed with."""
+async def pull(argv: Sequence[str], closing: asyncio.Event) -> AsyncGenerator[Progress, None]:
+    """What happens, up to the status "success". Closing the generator ends the process, and so does
+    `closing`. Raises what it failed with, or `Draining`."""
     devnull, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *argv, env=program_environment(os.environ), stdin=devnull, stdout=pipe, stderr=devnull, **apart()
     )
     assert process.stdout is not None
+    ending = asyncio.create_task(_end(process, closing))
     try:
         async for line in process.stdout:
             progress = _decoded(line)
@@ -37,11 +39,19 @@ async def pull(argv: Sequence[str]) -> AsyncGenerator[Progress, None]:
             yield progress
             if progress.is_last:
                 return
+        if closing.is_set():
+            raise Draining("the server is shutting down; what has come is kept")
         raise PullFailed(f"the process that pulled it ended with exit code {await process.wait()}")
     finally:
+        ending.cancel()
         if process.returncode is None:
             _kill(process)
         await process.wait()
+
+
+async def _end(process: asyncio.subprocess.Process, closing: asyncio.Event) -> None:
+    await closing.wait()
+    _kill(process)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -32,7 +32,7 @@ class StoreAccess:
 
     async def pull(self, name: str, revision: str | None = None) -> "AsyncGenerator[Progress, None]":
         """What happens, up to the status "success". Closing the generator cancels the pull; what has come is kept.
-        Raises what it fails with, `Forbidden`, `Busy`."""
+        Raises what it fails with, `Forbidden`, `Busy`, `Draining`."""
         self._check()
         from shimmy.pool.pull import pull, pull_argv
 
@@ -40,7 +40,7 @@ class StoreAccess:
             raise Busy(f"{MAX_PULLS} models are being pulled; try again later", retry_after_seconds=_RETRY_SECONDS)
         StoreAccess._num_pulls += 1
         try:
-            async with aclosing(pull(pull_argv(name, revision))) as reported:
+            async with aclosing(pull(pull_argv(name, revision), self._inference.closing)) as reported:
                 async for each in reported:
                     if each.is_last:
                         await self._inference.refresh(max_age_seconds=0)

@@ -25,6 +25,7 @@ DESCRIPTIONS = {
     "probe": "Load the model NAME once and say what came of it.",
     "generate": "Let the model NAME answer a prompt.",
     "quantize": "Write the model in the file IN as the file OUT, quantized to TYPE.",
+    "convert": "Write the SafeTensors model in the folder IN as the GGUF file OUT.",
     "gpu-info": "Show the devices that models can run on, and why others are absent.",
 }
 

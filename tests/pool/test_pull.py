@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from shimmy.core.errors import ModelNotFound, PullFailed
+from shimmy.core.errors import Draining, ModelNotFound, PullFailed
 from shimmy.core.pulling import Progress
 from shimmy.pool.pull import pull, pull_argv
 
@@ -17,7 +17,7 @@ def saying(*lines: str, then: str = "") -> list[str]:
 
 
 async def collected(argv: list[str]) -> list[Progress]:
-    return [each async for each in pull(argv)]
+    return [each async for each in pull(argv, asyncio.Event())]
 
 
 def test_what_it_says() -> None:
@@ -37,15 +37,36 @@ def test_how_it_fails() -> None:
         asyncio.run(collected(saying("rubbish", then="time.sleep(60)")))
 
 
+TELLS_ITS_ID = saying(then='print(\'{"status":"%d"}\' % os.getpid(), flush=True); time.sleep(60)')
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_closing_ends_it() -> None:
     async def main() -> int:
-        async with aclosing(
-            pull(saying(then='print(\'{"status":"%d"}\' % os.getpid(), flush=True); time.sleep(60)'))
-        ) as said:
+        async with aclosing(pull(TELLS_ITS_ID, asyncio.Event())) as said:
             return int((await anext(said)).status)
 
-    with pytest.raises(ProcessLookupError):
-        os.kill(asyncio.run(main()), 0)
+    assert is_gone(asyncio.run(main()))
+
+
+def test_a_server_that_leaves_ends_it() -> None:
+    async def main() -> int:
+        closing = asyncio.Event()
+        async with aclosing(pull(TELLS_ITS_ID, closing)) as said:
+            pid = int((await anext(said)).status)
+            closing.set()
+            with pytest.raises(Draining):
+                await anext(said)
+        return pid
+
+    assert is_gone(asyncio.run(main()))
 
 
 def test_no_name_is_a_flag() -> None:
