@@ -124,8 +124,11 @@ def test_what_is_no_model_is_not_imported(invoke: Invoke, machine: Path) -> None
     assert invoke("import").exit_code == invoke("import", "cut.gguf", "--from", "ollama").exit_code == 2
 
 
-def test_the_models_of_other_programs_are_imported_in_place(invoke: Invoke, machine: Path) -> None:
+def test_the_models_of_other_programs_are_imported_in_place(
+    invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = machine.parent / "home"
+    monkeypatch.setenv("HF_HUB_CACHE", str(home / ".cache/huggingface/hub"))
     blob = model("a").write(home / ".ollama/models/blobs" / f"sha256-{'0' * 64}")
     manifest = home / ".ollama/models/manifests/registry.ollama.ai/library/llama3.2/1b"
     manifest.parent.mkdir(parents=True)
