@@ -44,7 +44,6 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.models",
         "shimmy.pool",
         "shimmy.protocols",
-        "shimmy.store",
     },
     "shimmy.cli": {
         "click",

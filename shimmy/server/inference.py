@@ -51,6 +51,8 @@ class Inference:
         self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        # Set once nothing is to go on: for what waits for something else than a worker.
+        self.closing = asyncio.Event()
 
     async def generate(self, request: Generation) -> AsyncGenerator[list[Event], None]:
         """Batches of every event that waits, never empty; the first one starts with `Accepted`.
@@ -193,6 +195,7 @@ class Inference:
 
     async def close(self) -> None:
         """Fail what is left with `Draining` at once, then end the workers."""
+        self.closing.set()
         await self._placement.close()
 
     async def _ask(self, model: str, question: ipc.Question, tenant: str, kind: type[Reply]) -> Reply:
