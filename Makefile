@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n auto --dist loadfile --max-worker-restart=0
 # Without byte code every start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup model templates serve test test-fast fuzz program-test check bench peers bench-results bench-report freeze frozen-test lock clean
+.PHONY: setup model templates serve test test-fast fuzz program-test clients-test clients-lock check bench peers bench-results bench-report freeze frozen-test lock clean
 
 setup: $(STAMP)
 	@$(PY) -m build.native
@@ -28,10 +28,10 @@ serve: setup model
 	@exec $(PY) -m shimmy serve --bind auto $(ARGS)
 
 test: setup model templates
-	@$(PYTEST) -m "not frozen" $(ARGS)
+	@$(PYTEST) -m "not frozen and not clients" $(ARGS)
 
 test-fast: $(STAMP)
-	@$(PYTEST) -m "not model and not slow and not frozen" --hypothesis-profile fast $(ARGS)
+	@$(PYTEST) -m "not model and not slow and not frozen and not clients" --hypothesis-profile fast $(ARGS)
 
 # The property tests alone, with as many new examples as an hour allows.
 fuzz: setup
@@ -39,7 +39,16 @@ fuzz: setup
 
 # What make test has in its own process where that is possible, as a user runs it: the installed command.
 program-test: setup model
-	@SHIMMY_EXE="$(CURDIR)/.venv/bin/shimmy" $(PYTEST) -m program $(ARGS)
+	@SHIMMY_EXE="$(CURDIR)/.venv/bin/shimmy" $(PYTEST) -m "program and not clients" $(ARGS)
+
+# Other people's programs, fetched from PyPI and npm; docs/protocols.md is made of what they gave.
+clients-test: setup model
+	@$(PY) -m tests.clients $(ARGS)
+
+# Choose their versions anew.
+clients-lock: $(STAMP)
+	@$(PY) -m pip install --quiet uv==0.13.8
+	@sh tests/clients/lock.sh
 
 check: $(STAMP)
 	@$(PY) -m ruff check .
@@ -67,7 +76,7 @@ freeze: setup
 # First in one process, because start-up times are measured; then what program-test has, against the executable.
 frozen-test: freeze model
 	@SHIMMY_EXE="$(CURDIR)/dist/shimmy" $(PY) -m pytest -rP tests/frozen $(ARGS)
-	@SHIMMY_EXE="$(CURDIR)/dist/shimmy" $(PYTEST) -m program $(ARGS)
+	@SHIMMY_EXE="$(CURDIR)/dist/shimmy" $(PYTEST) -m "program and not clients" $(ARGS)
 
 # Choose versions anew, within the bounds of pyproject.toml, and pin them with their hashes.
 lock: $(STAMP)

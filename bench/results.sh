@@ -23,3 +23,4 @@ measure gaps bench.gaps $both --rounds 3
 # With flags like ours llama-server fails here: 16 prompts of 1,000 tokens do not fit into 8,192 cells unless shared.
 measure prefixes bench.prefixes $defaults --rounds 3
 measure restarts bench.prefixes $same --rounds 3 --restart
+measure catalogue bench.catalogue --rounds 15

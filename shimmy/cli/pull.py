@@ -32,19 +32,19 @@ def command(name: str, revision: str | None, as_json: bool) -> None:
     if not as_json:
         took = time.monotonic() - began
         click.echo(f"ok: {manifest.name} is in the store, {decimal_bytes(manifest.size)} in {took:.1f} s")
+    _warn_of(manifest)
 
 
 async def _pull(name: str, revision: str | None, as_json: bool) -> "Manifest":
     from contextlib import aclosing
     from functools import partial
 
+    from shimmy.models.keeping import user_store
     from shimmy.store.background import progress
-    from shimmy.store.folder import Store
-    from shimmy.store.place import store_path
     from shimmy.store.pull import Progress, Pull
 
     bar = PullBar()
-    make = partial(Pull.from_environ, Store(store_path(os.environ)), os.environ)
+    make = partial(Pull.from_environ, user_store(os.environ), os.environ)
     try:
         async with aclosing(progress(make, name, revision)) as reported:
             async for each in reported:
@@ -57,6 +57,17 @@ async def _pull(name: str, revision: str | None, as_json: bool) -> "Manifest":
     finally:
         bar.clear()
     raise AssertionError("a pull ends with a manifest or an error")
+
+
+def _warn_of(manifest: "Manifest") -> None:
+    """Not everything that is a GGUF file can be served."""
+    from shimmy.models.facts import inspect
+    from shimmy.models.keeping import user_store
+    from shimmy.models.names import printable
+
+    store = user_store(os.environ)
+    if reason := inspect([store.blob(part.sha256 or "") for part in manifest.parts]).invalid:
+        click.echo(f"shimmy: WARNING: it cannot be served: {printable(reason)}", err=True)
 
 
 def _print(progress: "Progress") -> None:

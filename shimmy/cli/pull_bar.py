@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from shimmy.cli.output import decimal_bytes
 from shimmy.cli.progress import StatusLine, bar
+from shimmy.models.names import printable
 
 if TYPE_CHECKING:
     from shimmy.store.pull import Progress
@@ -33,7 +34,8 @@ class PullBar(StatusLine):
         line = f"{progress.status.split()[0]} {bar(progress.completed / progress.total)} {size}"
         if rate > 0:
             line += f"  {decimal_bytes(int(rate))}/s  {duration((progress.total - progress.completed) / rate)}"
-        self.show(f"{line}  {progress.file or ''}")
+        # What the hub calls the file may be anything.
+        self.show(f"{line}  {printable(progress.file or '')}")
 
     def _rate(self, completed: int) -> float:
         """Bytes a second."""

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from shimmy.protocols.grpc import Services
 
 _GRPC = b"application/grpc"
-_PUBLIC_CALLS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
 _SWITCHED = 101
 _CLIENT_GONE = 499  # nginx's number for it
 _SANE_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
@@ -240,6 +239,7 @@ class App:
             match, child_scope = route.matches(scope)
             if match is Match.FULL:
                 scope.update(child_scope)
+                scope["state"]["route"] = route.path
                 return route
         return None
 
@@ -273,8 +273,7 @@ class App:
             await call.fail(error, body.discard)
 
     def _admitted_call(self, scope: Scope, needed: str) -> AbstractContextManager[None]:
-        """Only the health service is for everyone."""
-        if scope["path"] not in _PUBLIC_CALLS:
+        if needed != "public":
             return self._admitted(scope, self._identified(scope), needed)
         scope["state"]["tenant"] = ""
         return nullcontext()

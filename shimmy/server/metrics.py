@@ -4,6 +4,7 @@ Labels have few values: the pattern of a route, never a path as it was sent, and
 """
 
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,8 @@ from shimmy.server.access import Access
 from shimmy.server.inference import Inference
 
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+# What a pattern says of a parameter beside its name.
+_CONVERTOR = re.compile(r":\w+(?=\})")
 _STATES = ("unloaded", "loading", "ready", "failed", "restarting")
 # Name, kind and meaning; docs/metrics.md has the same (a test compares).
 METRICS = {
@@ -159,12 +162,7 @@ def diagnosis() -> dict[str, Any]:
 
 def endpoint_of(scope: Any) -> str:
     """The pattern of the route that was found; "other" where there was none."""
-    if "endpoint" not in scope:
-        return "other"
-    path: str = scope["path"]
-    for name, value in scope.get("path_params", {}).items():
-        path = path.replace(str(value), f"{{{name}}}", 1)
-    return path
+    return _CONVERTOR.sub("", scope["state"].get("route", "other"))
 
 
 def timestamp() -> str:

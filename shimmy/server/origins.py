@@ -12,7 +12,9 @@ _APPS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
 _WEB = frozenset({"http", "https"})
 _LOCAL = r"(?:localhost|[a-z0-9.-]+\.localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d{1,5})?"
 # What a page may read of an answer besides its body.
-_EXPOSED = b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-shimmy-ignored"
+_EXPOSED = (
+    b"x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, x-shimmy-ignored, x-shimmy-truncated"
+)
 _NAMES = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*"
 _MAX_NAMES_BYTES = 4096
 _PREFLIGHT_SECONDS = 600

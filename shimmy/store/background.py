@@ -6,12 +6,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from typing import Any
 
-from shimmy.store.http import Cancelled
 from shimmy.store.manifests import Manifest
 from shimmy.store.pull import Progress, Pull
 
 TURN_SECONDS = 0.1
+_END_SECONDS = 3.0
 
 Make = Callable[[Callable[[Progress], None]], Pull]
 
@@ -30,20 +31,20 @@ async def progress(make: Make, name: str, revision: str | None = None) -> AsyncG
         reported.append(fresh)
         news.set()
 
-    def report(fresh: Progress) -> None:
-        loop.call_soon_threadsafe(note, fresh)
+    def tell(what: Callable[..., Any], *arguments: Any) -> None:
+        # A loop that is closed has nobody who could be told.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(what, *arguments)
 
     def run() -> None:
         try:
-            manifest = pull.run(name, revision)
+            tell(ended.set_result, pull.run(name, revision))
         except BaseException as error:
-            loop.call_soon_threadsafe(_fail, ended, error)
-        else:
-            loop.call_soon_threadsafe(ended.set_result, manifest)
+            tell(_fail, ended, error)
         finally:
-            loop.call_soon_threadsafe(news.set)
+            tell(news.set)
 
-    pull = make(report)
+    pull = make(lambda fresh: tell(note, fresh))
     threading.Thread(target=run, name="pull", daemon=True).start()
     try:
         while not ended.done() or reported:
@@ -57,8 +58,8 @@ async def progress(make: Make, name: str, revision: str | None = None) -> AsyncG
     finally:
         if not ended.done():
             pull.cancel()
-            with suppress(Exception, Cancelled):
-                await asyncio.shield(ended)
+            # What waits for an address cannot be interrupted, and holds nothing that others need for long.
+            await asyncio.wait({ended}, timeout=_END_SECONDS)
 
 
 def _fail(ended: "asyncio.Future[Manifest]", error: BaseException) -> None:

@@ -6,12 +6,12 @@ checked digest or an escaped name.
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import msgspec
 
 from shimmy.core.errors import ModelNotFound, StoreFailed
-from shimmy.store.locks import locked_if_free
+from shimmy.store.locks import locked, locked_if_free
 from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
 from shimmy.store.names import DEFAULT_TAG, is_hex_digest, local_name
 from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
@@ -19,6 +19,7 @@ from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
 # What nobody went on with for as long, nobody will.
 ABANDONED_SECONDS = 14 * 86_400
 _BLOB = "sha256-"
+_TURN_SECONDS = 0.05
 _LOCK = ".lock"
 
 
@@ -113,14 +114,19 @@ class Store:
 
     def copy(self, source: Manifest, name: str) -> Manifest:
         """The same model under a further name, in the place of one that has it. Raises `RequestError` for what is no
-        name."""
+        name, `ModelNotFound` where the model has gone meanwhile."""
         copied = msgspec.structs.replace(source, name=local_name(name), aliases=())
         try:
             self.make()
-            self.keep(copied)
+            with ExitStack() as locks:
+                # In the order in which pulls take them.
+                for digest in sorted(source.digests):
+                    locks.enter_context(locked(self.lock(digest), lambda: time.sleep(_TURN_SECONDS)))
+                if not all(os.path.exists(self.blob(digest)) for digest in source.digests):
+                    raise ModelNotFound(f"{source.name} has gone from the store {self.root}", param="model")
+                return self.keep(copied)
         except OSError as error:
             raise StoreFailed(f"cannot write to the store {self.root}: {error.strerror}") from None
-        return copied
 
     def find(self, name: str) -> Manifest | None:
         """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
@@ -144,22 +150,23 @@ class Store:
         return sum(map(self._remove_blob, manifest.digests))
 
     def sweep(self, now: float | None = None) -> None:
-        """Removes what was begun and abandoned, and blobs that have belonged to no model for as long."""
+        """Removes what was begun and abandoned, and blobs of no model that are as old."""
         before = (time.time() if now is None else now) - ABANDONED_SECONDS
+        needed = self._manifest_texts()
         for folder in (self._partial, self._blobs, self._manifests):
             for name in _names(folder):
                 with suppress(OSError):
                     if os.lstat(os.path.join(folder, name)).st_mtime < before:
-                        self._sweep_one(folder, name)
+                        self._sweep_one(folder, name, needed)
 
-    def _sweep_one(self, folder: str, name: str) -> None:
+    def _sweep_one(self, folder: str, name: str, needed: bytes) -> None:
         path = os.path.join(folder, name)
         digest = name.removeprefix(_BLOB).partition(".")[0]
         if folder == self._manifests:
             if name.startswith("."):
                 os.unlink(path)
         elif folder == self._blobs:
-            if is_hex_digest(digest):
+            if is_hex_digest(digest) and digest.encode() not in needed:
                 self._remove_blob(digest)
         elif is_hex_digest(digest):
             with locked_if_free(self.lock(digest)) as is_free:
@@ -170,7 +177,7 @@ class Store:
         """Unless a model has it or a pull holds it, which looks for it under the same lock."""
         try:
             with locked_if_free(self.lock(digest)) as is_free:
-                if not is_free or self._is_needed(digest):
+                if not is_free or digest.encode() in self._manifest_texts():
                     return 0
                 size = os.stat(self.blob(digest)).st_size
                 os.unlink(self.blob(digest))
@@ -178,13 +185,13 @@ class Store:
         except OSError:
             return 0
 
-    def _is_needed(self, digest: str) -> bool:
-        """Whether any manifest names it, one that this version of the program cannot read included."""
+    def _manifest_texts(self) -> bytes:
+        """All that name digests, those that this version of the program cannot make sense of included."""
+        texts = []
         for name in _names(self._manifests):
             with suppress(FileNotFoundError), open(os.path.join(self._manifests, name), "rb") as file:
-                if digest.encode() in file.read():
-                    return True
-        return False
+                texts.append(file.read())
+        return b"\n".join(texts)
 
     def _manifest_path(self, name: str) -> str:
         return os.path.join(self._manifests, file_name(name))

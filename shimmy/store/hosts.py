@@ -131,6 +131,8 @@ def is_public(address: str) -> bool:
 
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
+        if ip.is_site_local or ip.packed[:12] == bytes(12) or ip.packed[:6] == bytes.fromhex("0064ff9b0001"):
+            return False
         inner: IPv4Address | IPv6Address | None = (
             ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         )

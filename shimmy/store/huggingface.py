@@ -1,8 +1,8 @@
 """Hugging Face as a source: which files a repository has at one commit, and where each can be had."""
 
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -79,14 +79,22 @@ class Hub:
         """Where to ask for a file; that redirects to where it is."""
         return parse_url(f"{self._base}/{self._reference.repository}/resolve/{commit}/{quote(path, safe='/')}")
 
-    def open(self, url: Url, headers: Mapping[str, str]) -> AbstractContextManager[Answer]:
-        return self._client.get(url, headers, self._bearer)
+    @contextmanager
+    def open(self, url: Url, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Raises `ModelNotFound` for a gated repository, which everybody may list."""
+        with self._client.get(url, headers, self._bearer) as answer:
+            if answer.url.origin == url.origin:
+                self._check_access(answer)
+            yield answer
+
+    def _check_access(self, answer: Answer) -> None:
+        if answer.status in (401, 403):
+            why = "HF_TOKEN is not for it" if self._bearer else "if it is private or gated, set HF_TOKEN"
+            raise ModelNotFound(f"{self._base} shows us no {self._reference.repository}: {why}", param="model")
 
     def _check(self, answer: Answer, revision: str) -> None:
         status, name = answer.status, self._reference.repository
-        if status in (401, 403):
-            why = "HF_TOKEN is not for it" if self._bearer else "if it is private or gated, set HF_TOKEN"
-            raise ModelNotFound(f"{self._base} shows nobody like us {name}: {why}", param="model")
+        self._check_access(answer)
         if status == 404:
             at = "" if revision == DEFAULT_REVISION else f" at the revision {revision!r}"
             raise ModelNotFound(f"{self._base} has no {name}{at}", param="model")

@@ -40,6 +40,7 @@ class Partial:
         self.num_chunks = -(-size // chunk_bytes)
         self.arrived: set[int] = set()
         self.changed = Condition()
+        self._is_open = True
         self._data = os.open(path, _FLAGS, 0o644)
         try:
             self._journal = os.open(path + _JOURNAL, _FLAGS | os.O_APPEND, 0o644)
@@ -93,11 +94,12 @@ class Partial:
 
     def discard(self) -> None:
         """Nothing of it is of use."""
+        self.close()
         os.unlink(self.path + _JOURNAL)
         os.unlink(self.path)
 
     def settle(self) -> None:
-        """To be called before it is published."""
+        """To be called before it is closed and published."""
         os.fsync(self._data)
 
     def forget(self) -> None:
@@ -105,8 +107,11 @@ class Partial:
         os.unlink(self.path + _JOURNAL)
 
     def close(self) -> None:
-        os.close(self._data)
-        os.close(self._journal)
+        """May be called again. Windows renames and removes nothing that is open."""
+        if self._is_open:
+            self._is_open = False
+            os.close(self._data)
+            os.close(self._journal)
 
     def _checksum(self, chunk: int) -> int:
         return zlib.crc32(self.read(chunk))

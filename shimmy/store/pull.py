@@ -100,8 +100,8 @@ class Pull:
                 raise
             self._report(Progress("verifying sha256 digest"))
             unfinished.settle()
-            self._store.publish(file.sha256)
-            unfinished.forget()
+        self._store.publish(file.sha256)
+        unfinished.forget()
 
     def _noted(self, status: str, file: RemoteFile) -> Callable[[int], None]:
         return lambda completed: self._report(Progress(status, file.sha256, file.path, file.size, completed))

@@ -81,6 +81,8 @@ def folder(tmp_path: Path) -> Path:
         ],
         sizes={"shimmy": {"num_bytes": 10_000_000}, "fastapi": {"num_bytes": 100_000_000}},
     )
+    listings = [{"warm": {"seconds": 9.0, "cpu_seconds": 0.05}, "again": {"seconds": 9.0, "cpu_seconds": 0.2}}]
+    document(tmp_path, "catalogue.json", 3.0, "shimmy", "shimmy", listings=listings)
     runs = [
         {"prompt": prompt, "speculative": type, "num_streams": 1, "round": 1, "tokens": 100, "cpu_seconds": seconds}
         for prompt, type, seconds in (("edit", "none", 2.0), ("edit", "ngram", 1.0), ("story", "none", 2.0))

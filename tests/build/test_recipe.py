@@ -20,7 +20,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "PyInstaller.building.build_main": {"Analysis": object},
     "PyInstaller.config": {"CONF": {}},
     "PyInstaller.utils": {},
-    "PyInstaller.utils.hooks": {"collect_submodules": lambda name, filter: []},
+    "PyInstaller.utils.hooks": {"collect_submodules": lambda name, filter=None: []},
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.conftest import Invoke
 from tests.fakes.gguf_writer import GGUF, model
+from tests.program import inside
 
 pytestmark = pytest.mark.program
 
@@ -65,12 +66,12 @@ def test_json_has_the_entries_of_the_list(invoke: Invoke, machine: Path) -> None
     }
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every folder")
-def test_folders_that_cannot_be_read_are_named(invoke: Invoke, machine: Path) -> None:
+@inside("a folder that root cannot read, either")
+def test_folders_that_cannot_be_read_are_named(invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = machine / "models" / "closed"
     model().write(closed / "a.gguf")
-    closed.chmod(0)
-    try:
-        assert ["-", "-", "not served: the folder cannot be read", str(closed)] in lines(invoke("discover").stdout)
-    finally:
-        closed.chmod(0o700)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(closed) and access(path, mode))
+    assert ["-", "-", "not served: the folder cannot be read", str(closed)] in lines(invoke("discover").stdout)
+    [place] = [each for each in json.loads(invoke("discover", "--json").stdout) if each["label"] == "models folder"]
+    assert place["unreadable_folders"] == [str(closed)]

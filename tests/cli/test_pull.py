@@ -51,6 +51,12 @@ def test_a_pulled_model_is_listed_by_all_its_names(invoke: Invoke, hub: Hub, mac
     }
 
 
+def test_what_came_and_cannot_be_served(invoke: Invoke, hub: Hub) -> None:
+    hub.repositories["Org/Cut"] = {"Cut-Q4_0.gguf": b"GGUF"}
+    result = invoke("pull", "Org/Cut")
+    assert result.exit_code == 0 and result.stderr.startswith("shimmy: WARNING: it cannot be served: truncated")
+
+
 def test_json_has_one_object_on_each_line(invoke: Invoke, hub: Hub) -> None:
     lines = [json.loads(line) for line in invoke("pull", "Org/Tiny-GGUF", "--json").stdout.splitlines()]
     assert lines[0]["status"] == "pulling manifest" and lines[-1]["status"] == "success"

@@ -46,6 +46,12 @@ def test_the_line_is_never_longer_than_the_terminal(monkeypatch: pytest.MonkeyPa
     assert len(drawn(stream)) == 19
 
 
+def test_a_file_is_called_what_a_terminal_can_show() -> None:
+    stream = Terminal()
+    PullBar(stream)(Progress("pulling", "0" * 64, "\x1b[2Jevil\n.gguf", 10, 5))
+    assert drawn(stream).endswith("-[2Jevil-.gguf")
+
+
 def test_nothing_is_drawn_into_a_file() -> None:
     stream = io.StringIO()
     PullBar(stream)(at(5))

@@ -41,7 +41,8 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
         --model-draft small --spec-type ngram --preload a --preload b
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --api-keys-file keys --cors-origin https://a --cors-origin *
-        --tls-cert cert.pem --tls-key key.pem --max-connections 9 --queue-seconds 2.5 --drain-seconds 1.5"""
+        --tls-cert cert.pem --tls-key key.pem --max-connections 9 --allow-pull
+        --queue-seconds 2.5 --drain-seconds 1.5"""
     assert invoke("serve", *flags.split()).exit_code == 7
     assert served == [
         Settings(
@@ -78,6 +79,7 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             tls_cert="cert.pem",
             tls_key="key.pem",
             max_connections=9,
+            allow_pull=True,
             queue_seconds=2.5,
             drain_seconds=1.5,
         )
@@ -104,6 +106,7 @@ VARIABLES = {
     "SHIMMY_LORA_GGUF": "a b.gguf",
     "SHIMMY_PRELOAD": "a b",
     "SHIMMY_READY_FILE": "r",
+    "SHIMMY_ALLOW_PULL": "1",
     "SHIMMY_LOG_FORMAT": "json",
     "SHIMMY_API_KEY": "one two",
     "SHIMMY_QUEUE_SECONDS": "0",
@@ -144,6 +147,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             kv_cache_key=Secret(b"k" * 32),
             engine=ENGINE,
             preload=("a", "b"),
+            allow_pull=True,
             ready_file="r",
             log_format="json",
             api_keys=(ApiKey.of("one"), ApiKey.of("two")),
@@ -160,6 +164,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             kv_cache_key=Secret(b"k" * 32),
             engine=ENGINE,
             preload=("a", "b"),
+            allow_pull=True,
             ready_file="r",
             log_format="text",
             api_keys=(ApiKey.of("three"),),

@@ -33,6 +33,8 @@ def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
         "pooling": "not stated",
         "capabilities": "completion",
         "sampling": "not stated",
+        "feed forward length": "not stated",
+        "cache row": "not stated",
         "template source": "gguf",
         "size": f"{path.stat().st_size:,} bytes",
         "source": "models folder",

@@ -11,15 +11,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
 BEGIN, END = "<!-- made by make clients-test: begin -->\n", "<!-- made by make clients-test: end -->\n"
 
 
-def matrix(results: dict[str, Any]) -> str:
-    clients = results["clients"]
+def matrix(rows: list[dict[str, Any]]) -> str:
     head = ["client", "version", "API", *MEANINGS]
-    rows = [head, ["---"] * len(head), *([each["name"], *_cells(each)] for each in clients)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *(f"- `{name}`: the client {meaning}." for name, meaning in MEANINGS.items()), ""]
-    lines += [f"- {each['name']}: {_absent(each['absent'])}." for each in clients if each.get("absent")]
-    lines += ["", f"{results['server']}, {results['system']}, {results['day']}."]
+    table = [head, ["---"] * len(head), *([each["name"], *_cells(each)] for each in rows)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in table]
+    lines += ["", "What the columns say: that the client", ""]
+    lines += [f"- `{name}`: {meaning}" for name, meaning in MEANINGS.items()]
+    lines += ["", "Why cells are empty:", ""]
+    lines += [f"- {each['name']}: {_absent(each['absent'])}" for each in rows if each.get("absent")]
+    lines += ["", f"Run with {_all(rows, 'server')} on {_all(rows, 'system')}, {_all(rows, 'day')}."]
     return "\n".join(lines) + "\n"
+
+
+def _all(rows: list[dict[str, Any]], field: str) -> str:
+    return " and ".join(sorted({str(row[field]) for row in rows}))
 
 
 def _cells(client: dict[str, Any]) -> list[str]:
@@ -33,7 +38,7 @@ def _cells(client: dict[str, Any]) -> list[str]:
 def _cell(client: dict[str, Any], feature: str) -> str:
     if feature in client["wrong"]:
         return "**no**"
-    return "yes" if feature in client["features"] else "–"
+    return "yes" if feature in client["features"] else ""
 
 
 def _absent(reasons: dict[str, str]) -> str:
@@ -49,7 +54,13 @@ def shown() -> str:
     return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
-def write(results: dict[str, Any]) -> None:
+def results() -> list[dict[str, Any]]:
+    """What was found last of each client."""
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    return found
+
+
+def write(rows: list[dict[str, Any]]) -> None:
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    PAGE.write_text(before + BEGIN + matrix(results) + END + rest.partition(END)[2])
+    RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    PAGE.write_text(before + BEGIN + matrix(rows) + END + rest.partition(END)[2])

@@ -18,8 +18,8 @@ LIMIT_SECONDS = 600
 @dataclass(frozen=True)
 class Client:
     """`error` is what it calls the error for a model that does not exist. `script` is in programs/`name`, unless
-    `folder` says where; without a lock file there, it is run by the interpreter of the tests. An agent has a prompt and a
-    temperature of its own: nobody can say what the small model answers. `is_everyday` is for `make test`."""
+    `folder` says where; without a lock file there, it is run by the interpreter of the tests. An agent has a prompt of
+    its own: nobody can say what the small model answers. `is_everyday` is for `make test`."""
 
     name: str
     protocol: str
@@ -43,7 +43,7 @@ CLIENTS = [
     Client("llama-index-llms-openai-like", CHAT, "NotFoundError", "llama-index-openai-like"),
     Client("litellm", CHAT, "NotFoundError"),
     Client("instructor", CHAT, "InstructorRetryException"),
-    Client("pydantic-ai", CHAT, "ModelHTTPError"),
+    Client("pydantic-ai", CHAT, "ModelNotFoundError"),
     Client("llm", CHAT, "CommandError"),
     Client("vercel-ai", CHAT, "APICallError", script="client.mjs"),
     Client("opencode", CHAT, "APIError", is_agent=True),
@@ -59,7 +59,7 @@ CLIENTS = [
     Client("ollama (JS)", OLLAMA, "ResponseError", "ollama-js", "client.mjs"),
     Client("langchain-ollama", OLLAMA, "ResponseError"),
     Client("llama-index-llms-ollama", OLLAMA, "ResponseError", "llama-index-ollama"),
-    Client("litellm, ollama_chat", OLLAMA, "APIConnectionError", "litellm", "with_ollama.py"),
+    Client("litellm, ollama_chat", OLLAMA, "NotFoundError", "litellm", "with_ollama.py"),
     Client("llm-ollama", OLLAMA, "CommandError"),
     Client("ws", "WebSocket", "Error", script="client.mjs"),
     Client("grpcio", "gRPC", "NOT_FOUND"),

@@ -13,6 +13,10 @@ from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, TooLarge
 from shimmy.core.json_limits import MAX_CONTAINERS, MAX_VALUES, SURE_DEPTH, check_structure, outside_strings
 from shimmy.core.request import MAX_MESSAGES, MAX_PARTS
+from shimmy.protocols.anthropic.wire import MessagesRequest
+from shimmy.protocols.native.generate import GenerateRequest as NativeRequest
+from shimmy.protocols.ollama.wire import ChatRequest as OllamaChat
+from shimmy.protocols.openai.responses.wire import ResponsesRequest
 from shimmy.protocols.openai.wire import ChatRequest
 
 decoder = msgspec.json.Decoder(ChatRequest)
@@ -64,6 +68,26 @@ def test_whatever_a_body_has_it_does_not_stop_the_server_for_long() -> None:
 
 def body(**fields: Any) -> bytes:
     return json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]} | fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        (MessagesRequest, "messages"),
+        (ResponsesRequest, "input"),
+        (OllamaChat, "messages"),
+        (NativeRequest, "messages"),
+    ],
+)
+def test_every_protocol_limits_its_messages(kind: type[msgspec.Struct], field: str) -> None:
+    message = {"role": "user", "content": "x"}
+    for count, is_refused in ((MAX_MESSAGES, False), (MAX_MESSAGES + 1, True)):
+        content = json.dumps({"model": "m", "max_tokens": 1, field: [message] * count}).encode()
+        if is_refused:
+            with pytest.raises(RequestError, match=f"^{field}: .*<= {MAX_MESSAGES}"):
+                decode(msgspec.json.Decoder(kind), content)
+        else:
+            decode(msgspec.json.Decoder(kind), content)
 
 
 @pytest.mark.parametrize(

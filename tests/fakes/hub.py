@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ class Hub:
     faults: Faults = field(default_factory=Faults)
     seen: list[Seen] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    # Everybody may list these, and nobody have their files without a token.
+    gated: set[str] = field(default_factory=set)
 
     @property
     def ranges(self) -> list[str]:
@@ -71,7 +74,7 @@ class Hub:
             yield from files.values()
 
     def blob(self, digest: str) -> bytes | None:
-        return next((each for each in self.blobs() if hashlib.sha256(each).hexdigest() == digest), None)
+        return next((each for each in self.blobs() if sha256(each) == digest), None)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -121,10 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, repository: str, commit: str, path: str) -> None:
         hub = self.hub
-        if repository in hub.private and self.headers["authorization"] != f"Bearer {TOKEN}":
-            return self.refuse(401)
+        if repository in hub.private | hub.gated and self.headers["authorization"] != f"Bearer {TOKEN}":
+            return self.refuse(403)
         content = hub.repositories[repository][path]
-        to = hub.faults.redirect or f"https://{hub.files_origin}/file/{hashlib.sha256(content).hexdigest()}?X-Amz=a%2Fb"
+        to = hub.faults.redirect or f"https://{hub.files_origin}/file/{sha256(content)}?X-Amz=a%2Fb"
         self.refuse(302, location=to)
 
     def manifest(self, name: str, tag: str) -> None:
@@ -217,12 +220,17 @@ class _Server(ThreadingHTTPServer):
         """Clients that leave."""
 
 
+@cache
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def lfs(content: bytes) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return {"sha256": sha256(content), "size": len(content), "pointerSize": 134}
 
 
 def layer(content: bytes, kind: str = "model") -> dict[str, Any]:
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest = f"sha256:{sha256(content)}"
     return {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": len(content)}
 
 

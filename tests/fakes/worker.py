@@ -78,6 +78,7 @@ from shimmy.core.request import Chat, Embedding, Generation, Infill, Text
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Thought
 
 CONTEXT_LENGTH = 4096
+VOCABULARY_SIZE = 0xD800  # a token is a character, and those that follow are none
 LOAD_KEY = b"fake.load"
 BIG_WORD = "x" * 1023 + " "
 Inbox = SimpleQueue[ipc.ToWorker | None]
@@ -129,6 +130,8 @@ def answer_to(question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Writt
     match question:
         case ipc.Render(chat):
             return ipc.Written(rendered(chat))
+        case ipc.Detokenize(tokens) if max(tokens, default=0) >= VOCABULARY_SIZE:
+            return ipc.Refused(Fault("invalid_request", "tokens: there is no such token", "tokens"))
         case ipc.Detokenize(tokens):
             return ipc.Written("".join(map(chr, tokens)))
         case ipc.Explain(generation):

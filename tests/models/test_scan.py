@@ -1,13 +1,21 @@
 """When a file counts: not while it may still be written. And what a scan skips, with the reason."""
 
 import os
+import shutil
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import File, Folder
+from shimmy.models.listing import Change, Model
 from shimmy.models.scan import SETTLED_SECONDS
 from tests.fakes.gguf_writer import GGUF, model
 
@@ -165,3 +173,86 @@ def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
         ("c.gguf", "x", "the same file as b"),
         ("d.gguf", "x", "it is still being written"),
     ]
+
+
+WHOLE = [model(name).encode() for name in ("One", "Two")]
+CONTENTS = [
+    *WHOLE,
+    WHOLE[0][:-40],
+    WHOLE[0][:100],
+    b"",
+    b"GGUF",
+    b"not a model",
+    model(general__type="adapter").encode(),
+]
+NAMES = ["a.gguf", "b.gguf", "A.gguf", "sub/a.gguf", "s-00001-of-00002.gguf", "s-00002-of-00002.gguf", "other.txt"]
+
+
+class Folders(RuleBasedStateMachine):
+    """Whatever happens to files between scans, the listing ends up like that of a catalogue which sees them for the
+    first time, and whoever only heard the changes knows the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        (self.folder / "sub").mkdir()
+        self.catalog = Catalog([Folder("x", str(self.folder))])
+        self.catalog.refresh()
+        self.heard: dict[str, Model] = {}
+        self.catalog.on_change = self.hear
+
+    def hear(self, change: Change) -> None:
+        assert self.heard.get(change.id) == change.before
+        if change.after is None:
+            del self.heard[change.id]
+        else:
+            self.heard[change.id] = change.after
+
+    @rule(name=st.sampled_from(NAMES), content=st.sampled_from(CONTENTS), age=st.sampled_from([0, 100, -100]))
+    def write(self, name: str, content: bytes, age: int) -> None:
+        path = self.folder / name
+        with suppress(IsADirectoryError, FileNotFoundError, OSError):
+            path.write_bytes(content)
+            os.utime(path, (time.time() - age, time.time() - age))
+
+    @rule(name=st.sampled_from(NAMES))
+    def remove(self, name: str) -> None:
+        with suppress(OSError):
+            (self.folder / name).unlink()
+
+    @rule(name=st.sampled_from(NAMES), other=st.sampled_from(NAMES))
+    def move(self, name: str, other: str) -> None:
+        with suppress(OSError):
+            (self.folder / name).replace(self.folder / other)
+
+    @rule(name=st.sampled_from(NAMES), other=st.sampled_from([*NAMES, ".", "sub"]))
+    def link(self, name: str, other: str) -> None:
+        with suppress(OSError):
+            (self.folder / name).symlink_to(self.folder / other)
+
+    @rule()
+    def scan(self) -> None:
+        self.catalog.refresh()
+        self.agrees()
+
+    def agrees(self) -> None:
+        assert self.heard == {model.id: model for model in self.catalog.models()}
+
+    def teardown(self) -> None:
+        try:
+            later = time.monotonic() + 10
+            with mock.patch.object(time, "monotonic", lambda: later):
+                self.catalog.refresh()
+            much_later = later + 10
+            with mock.patch.object(time, "monotonic", lambda: much_later):
+                self.catalog.refresh()
+            self.agrees()
+            fresh = Catalog([Folder("x", str(self.folder))])
+            fresh.refresh()
+            assert self.catalog.models() == fresh.models()
+        finally:
+            shutil.rmtree(self.folder)
+
+
+TestFolders = Folders.TestCase
+TestFolders.settings = settings(max_examples=60, stateful_step_count=15)

@@ -270,3 +270,23 @@ def test_so_many_folders_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / str(number)).mkdir()
     folders, is_all = folders_of([Folder("x", str(tmp_path))])
     assert (len(folders), is_all) == (3, False)
+
+
+def test_a_real_storm_of_renames_ends_in_the_truth(tmp_path: Path, catalog: Counting) -> None:
+    for number in range(20):
+        path = model().write(tmp_path / f"{number}.gguf")
+        os.utime(path, (1000, 1000))
+    with watched(catalog) as told:
+        until(lambda: catalog.num_scans > 1)
+        for turn in range(2000):
+            (tmp_path / f"{turn % 20}.gguf").rename(tmp_path / "moved")
+            (tmp_path / "moved").rename(tmp_path / f"{turn % 20}.gguf")
+        (tmp_path / "0.gguf").rename(tmp_path / "last.gguf")
+        until(lambda: "last" in [each.id for each in catalog.models()])
+        until(lambda: not catalog.unsettled())
+        listed = {f"{number}" for number in range(1, 20)} | {"last"}
+        until(lambda: {each.id for each in catalog.models()} == listed)
+    present = {str(number) for number in range(20)}
+    for change in told:
+        (present.discard if change.kind == "removed" else present.add)(change.id)
+    assert present == listed

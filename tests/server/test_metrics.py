@@ -69,12 +69,26 @@ def test_the_original_s_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "expected"),
+    ("state", "expected"),
     [
-        ({"path": "/x"}, "other"),
-        ({"path": "/v1/models/a/b", "endpoint": 1, "path_params": {"id": "a/b"}}, "/v1/models/{id}"),
-        ({"path": "/health", "endpoint": 1, "path_params": {}}, "/health"),
+        ({}, "other"),
+        ({"route": "/v1/models/{id:path}"}, "/v1/models/{id}"),
+        ({"route": "/api/models/{name:path}/load"}, "/api/models/{name}/load"),
+        ({"route": "/health"}, "/health"),
     ],
 )
-def test_an_endpoint_has_no_names_of_models(scope: Any, expected: str) -> None:
-    assert endpoint_of(scope) == expected
+def test_an_endpoint_is_the_pattern_of_its_route(state: Any, expected: str) -> None:
+    assert endpoint_of({"path": "/x", "state": state}) == expected
+
+
+def test_an_endpoint_has_no_names_of_models() -> None:
+    """Not of models either that are called what stands in the path before."""
+
+    async def test(server: Live) -> None:
+        for path in ("/v1/models/v1", "/v1/models/echo", "/v1/models/no/such", "/api/models/a/status", "/nope"):
+            await server.ask("GET", path)
+        text = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
+        found = set(re.findall(r'requests_total\{endpoint="([^"]*)"', text))
+        assert found - {"/health"} == {"/v1/models/{id}", "/api/models/{name}/status", "other"}
+
+    run_live(test, "v1", "a", "echo")

@@ -1,7 +1,10 @@
 """Models that requests pull, copy and remove: the whole program, with a hub on this machine."""
 
 import json
+import os
+import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import pytest
 
 from tests.fakes.gguf_writer import model
 from tests.fakes.hub import Hub, noise, running_hub
-from tests.program import LIMIT_SECONDS, Program, program
+from tests.program import LIMIT_SECONDS, Program, program, run
 
 pytestmark = [pytest.mark.program, pytest.mark.slow]
 
@@ -65,6 +68,21 @@ def test_a_model_is_there_as_soon_as_its_pull_ends(tmp_path: Path) -> None:
         assert ask(running, "DELETE", "/api/delete", {"model": "Org/Tiny-GGUF"})[0] == 404
 
 
+def test_a_model_that_a_command_pulls_is_there_soon(tmp_path: Path) -> None:
+    with served(tmp_path) as (running, hub):
+        assert ids(running) == []
+        home = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+        assert run("pull", "Org/Tiny-GGUF", env=home | hub.environ).returncode == 0
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while ids(running) != [NAME]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert run("rm", NAME, env=home).returncode == 0
+        while ids(running) != []:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_what_a_pull_fails_with(tmp_path: Path) -> None:
     with served(tmp_path, "--allow-pull") as (running, hub):
         for body, status, code in (
@@ -107,6 +125,22 @@ def test_a_client_that_leaves_ends_its_pull(tmp_path: Path) -> None:
         assert json.loads(lines.splitlines()[-1]) == {"status": "success"}
 
 
+def test_a_server_that_leaves_ends_its_pulls(tmp_path: Path) -> None:
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(12 << 20)}
+        hub.faults.block_seconds = 0.2
+        body = json.dumps({"model": "Org/large"}).encode()
+        answer = urllib.request.urlopen(f"{running.url}/api/pull", body, timeout=LIMIT_SECONDS)
+        while json.loads(answer.readline()).get("completed", 0) == 0:
+            pass
+        running.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        with answer:
+            rest = answer.read()
+        assert running.process.wait(LIMIT_SECONDS) == 0
+        assert time.monotonic() - began < 30 and b"success" not in rest
+
+
 def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:
     with served(tmp_path, "--allow-pull") as (running, hub):
         hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(4 << 20)}
@@ -122,3 +156,22 @@ def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(statuses) == [200] * 4 + [429] * 2
+
+
+def test_over_grpc(tmp_path: Path) -> None:
+    grpc = pytest.importorskip("grpc", reason="the client is grpcio")
+    from tests.protocols.grpc.official import message, method_of
+
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        with grpc.insecure_channel(running.url.removeprefix("http://")) as channel:
+
+            def call(name: str, **fields: Any) -> Any:
+                kind, path, arguments = method_of(name)
+                return getattr(channel, kind)(path, **arguments)(message(f"{name}Request", **fields))
+
+            *parts, last = call("Pull", repo="Org/Tiny-GGUF", quantization="q4_0")
+            assert parts[-1].file == "Tiny-Q4_0.gguf" and parts[-1].downloaded == parts[-1].total > 0
+            assert last.done and [model.name for model in call("List").models] == [NAME]
+            assert call("Delete", model=NAME).success and not call("List").models
+            with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+                call("Delete", model=NAME)

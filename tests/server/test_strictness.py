@@ -93,6 +93,8 @@ def test_strict_requests_are_refused_for_them() -> None:
         ("/api/generate", {"model": "echo", "prompt": "a", "max_tokens": 3, "user": "x"}),
         ("/api/embed", {"model": "echo", "input": "a", "user": "x"}),
         ("/api/show", {"model": "echo", "user": "x"}),
+        ("/api/pull", {"model": "echo", "user": "x"}),
+        ("/api/copy", {"source": "echo", "destination": "b", "user": "x"}),
     ],
 )
 def test_in_every_protocol_strict_requests_are_refused_for_them(path: str, body: Any) -> None:

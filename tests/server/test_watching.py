@@ -1,4 +1,4 @@
-"""The model folders while a server runs: what comes and goes is noticed though nobody asks, and no request waits for it."""
+"""The model folders while a server runs: what comes and goes is noticed though nobody asks, and no request waits."""
 
 import asyncio
 import os

@@ -58,6 +58,16 @@ def test_a_blob_that_a_pull_holds_stays(store: Store) -> None:
     assert os.path.exists(store.blob(digest))
 
 
+def test_a_model_that_goes_while_it_is_copied(store: Store) -> None:
+    kept(store, "a:1")
+    found = store.find("a:1")
+    assert found
+    store.remove("a:1")
+    with pytest.raises(ModelNotFound):
+        store.copy(found, "b:1")
+    assert store.find("b:1") is None
+
+
 def test_a_manifest_of_a_newer_program_keeps_its_blobs(store: Store) -> None:
     digest = kept(store, "a:1")
     newer = {"format": 9, "name": "b:1", "layers": [digest]}

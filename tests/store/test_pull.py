@@ -142,6 +142,13 @@ def test_a_token_is_told_to_the_hub_alone(repository: Hub, store: Store) -> None
     assert told == {(True, f"Bearer {TOKEN}"), (False, None)}
 
 
+def test_a_gated_repository(repository: Hub, store: Store) -> None:
+    repository.gated.add("org/Tiny-GGUF")
+    with pytest.raises(ModelNotFound, match="gated, set HF_TOKEN"):
+        pull(repository, store, "org/Tiny-GGUF")
+    pull(repository, store, "org/Tiny-GGUF", HF_TOKEN=TOKEN)
+
+
 @pytest.mark.parametrize(
     "to",
     [
@@ -340,7 +347,8 @@ def test_a_new_version_takes_the_place_of_the_old(hub: Hub, store: Store) -> Non
 def test_a_disk_that_becomes_full(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written before is not brought again."""
     hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
-    room = 9 << 20
+    # More than all streams have unfinished.
+    room = 18 << 20
     write = partial._write_at
 
     def write_while_there_is_room(descriptor: int, piece: memoryview, offset: int) -> int:
@@ -358,3 +366,10 @@ def test_a_disk_that_becomes_full(hub: Hub, store: Store, monkeypatch: pytest.Mo
     hub.seen.clear()
     pull(hub, store, "org/large")
     assert len(hub.ranges) == 5 - there < 5
+
+
+def test_a_connection_on_which_nothing_comes(repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shimmy.store.http.STALL_SECONDS", 0.2)
+    repository.faults.block_seconds = 0.4
+    with pytest.raises(PullFailed, match="nothing came for 0.2 s"):
+        pull(repository, store, "org/Tiny-GGUF")

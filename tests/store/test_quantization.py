@@ -78,13 +78,17 @@ def test_which_one_was_asked_for() -> None:
     assert by_tag(there, "q8_0").stem == "big-Q8_0"
     assert by_tag(there, "BIG-q4_0").stem == "big-Q4_0"
     assert by_file(there, "plain.gguf").stem == "plain"
-    for missing in (lambda: by_tag(there, "Q2_K"), lambda: by_file(there, "none.gguf"), lambda: preferred([])):
-        with pytest.raises(ModelNotFound):
-            missing()
+    with pytest.raises(ModelNotFound):
+        by_tag(there, "Q2_K")
+    with pytest.raises(ModelNotFound):
+        by_file(there, "none.gguf")
+    with pytest.raises(ModelNotFound):
+        preferred([])
 
 
 def test_several_of_one_quantization_have_to_be_told_apart() -> None:
     there = found("big-Q4_0.gguf", "small-Q4_0.gguf")
-    for choose in (lambda: by_tag(there, "Q4_0"), lambda: preferred(there)):
-        with pytest.raises(RequestError, match="big-Q4_0.gguf, small-Q4_0.gguf"):
-            choose()
+    with pytest.raises(RequestError, match="big-Q4_0.gguf, small-Q4_0.gguf"):
+        by_tag(there, "Q4_0")
+    with pytest.raises(RequestError, match="big-Q4_0.gguf, small-Q4_0.gguf"):
+        preferred(there)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shimmy.core.errors import ShimmyError
+from shimmy.core.errors import ContextOverflow, ShimmyError
 
 # Other 4xx are the request's fault (Anthropic API reference, Errors).
 _TYPES = {
@@ -24,11 +24,19 @@ _OWN_NAMES = (
 
 def encode_error(error: ShimmyError, request_id: str) -> bytes:
     """The body of an error answer."""
-    message = error.message
+    message = _overflow(error) + error.message
     for name, own in _OWN_NAMES:
         message = message.replace(name, own)
     kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
+
+
+def _overflow(error: ShimmyError) -> str:
+    """Anthropic's own words, by which Claude Code knows that it has to shorten the conversation."""
+    if not isinstance(error, ContextOverflow) or "num_prompt_tokens" not in error.details:
+        return ""
+    num_tokens, limit = error.details["num_prompt_tokens"], error.details["context_length"]
+    return f"prompt is too long: {num_tokens} tokens > {limit} maximum; "
 
 
 def encode_error_event(error: ShimmyError, request_id: str) -> bytes:

@@ -8,14 +8,14 @@ from msgspec import Meta
 
 from shimmy.core.errors import RequestError
 from shimmy.core.request import (
-    MAX_STOP_STRINGS,
+    MAX_MESSAGES,
     Chat,
     MaxTokens,
     Message,
     Probability,
     Sampling,
     Secret,
-    StopString,
+    StopStrings,
     Temperature,
     TopK,
 )
@@ -30,7 +30,6 @@ _LAST_SEED = 2**63 - 1
 _AT = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-Stops = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -40,7 +39,7 @@ class Params(msgspec.Struct, frozen=True):
     top_p: Probability | None
     top_k: TopK | None
     max_tokens: MaxTokens | None
-    stop: Stops
+    stop: StopStrings
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -49,7 +48,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Turns(msgspec.Struct, frozen=True):
-    messages: Annotated[list[Turn], Meta(min_length=1)]
+    messages: Annotated[list[Turn], Meta(min_length=1, max_length=MAX_MESSAGES)]
 
 
 def params(given: messages.GenerateParams) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Health:
 def methods(state: Callable[[], str]) -> dict[str, Method]:
     health = Health(state)
     return {
-        "/grpc.health.v1.Health/Check": unary(HealthCheckRequest, health.check),
+        "/grpc.health.v1.Health/Check": unary(HealthCheckRequest, health.check, "public"),
         "/grpc.health.v1.Health/List": unary(HealthListRequest, health.list),
-        "/grpc.health.v1.Health/Watch": Method(HealthCheckRequest, health.watch),
+        "/grpc.health.v1.Health/Watch": Method(HealthCheckRequest, health.watch, needed_scope="public"),
     }

@@ -117,6 +117,10 @@ class UnloadRequest(msgspec.Struct, frozen=True):
     model: Annotated[str, Field(1, STRING)] = ""
 
 
+class UnloadResponse(msgspec.Struct, frozen=True):
+    success: Annotated[bool, Field(1, BOOL)] = False
+
+
 class DeleteRequest(msgspec.Struct, frozen=True):
     model: Annotated[str, Field(1, STRING)] = ""
 

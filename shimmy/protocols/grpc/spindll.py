@@ -4,10 +4,9 @@ import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-import msgspec
 from starlette.types import Scope
 
-from shimmy.core.errors import Unimplemented, Unsupported
+from shimmy.core.errors import ModelInUse, Unsupported
 from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta
 from shimmy.core.request import Generation, Prompt, Text
 from shimmy.core.settings import Settings
@@ -33,6 +32,7 @@ from shimmy.protocols.grpc.messages import (
     StatusRequest,
     StatusResponse,
     UnloadRequest,
+    UnloadResponse,
     UsageStats,
 )
 from shimmy.protocols.grpc.methods import Method, Reply, unary
@@ -118,8 +118,11 @@ class Spindll:
                     yield PullProgress(each.file or "", each.completed or 0, each.total or 0)
         yield PullProgress(done=True)
 
-    async def unload(self, request: UnloadRequest, scope: Scope) -> msgspec.Struct:
-        raise Unimplemented("this server unloads no models; one that is loaded stays so")
+    async def unload(self, request: UnloadRequest, scope: Scope) -> UnloadResponse:
+        scope["state"]["access"].model = request.model
+        if not await self._inference.unload(request.model):
+            raise ModelInUse(f"the model {request.model!r} is in use", param="model")
+        return UnloadResponse(True)
 
     async def delete(self, request: DeleteRequest, scope: Scope) -> DeleteResponse:
         await self._store.remove(request.model)
@@ -167,7 +170,7 @@ def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
         "/spindll.Spindll/Pull": Method(PullRequest, spindll.pull, needed_scope="admin"),
         "/spindll.Spindll/List": unary(ListRequest, spindll.list),
         "/spindll.Spindll/Load": unary(LoadRequest, spindll.load),
-        "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload),
+        "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload, "admin"),
         "/spindll.Spindll/Delete": unary(DeleteRequest, spindll.delete, "admin"),
         "/spindll.Spindll/Status": unary(StatusRequest, spindll.status),
     }
@@ -179,7 +182,9 @@ def _check_options(request: LoadRequest) -> None:
     if request.priority:
         raise Unsupported("priority: models have no order in which they leave", param="priority")
     if request.idle_reload_secs:
-        raise Unsupported("idle_reload_secs: no model leaves, so none comes back", param="idle_reload_secs")
+        raise Unsupported(
+            "idle_reload_secs: a model that left comes back when it is asked for", param="idle_reload_secs"
+        )
 
 
 def _usage(event: Finished) -> UsageStats:

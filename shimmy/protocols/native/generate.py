@@ -3,15 +3,17 @@
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError, ShimmyError
 from shimmy.core.events import Event, TextDelta
 from shimmy.core.request import (
+    MAX_MESSAGES,
     Chat,
     Generation,
     MaxTokens,
@@ -47,7 +49,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 class GenerateRequest(msgspec.Struct, frozen=True):
     model: ModelName
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Meta(max_length=MAX_MESSAGES)] | None = None
     system: str | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None

@@ -8,18 +8,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.decoding import decode
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.settings import Settings
+from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.errors import encode_error_line
 from shimmy.protocols.ollama.wire import CopyRequest, DeleteRequest, PullRequest
 from shimmy.server.inference import Inference
 from shimmy.server.store_access import StoreAccess
 from shimmy.server.streaming import LineStream, until_disconnect
+from shimmy.server.strictness import read
 
-_pull_decoder = msgspec.json.Decoder(PullRequest)
-_copy_decoder = msgspec.json.Decoder(CopyRequest)
-_delete_decoder = msgspec.json.Decoder(DeleteRequest)
+_pull_decoder = Decoder(PullRequest)
+_copy_decoder = Decoder(CopyRequest)
+_delete_decoder = Decoder(DeleteRequest)
 
 
 class StoreRequests:
@@ -28,7 +29,7 @@ class StoreRequests:
         self._ping_seconds = settings.ping_seconds
 
     async def pull(self, request: Request) -> Response | LineStream:
-        body = decode(_pull_decoder, await request.body())
+        body = await read(request, _pull_decoder)
         if body.insecure:
             raise Unsupported("insecure: models come over https only", param="insecure")
         lines = self._lines(_named(body), body.revision)
@@ -37,12 +38,13 @@ class StoreRequests:
         return Response(await until_disconnect(request.receive, _last(lines)), media_type="application/json")
 
     async def copy(self, request: Request) -> Response:
-        body = decode(_copy_decoder, await request.body())
+        body = await read(request, _copy_decoder)
         await self._store.copy(body.source, body.destination)
         return Response()
 
     async def delete(self, request: Request) -> Response:
-        await self._store.remove(_named(decode(_delete_decoder, await request.body())))
+        body = await read(request, _delete_decoder)
+        await self._store.remove(_named(body))
         return Response()
 
     async def _lines(self, name: str, revision: str | None) -> AsyncGenerator[bytes, None]:

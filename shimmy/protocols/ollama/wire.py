@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from shimmy.core.raw_json import absent
 from shimmy.core.request import (
+    MAX_MESSAGES,
     MAX_TOOLS,
     Dimensions,
     LearningRate,
@@ -107,7 +108,7 @@ class ToolField(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(CommonFields, frozen=True, kw_only=True):
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Meta(max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None
 
 

@@ -160,14 +160,14 @@ class Part(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
+Parts = Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+
+
 class Prediction(msgspec.Struct, frozen=True):
     """OpenAI's predicted output."""
 
     type: Literal["content"]
-    content: str | list[Part]
-
-
-Parts = Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+    content: str | Parts
 
 
 class Function(msgspec.Struct, frozen=True):

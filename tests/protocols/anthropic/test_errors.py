@@ -52,3 +52,9 @@ def test_an_error_event_is_one_event() -> None:
 )
 def test_fields_are_named_as_this_api_names_them(message: str, shown: str) -> None:
     assert json.loads(encode_error(errors.RequestError(message), "r"))["error"]["message"] == shown
+
+
+def test_what_is_too_long_is_said_in_the_words_that_claude_code_looks_for() -> None:
+    overflow = errors.ContextOverflow("it has 20 of 10", num_prompt_tokens=20, context_length=10)
+    message = json.loads(encode_error(overflow, "req_1"))["error"]["message"]
+    assert message == "prompt is too long: 20 tokens > 10 maximum; it has 20 of 10"

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, field
 
 from shimmy.core.raw_json import absent
-from shimmy.core.request import MAX_TOOLS, MaxTokens, NumLogprobs, ToolName
+from shimmy.core.request import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS, MaxTokens, NumLogprobs, ToolName
 from shimmy.protocols.openai.wire import CommonFields, ReasoningField
 
 Summary = Literal["auto", "concise", "detailed"]
@@ -22,19 +22,22 @@ class Part(msgspec.Struct, frozen=True):
     logprobs: Any = None
 
 
+Parts = Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+
+
 class Item(msgspec.Struct, frozen=True):
     """A message, unless `type` says otherwise. `status`, `phase` and ids of items come back with what was answered, and
     say nothing to a model."""
 
     type: str = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     call_id: str | None = None
     name: str | None = None
     namespace: str | None = None
     arguments: str | None = None
-    output: str | list[Part] | None = None
-    summary: list[Part] | None = None
+    output: str | Parts | None = None
+    summary: Parts | None = None
     encrypted_content: str | None = None
     id: str | None = None
     status: str | None = None
@@ -89,7 +92,7 @@ class ReasoningOptions(ReasoningField, frozen=True):
 
 
 class ResponsesRequest(CommonFields, frozen=True, kw_only=True):
-    input: str | Annotated[list[Item], Meta(min_length=1)]
+    input: str | Annotated[list[Item], Meta(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: MaxTokens | None = None
     tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from report import report, task
@@ -13,8 +12,10 @@ os.environ |= {
     "ANTHROPIC_BASE_URL": task["url"],
     "ANTHROPIC_AUTH_TOKEN": "unused",
     "ANTHROPIC_DEFAULT_HAIKU_MODEL": task["model"],
-    "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "400",
+    "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "1000",
     "MAX_THINKING_TOKENS": "0",
+    # Else a small model does not come to an end.
+    "CLAUDE_CODE_EXTRA_BODY": json.dumps({"temperature": 0}),
     # Nothing but the server is asked for anything.
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "DISABLE_AUTOUPDATER": "1",
@@ -23,7 +24,7 @@ brief = ("--system-prompt", "Be brief.", "--tools", "")
 
 
 def claude(*arguments: str) -> str:
-    done = subprocess.run(["node", WRAPPER, *arguments], capture_output=True, text=True, timeout=90, cwd=Path.cwd())
+    done = subprocess.run(["node", WRAPPER, *arguments], capture_output=True, text=True, timeout=240)
     return done.stdout
 
 

@@ -51,7 +51,9 @@ def tools() -> list[Any]:
 def results() -> str:
     called = message()
     output = {"role": "tool", "tool_call_id": called["tool_calls"][0]["id"], "content": task["output"]}
-    text: str = ask(messages=[{"role": "user", "content": task["weather"]}, called, output])["choices"][0]["message"]["content"]
+    text: str = ask(messages=[{"role": "user", "content": task["weather"]}, called, output])["choices"][0]["message"][
+        "content"
+    ]
     return text
 
 
@@ -78,7 +80,9 @@ report(
         "schema": schema,
         "embed": lambda: [
             entry["embedding"]
-            for entry in json.loads(curl("/v1/embeddings", {"model": task["embedder"], "input": task["sentences"]}))["data"]
+            for entry in json.loads(curl("/v1/embeddings", {"model": task["embedder"], "input": task["sentences"]}))[
+                "data"
+            ]
         ],
         "error": error,
     },

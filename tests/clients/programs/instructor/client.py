@@ -12,7 +12,7 @@ from report import report, task
 at: Any = {"base_url": f"{task['url']}/v1", "api_key": "unused", "max_retries": 0}
 
 
-class Person(BaseModel):
+class Person(BaseModel, extra="forbid"):
     name: str = Field(max_length=20)
     age: int
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from report import raised, report, task
 
 
-class Person(BaseModel):
+class Person(BaseModel, extra="forbid"):
     name: str
     age: int
 

@@ -11,6 +11,7 @@ from report import raised, report, task
 
 os.environ["LLM_USER_PATH"] = str(Path.cwd() / "llm")
 os.environ["OLLAMA_HOST"] = task["url"]
+CHAT, EMBEDDER = f"ollama/{task['model']}:latest", f"ollama/{task['embedder']}:latest"
 
 
 class CommandError(Exception):
@@ -24,7 +25,14 @@ def llm(*arguments: str) -> str:
     return done.stdout
 
 
-def ask(text: str, *flags: str, model: str = f"{task['model']}:latest") -> str:
+def models() -> list[str]:
+    import llm as library
+
+    found = [model.model_id for model in library.get_models()]
+    return [name.removeprefix("ollama/") for name in found if name.startswith("ollama/")]
+
+
+def ask(text: str, *flags: str, model: str = CHAT) -> str:
     limits = ("-o", "temperature", "0", "-o", "num_predict", "60")
     return llm("prompt", "-m", model, *limits, *flags, text).strip()
 
@@ -33,9 +41,7 @@ def stream() -> list[str]:
     """Of the library, since a command's output has no pieces."""
     import llm as library
 
-    return [
-        piece for piece in library.get_model(f"{task['model']}:latest").prompt(task["question"], temperature=0) if piece
-    ]
+    return [piece for piece in library.get_model(CHAT).prompt(task["question"], temperature=0) if piece]
 
 
 def usage() -> list[int]:
@@ -47,14 +53,12 @@ def usage() -> list[int]:
 report(
     version("llm-ollama"),
     {
-        "models": lambda: [entry["model"] for entry in json.loads(llm("ollama", "models", "--json"))],
+        "models": models,
         "chat": lambda: ask(task["question"]),
         "stream": stream,
         "usage": usage,
         "schema": lambda: json.loads(ask(task["describe"], "--schema", json.dumps(task["schema"]))),
-        "embed": lambda: [
-            json.loads(llm("embed", "-m", f"{task['embedder']}:latest", "-c", text)) for text in task["sentences"]
-        ],
+        "embed": lambda: [json.loads(llm("embed", "-m", EMBEDDER, "-c", text)) for text in task["sentences"]],
         "error": lambda: raised(lambda: ask(task["question"], model=task["unknown"])),
     },
     absent={"tools": "cannot demand a call, and the small model makes none", "results": "follows a call"},

@@ -13,7 +13,7 @@ from report import raised, report, task
 provider = OpenAIProvider(base_url=f"{task['url']}/v1", api_key="unused")
 
 
-class Person(BaseModel):
+class Person(BaseModel, extra="forbid"):
     name: str = Field(max_length=20)
     age: int
 
