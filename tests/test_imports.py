@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.convert",
         "shimmy.hardware",
         "shimmy.models.gguf",
+        "shimmy.models.names",
     },
 }
 # One protocol is one folder, and it never looks into another.
