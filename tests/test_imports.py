@@ -44,7 +44,6 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.models",
         "shimmy.pool",
         "shimmy.protocols",
-        "shimmy.store",
     },
     "shimmy.cli": {
         "click",
@@ -67,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.convert",
         "shimmy.hardware",
         "shimmy.models.gguf",
+        "shimmy.models.names",
     },
 }
 # One protocol is one folder, and it never looks into another.

@@ -61,6 +61,8 @@ class Inference:
         self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        # Set once nothing is to go on: for what waits for something else than a worker.
+        self.closing = asyncio.Event()
 
     async def generate(
         self, request: Generation, keep_alive_seconds: float | None = None
@@ -250,6 +252,7 @@ class Inference:
 
     async def close(self) -> None:
         """Fail what is left with `Draining` at once, then end the workers."""
+        self.closing.set()
         await self._placement.close()
 
     async def _ask(self, model: str, question: ipc.Question, tenant: str, kind: type[Reply]) -> Reply:
