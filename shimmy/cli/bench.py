@@ -1,7 +1,6 @@
 """`shimmy bench`: how fast one model is on this machine, measured through the engine that the server has."""
 
 import time
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -112,6 +111,12 @@ def _sizes(measured: dict[str, Any]) -> str:
     return f"{run['prompt_tokens']} + {run['completion_tokens']} tokens"
 
 
+def _median(values: list[float]) -> float:
+    """As `statistics` has it, which is a large module."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
 def _row(runs: list[dict[str, Any]], key: str, label: str, unit: str, digits: int) -> tuple[str, ...]:
     values = [run[key] for run in runs]
-    return (label, *(f"{each(values):.{digits}f} {unit}" for each in (median, min, max)))
+    return (label, *(f"{each(values):.{digits}f} {unit}" for each in (_median, min, max)))
