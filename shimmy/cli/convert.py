@@ -59,8 +59,9 @@ def _checked(source: str) -> "Found":
 
 def _job(found: "Found", source: str, place: str, replace: bool) -> "Convert":
     from shimmy.core.ipc import Convert
+    from shimmy.models.names import title_of_folder
 
-    name = os.path.basename(os.path.abspath(source))
+    name = title_of_folder(os.path.abspath(source))
     return Convert(list(found.paths), place, partial_beside(place), name, replace)
 
 

@@ -45,6 +45,9 @@ def described(config: Config) -> dict[str, Value]:
         "attention.head_count_kv": config.size("num_key_value_heads", heads),
         "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
     }
+    # Of those that make vectors only.
+    if config.values.get("is_causal") is False:
+        keys["attention.causal"] = False
     if config.has("head_dim"):
         keys |= head_lengths(config.size("head_dim"))
     return keys

@@ -9,7 +9,7 @@ ALIGNMENT = 32
 # ggml.h enum ggml_type, and bytes of one element
 TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (30, 2)}
 
-# An int is written as u32, a float as f32; numbers in a list are i32, in an array what the array holds.
+# An int is written as u32, a negative one as i32, a float as f32; numbers in a list are i32, in an array f32.
 Value: TypeAlias = "bool | int | float | str | Sequence[str] | Sequence[int] | array[float]"
 Metadata = Mapping[str, Value]
 
@@ -66,7 +66,7 @@ def _value(value: Value) -> Iterator[bytes]:
         case bool():
             yield struct.pack("<I?", 7, value)
         case int():
-            yield struct.pack("<II", 4, value)
+            yield struct.pack("<Ii" if value < 0 else "<II", _I32 if value < 0 else 4, value)
         case float():
             yield struct.pack("<If", _F32, value)
         case str():

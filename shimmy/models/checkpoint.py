@@ -39,6 +39,9 @@ ARCHITECTURES = {
     "Gemma3ForCausalLM": "gemma3",
     "Gemma3ForConditionalGeneration": "gemma3",
     "Phi3ForCausalLM": "phi3",
+    "LlamaModel": "llama",
+    "Qwen2Model": "qwen2",
+    "Qwen3Model": "qwen3",
     "BertModel": "bert",
     "BertForMaskedLM": "bert",
 }
@@ -97,7 +100,9 @@ class Checkpoint:
         """How sentence-transformers makes one vector of those of the tokens: "mean", "cls", "last", or None."""
         said = self.json(_POOLING)
         modes = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
-        return next((mode for key, mode in modes.items() if said.get(f"pooling_mode_{key}") is True), None)
+        stated = next((mode for key, mode in modes.items() if said.get(f"pooling_mode_{key}") is True), None)
+        # Newer versions say it in one word.
+        return stated or {"mean": "mean", "cls": "cls", "lasttoken": "last"}.get(str(said.get("pooling_mode")))
 
     def templates(self) -> dict[str, str]:
         """The chat templates, wherever they are; the usual one is called "default". Raises `ModelInvalid`."""

@@ -10,7 +10,7 @@ from itertools import groupby
 import msgspec
 
 from shimmy.models import checkpoint
-from shimmy.models.names import name_of_cached, name_of_file, name_of_folder, printable, shards_of
+from shimmy.models.names import name_of_file, name_of_folder, printable, shards_of
 
 MAX_DEPTH = 8
 MAX_ENTRIES = 100_000
@@ -94,25 +94,25 @@ class HuggingFaceCache:
     def find(self) -> Iterator[Found]:
         for entry in _entries(self.place):
             if entry.name.startswith("models--"):
-                yield from models_in(os.path.join(entry.path, "snapshots"), name=name_of_cached(entry.name))
+                yield from models_in(os.path.join(entry.path, "snapshots"))
 
 
-def models_in(root: str, depth: int = MAX_DEPTH, name: str | None = None) -> Iterator[Found]:
-    """What is below `root`. A checkpoint is called `name`, or else after its folder."""
+def models_in(root: str, depth: int = MAX_DEPTH) -> Iterator[Found]:
+    """What is below `root`."""
     for folder, paths in groupby(regular_files(root, depth), os.path.dirname):
         files = list(paths)
         yield from as_models(path for path in files if path.lower().endswith(".gguf"))
-        if found := _checkpoint(folder, files, name):
+        if found := _checkpoint(folder, files):
             yield found
 
 
-def _checkpoint(folder: str, files: Iterable[str] | None = None, name: str | None = None) -> Found | None:
+def _checkpoint(folder: str, files: Iterable[str] | None = None) -> Found | None:
     if files is None:
         files = [entry.path for entry in _entries(folder) if os.path.isfile(entry.path)]
     found = checkpoint.files_of(folder, map(os.path.basename, files))
     if found is None:
         return None
-    name = name or name_of_folder(folder)
+    name = name_of_folder(folder)
     if printable(folder) != folder:
         return Found(name, (), f"its path is not plain text: {printable(folder)}")
     return Found(name, *found)

@@ -29,12 +29,15 @@ def name_of_file(path: str) -> str:
 
 def name_of_folder(path: str) -> str:
     """`Qwen3-0.6B` is `qwen3-0.6b`."""
-    return printable(normalized(os.path.basename(path)))
+    return normalized(title_of_folder(path))
 
 
-def name_of_cached(entry: str) -> str:
-    """Of a repository in a Hugging Face cache: `models--Qwen--Qwen3-0.6B` is `qwen3-0.6b`."""
-    return name_of_folder(entry.rpartition("--")[2])
+def title_of_folder(path: str) -> str:
+    """As people spell it; in a Hugging Face cache, `models--Qwen--Qwen3-0.6B/snapshots/<revision>`, the repository."""
+    match path.split(os.sep):
+        case [*_, repository, "snapshots", _] if repository.startswith("models--"):
+            return printable(repository.rpartition("--")[2])
+    return printable(os.path.basename(path))
 
 
 def normalized(name: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from shimmy.convert.conversion import VERSION, Plan, plan
 from shimmy.core.caches import roots
 from shimmy.core.errors import ModelInvalid, ShimmyError
+from shimmy.models.names import title_of_folder
 from shimmy.worker.convert import write_whole
 from shimmy.worker.llama.trust import is_ours
 
@@ -37,10 +38,13 @@ def converted(paths: Sequence[str], on_progress: Callable[[float], None]) -> str
     target = folder / f"{key}-{_state(paths)}.gguf"
     with _alone(folder / f"{key}{_SOURCE}", source):
         if not target.exists():
-            made = plan(paths, os.path.basename(source))
+            made = plan(paths, title_of_folder(source))
             _make_room(folder, made, key)
             with suppress(FileExistsError):
                 write_whole(made, str(target), str(folder / f".{key}.partial"), on_progress)
+            if folder / f"{key}-{_state(paths)}.gguf" != target:
+                target.unlink()
+                raise ModelInvalid(f"{source} has changed while it was converted")
             _drop(path for path in folder.glob(f"{key}-*.gguf") if path != target)
     return str(target)
 

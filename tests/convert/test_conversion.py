@@ -97,6 +97,8 @@ def test_names_without_the_model_before_them(tmp_path: Path) -> None:
     before = names(folder)
     rename(folder, lambda name: name.removeprefix("model."))
     assert names(folder) == before
+    change(folder / "config.json", architectures=["Qwen3Model"], is_causal=False)
+    assert names(folder) == before and keys(folder)["qwen3.attention.causal"] is False
 
 
 def test_what_is_computed_anyway_is_left_out(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def test_a_model_for_vectors(tmp_path: Path) -> None:
     facts = inspected(tmp_path).facts
     assert facts is not None
     assert (facts.pooling, facts.capabilities, facts.is_encoder) == ("mean", ("embedding",), True)
+    write_json(tmp_path / "Tiny-bert" / "1_Pooling" / "config.json", {"pooling_mode": "lasttoken"})
+    newer = inspected(tmp_path).facts
+    assert newer is not None and newer.pooling == "last"
 
 
 def test_shards(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shimmy.models.names import name_in_ollama, name_of_file, qualified, shards_of
+from shimmy.models.names import name_in_ollama, name_of_file, name_of_folder, qualified, shards_of, title_of_folder
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_shards_of_a_set() -> None:
 @pytest.mark.parametrize("name", ["x.gguf", "x-00004-of-00003.gguf", "x-00000-of-00003.gguf", "x-00001-of-99999.gguf"])
 def test_what_is_no_shard(name: str) -> None:
     assert shards_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "title", "name"),
+    [
+        ("/models/Qwen3_0.6B Base", "Qwen3_0.6B Base", "qwen3-0.6b-base"),
+        ("/hub/models--Org--Some_Model/snapshots/0123abcd", "Some_Model", "some-model"),
+        ("/snapshots/A", "A", "a"),
+        ("/odd/\x1bname", "-name", "-name"),
+    ],
+)
+def test_folders(path: str, title: str, name: str) -> None:
+    assert (title_of_folder(path), name_of_folder(path)) == (title, name)

@@ -83,6 +83,12 @@ def test_a_weight_that_shrinks_meanwhile(checkpoint: Path, cache: Path) -> None:
     assert [path.name for path in cache.iterdir() if not path.name.endswith(".source")] == []
 
 
+def test_a_folder_that_changes_meanwhile(checkpoint: Path, cache: Path) -> None:
+    with pytest.raises(ModelInvalid, match="has changed while it was converted"):
+        converted(paths(checkpoint), lambda fraction: os.utime(checkpoint / "config.json"))
+    assert kept(cache) == []
+
+
 def test_without_room_what_was_not_used_for_long_goes(
     checkpoint: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

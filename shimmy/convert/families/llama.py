@@ -4,14 +4,19 @@ from shimmy.convert.data import Planned, literal
 from shimmy.convert.family import Family, described, head_lengths, llama3_factors, rotated
 from shimmy.convert.gguf import Value
 from shimmy.convert.names import ATTENTION, FEED_FORWARD, decoder_name
+from shimmy.core.errors import ModelInvalid
 from shimmy.models.checkpoint import Config
 
 _PARTS = ATTENTION | FEED_FORWARD | {"post_attention_layernorm": "ffn_norm"}
 _ROPE_BASE = 10_000.0
+MAX_HEAD_LENGTH = 1 << 14
 
 
 def _head_length(config: Config) -> int:
-    return config.size("head_dim", config.size("hidden_size") // config.size("num_attention_heads"))
+    length = config.size("head_dim", config.size("hidden_size") // config.size("num_attention_heads"))
+    if length > MAX_HEAD_LENGTH:
+        raise ModelInvalid(f"config.json: its heads are {length} long, the limit is {MAX_HEAD_LENGTH}")
+    return length
 
 
 def _describe(config: Config) -> dict[str, Value]:

@@ -42,6 +42,8 @@ def _describe(config: Config) -> dict[str, Value]:
 
 def _num_rotated(config: Config) -> int:
     share = rope_parameters(config).number("partial_rotary_factor", 1.0)
+    if not 0 < share <= 1:
+        raise ModelInvalid(f"config.json: partial_rotary_factor is {share!r}, it has to be a part of 1")
     return int(share * config.size("hidden_size")) // config.size("num_attention_heads")
 
 
