@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.models.stored": {"shimmy.models", "shimmy.store"},
     "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
-    "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.models"},
+    "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.hardware", "shimmy.models"},
     "shimmy.protocols": {
         "msgspec",
         "starlette",
@@ -44,7 +44,6 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.models",
         "shimmy.pool",
         "shimmy.protocols",
-        "shimmy.store",
     },
     "shimmy.cli": {
         "click",

@@ -174,6 +174,21 @@ def access(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def residence(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which models stay in memory, and how long."""
+    flags = [
+        click.option("--pin", "pinned", multiple=True, metavar="NAME", envvar="SHIMMY_PIN",
+                     help="Load this model at the start and keep it."),
+        click.option("--memory-budget", "memory_budget_bytes", type=size, metavar="SIZE",
+                     envvar="SHIMMY_MEMORY_BUDGET", help="For all models together."),
+        click.option("--keep-alive", "keep_alive_seconds", type=duration, metavar="DURATION",
+                     envvar="SHIMMY_KEEP_ALIVE", help="How long models stay that nobody uses."),
+    ]  # fmt: skip
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
 def origin(value: str) -> str:
     if not _ORIGIN.fullmatch(value):
         raise click.BadParameter(f"{value!r} is not SCHEME://HOST[:PORT] as a browser sends it, nor *.")
@@ -204,15 +219,31 @@ def megabytes(value: str) -> int:
     return int(value) << 20
 
 
-def disk_size(value: str) -> int:
+def size(value: str) -> int:
     """In bytes; 2G is 2 << 30."""
     match = _SIZE.fullmatch(value)
     if not match:
         raise click.BadParameter(f"{value!r} is no size such as 512M or 2G.")
-    num_bytes = int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+    return int(float(match[1]) * 1024 ** "_kmgt".index(match[2].lower() or "_"))
+
+
+def disk_size(value: str) -> int:
+    num_bytes = size(value)
     if num_bytes and sys.platform == "win32":
         raise click.BadParameter("there is no cache on disk on Windows yet.")
     return num_bytes
+
+
+def duration(value: str) -> float:
+    """In seconds; what is negative is for ever."""
+    from shimmy.core.durations import keep_alive_seconds
+    from shimmy.core.errors import RequestError
+
+    try:
+        seconds = keep_alive_seconds(value, "")
+    except RequestError:
+        raise click.BadParameter(f"{value!r} is no duration, such as 5m or 300.") from None
+    return math.inf if seconds is None else seconds
 
 
 def key_file(path: str) -> "Secret":

@@ -15,7 +15,7 @@ from shimmy.cli import exit_codes
 
 COMMANDS = (
     *("serve", "list", "show", "discover", "probe", "generate", "quantize", "convert"),
-    *("pull", "rm", "cp", "import", "gpu-info"),
+    *("ps", "stop", "fit", "bench", "pull", "rm", "cp", "import", "gpu-info"),
 )
 
 
@@ -38,6 +38,14 @@ class Commands(click.Group):
                 from shimmy.cli.probe import command
             case "generate":
                 from shimmy.cli.generate import command
+            case "ps":
+                from shimmy.cli.ps import command
+            case "stop":
+                from shimmy.cli.stop import command
+            case "fit":
+                from shimmy.cli.fit import command
+            case "bench":
+                from shimmy.cli.bench import command
             case "quantize":
                 from shimmy.cli.quantize import command
             case "convert":

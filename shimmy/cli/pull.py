@@ -10,8 +10,8 @@ from shimmy.cli.output import decimal_bytes
 from shimmy.cli.pull_bar import PullBar
 
 if TYPE_CHECKING:
+    from shimmy.core.pulling import Progress
     from shimmy.store.manifests import Manifest
-    from shimmy.store.pull import Progress
 
 _HELP = """Bring a model into the store, where every command finds it.
 
@@ -26,9 +26,16 @@ of neither. What an interrupted pull brought is kept, and the next one goes on f
 @click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object on each line.")
 def command(name: str, revision: str | None, as_json: bool) -> None:
     from shimmy.cli.interrupt import run
+    from shimmy.core.errors import ShimmyError
+    from shimmy.core.pulling import FAILED, Progress
 
     began = time.monotonic()
-    manifest = run(_pull(name, revision, as_json))
+    try:
+        manifest = run(_pull(name, revision, as_json))
+    except ShimmyError as error:
+        if as_json:
+            _print(Progress(FAILED, error=error.fault()))
+        raise
     if not as_json:
         took = time.monotonic() - began
         click.echo(f"ok: {manifest.name} is in the store, {decimal_bytes(manifest.size)} in {took:.1f} s")
@@ -39,9 +46,10 @@ async def _pull(name: str, revision: str | None, as_json: bool) -> "Manifest":
     from contextlib import aclosing
     from functools import partial
 
+    from shimmy.core.pulling import Progress
     from shimmy.models.keeping import user_store
     from shimmy.store.background import progress
-    from shimmy.store.pull import Progress, Pull
+    from shimmy.store.pull import Pull
 
     bar = PullBar()
     make = partial(Pull.from_environ, user_store(os.environ), os.environ)

@@ -10,7 +10,7 @@ from shimmy.cli.progress import StatusLine, bar
 from shimmy.models.names import printable
 
 if TYPE_CHECKING:
-    from shimmy.store.pull import Progress
+    from shimmy.core.pulling import Progress
 
 # What the rate is a mean of.
 _WINDOW_SECONDS = 5.0

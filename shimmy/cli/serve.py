@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from shimmy.cli.options import FLAGLESS, access, bind, engine_options, kv_cache, megabytes, model_sources, seconds
+from shimmy.cli.options import (
+    FLAGLESS,
+    access,
+    bind,
+    engine_options,
+    kv_cache,
+    megabytes,
+    model_sources,
+    residence,
+    seconds,
+)
 from shimmy.cli.progress import LoadingBar
 
 _HELP = """Answer requests until told to stop.
@@ -36,6 +46,7 @@ _log_format = click.Choice(["text", "json"])
 )
 @click.option("--spec-type", type=_spec_type, envvar="SHIMMY_SPEC_TYPE", help="Who guesses tokens ahead.")
 @click.option("--preload", multiple=True, metavar="NAME", envvar="SHIMMY_PRELOAD", help="Load this model at the start.")
+@residence
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
 @click.option("--log-format", type=_log_format, envvar="SHIMMY_LOG_FORMAT", help="How lines on stderr look.")
 @access

@@ -5,6 +5,7 @@
     │   ├── Unsupported            400  unsupported_parameter
     │   ├── ContextOverflow        400  context_length_exceeded
     │   ├── TooLarge               413  request_too_large
+    │   ├── RequestCrashes         422  request_crashes
     │   └── RequestTimeout         408  request_timeout
     ├── Unauthorized               401  invalid_api_key
     ├── Forbidden                  403  forbidden
@@ -84,6 +85,13 @@ class ContextOverflow(RequestError):
 class TooLarge(RequestError):
     status = 413
     code = "request_too_large"
+
+
+class RequestCrashes(RequestError):
+    """It ended the model's process more than once, so it is not run again."""
+
+    status = 422
+    code = "request_crashes"
 
 
 class RequestTimeout(RequestError):

@@ -35,6 +35,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str | None = None
     model_dirs: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    memory_budget_bytes: int | None = None
+    keep_alive_seconds: float | None = None
     context_length: int | None = None
     num_sequences: int = 8
     num_threads: int | None = None

@@ -36,6 +36,14 @@ def observe(paths: tuple[str, ...]) -> Sighting:
     return Sighting(paths, identity, tuple(each.st_ctime_ns for each in statuses))
 
 
+def is_written_now(path: str) -> bool:
+    """By its own time, where that is of our clock: then it is too early to scan."""
+    try:
+        return abs(time.time_ns() - os.stat(path).st_mtime_ns) < SETTLED_SECONDS * 1e9
+    except OSError:
+        return False
+
+
 def has_settled(listing: Listing) -> bool:
     """Whether another scan would take one of the files for what it is now."""
     return any(_is_over(sighting, since) for sighting, since in listing.unsettled.items())
@@ -60,7 +68,7 @@ class _Scan:
         self._is_first = before is None
         self._before = before or Listing()
         self._cached = cached
-        self._listed_before = {model.paths: model for model in self._before.models.values()}
+        self._listed_before = {path: model for model in self._before.models.values() for path in model.paths}
         self._began_at = time.monotonic()
         self._began_ns = time.time_ns()
 
@@ -92,7 +100,8 @@ class _Scan:
         if not found.reason and not found.is_whole and self._may_be_written(sighting):
             self.listing.unsettled[sighting] = self._before.unsettled.get(sighting, self._began_at)
             if not self._is_first:
-                known = self._listed_before.get(found.paths)
+                # Of a model in several files one may be new.
+                known = next((self._listed_before[path] for path in found.paths if path in self._listed_before), None)
                 if known is None:
                     self._skip(source, found, "it is still being written")
                 return known

@@ -25,10 +25,18 @@ _GPU_CHOICE = frozenset(
 )
 
 
+def program_argv() -> list[str]:
+    """This very program, for a command to follow."""
+    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "shimmy"]
+
+
+def program_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Everything, for a command that does what a user would have it do."""
+    return {**environ, **_program_imports()}
+
+
 def worker_argv() -> list[str]:
-    if getattr(sys, "frozen", False):
-        return [sys.executable, "_worker"]
-    return [sys.executable, "-m", "shimmy", "_worker"]
+    return [*program_argv(), "_worker"]
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -38,9 +46,11 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     if "LD_LIBRARY_PATH" in passed:
         passed["LD_LIBRARY_PATH"] = _whole_paths(passed["LD_LIBRARY_PATH"])
     passed["GGML_NO_BACKTRACE"] = "1"
-    if not getattr(sys, "frozen", False):
-        passed |= _import_environment(Path(__file__).parents[2])
-    return passed
+    return passed | _program_imports()
+
+
+def _program_imports() -> dict[str, str]:
+    return {} if getattr(sys, "frozen", False) else _import_environment(Path(__file__).parents[2])
 
 
 def _whole_paths(folders: str) -> str:

@@ -75,6 +75,11 @@ class Handle:
         """Of the worker, as long as it lives."""
         return self._process.pid if self._process is not None and not self.ended.is_set() else None
 
+    @property
+    def has_crashed(self) -> bool:
+        """It was ready, and ended on its own."""
+        return self.state is State.LOST and self.loaded is not None
+
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
         try:

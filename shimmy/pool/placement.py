@@ -124,6 +124,11 @@ class Placement:
         if current is not None and current.is_ready and not self._closed:
             self._supervisor(model)
 
+    def forget(self, model_id: str) -> None:
+        """The model's file is gone: end with the last stream."""
+        if (supervisor := self._supervisors.get(model_id)) is not None and not self._closed:
+            self._remove(supervisor)
+
     def is_ready(self, model_id: str) -> bool:
         current = self._supervisors.get(model_id)
         return current is not None and current.is_ready
@@ -214,11 +219,10 @@ class Placement:
             self._end(running.cancel(WorkerLost("the model's file changed again")))
 
         def hand_over(candidate: Supervisor) -> None:
-            self.tally["switches"] += 1
             self._supervisors[model.id] = candidate
             self._retire(current, current.retire())
 
-        switch = self._switches[model.id] = Switch(model, lambda: self._new_supervisor(model), hand_over)
+        switch = self._switches[model.id] = Switch(model, lambda: self._new_supervisor(model), hand_over, self.tally)
         return switch
 
     def _running_switch(self, model_id: str) -> Switch | None:

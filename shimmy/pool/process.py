@@ -65,13 +65,13 @@ async def spawn(
     """Start a worker apart from a terminal's other processes, so that Ctrl-C reaches the server alone."""
     loop = asyncio.get_running_loop()
     _, worker = await loop.subprocess_exec(
-        lambda: WorkerProcess(on_message, on_end), *argv, env=dict(environment), **_apart()
+        lambda: WorkerProcess(on_message, on_end), *argv, env=dict(environment), **apart()
     )
     return worker
 
 
-def _apart() -> dict[str, Any]:
-    """A session of its own, or what Windows has for one."""
+def apart() -> dict[str, Any]:
+    """For a process that Ctrl-C does not reach: a session of its own, or what Windows has for one."""
     if sys.platform == "win32":
         from subprocess import CREATE_NEW_PROCESS_GROUP
 

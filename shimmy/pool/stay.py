@@ -2,8 +2,11 @@
 
 from enum import IntEnum
 from math import inf
+from typing import Literal
 
 import msgspec
+
+PriorityName = Literal["low", "normal", "high"]
 
 
 class Priority(IntEnum):

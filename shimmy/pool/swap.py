@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -42,13 +43,18 @@ class Switch:
     Where anything fails the new version is ended, and `error` says why."""
 
     def __init__(
-        self, model: "Model", make: "Callable[[], Supervisor]", hand_over: "Callable[[Supervisor], None]"
+        self,
+        model: "Model",
+        make: "Callable[[], Supervisor]",
+        hand_over: "Callable[[Supervisor], None]",
+        tally: Counter[str],
     ) -> None:
         self.model = model
         self.error: ShimmyError | None = None
         self._state: SwitchState = "loading"
         self.candidate: Supervisor | None = None
         self._make, self._hand_over = make, hand_over
+        self._tally = tally
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -78,12 +84,15 @@ class Switch:
             await validate(handle)
         except ShimmyError as error:
             log.warning("model %s stays as it was loaded: %s", self.model.id, error.message)
+            self._tally["failed_switches"] += 1
             await self._give_up(error)
         except Exception:
             log.exception("cannot switch model %s", self.model.id)
+            self._tally["failed_switches"] += 1
             await self._give_up(ModelFailed("a fault of ours; the log has it"))
         else:
             self._state = "done"
+            self._tally["switches"] += 1
             self._hand_over(candidate)
             log.info("model %s is another version from now on", self.model.id)
 

@@ -20,6 +20,7 @@ from shimmy.protocols.anthropic import Anthropic
 from shimmy.protocols.native import WEBSOCKET, Native
 from shimmy.protocols.ollama import Ollama
 from shimmy.protocols.openai import OpenAI
+from shimmy.server import keep_alive
 from shimmy.server.access import Access
 from shimmy.server.body import Body
 from shimmy.server.connection import Connection
@@ -228,6 +229,7 @@ class App:
         """Within its limits. Raises what keeps it out."""
         self._guard.permit(caller, needed)
         scope["state"]["tenant"] = caller.tenant
+        keep_alive.hear(scope)
         return self._limits.hold(caller.tenant)
 
     async def _run(self, route: Route, scope: Scope, body: Body, reply: Reply) -> None:

@@ -5,8 +5,8 @@ Knows no wire format. Finds the model, takes a place, gets it loaded, and sees t
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -16,16 +16,25 @@ from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError, Shimmy
 from shimmy.core.events import Accepted, Embedded, Event, Finished
 from shimmy.core.request import Chat, Embedding, Generation, Prompt
 from shimmy.pool.admission import Admission
+from shimmy.pool.handle import Handle
 from shimmy.pool.placement import ModelStatus, Placement
+from shimmy.pool.room import Usage
+from shimmy.pool.stay import Priority, PriorityName
 from shimmy.pool.stream import Stream
+from shimmy.pool.suspects import Asked, Suspects
+from shimmy.server import keep_alive
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from shimmy.models.catalog import Catalog
-    from shimmy.models.listing import Model
+    from shimmy.models.listing import Change, Model
     from shimmy.pool.deadline import Deadline
     from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
+SETTLING_SECONDS = 2.0
+_SETTLING_PAUSE_SECONDS = 0.1
 Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
 
 
@@ -47,13 +56,19 @@ class Inference:
         self._admission = admission
         self._clock = clock
         self._queue_seconds = queue_seconds
+        self._suspects = Suspects(clock)
         # What counts the tokens of a tenant's next request, if anything does.
         self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        # Set once nothing is to go on: for what waits for something else than a worker.
+        self.closing = asyncio.Event()
 
-    async def generate(self, request: Generation) -> AsyncGenerator[list[Event], None]:
-        """Batches of every event that waits, never empty; the first one starts with `Accepted`.
+    async def generate(
+        self, request: Generation, keep_alive_seconds: float | None = None
+    ) -> AsyncGenerator[list[Event], None]:
+        """Batches of every event that waits, never empty; the first one starts with `Accepted`. From its end on the
+        model stays loaded for `keep_alive_seconds` more, which may be `inf`.
 
         Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
         cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
@@ -65,7 +80,7 @@ class Inference:
             sent, meter, began_at = _Sent(), self.meter(request.tenant), self._clock()
             while True:
                 try:
-                    async with self._stream(request.model, deadline) as stream:
+                    async with self._stream(request, deadline, keep_alive_seconds) as stream:
                         load_seconds = self._clock() - began_at
                         async for batch in stream:
                             if fresh := _timed(sent.note(batch), load_seconds):
@@ -77,7 +92,9 @@ class Inference:
                     if not sent.may_retry():
                         raise
 
-    async def embed(self, request: Embedding) -> AsyncGenerator[list[Embedded], None]:
+    async def embed(
+        self, request: Embedding, keep_alive_seconds: float | None = None
+    ) -> AsyncGenerator[list[Embedded], None]:
         """What came of the inputs, in any order, as it comes. Failures are raised, and closing the generator aborts the
         request, as with `generate`. A worker that is lost is made up for once: what it did may come a second time.
         """
@@ -87,7 +104,7 @@ class Inference:
             deadline, meter = Deadline(request, self._queue_seconds), self.meter(request.tenant)
             for is_last in (False, True):
                 try:
-                    async with self._stream(request.model, deadline) as stream:
+                    async with self._stream(request, deadline, keep_alive_seconds) as stream:
                         async for batch in stream:
                             if meter:
                                 meter.note(batch)
@@ -133,15 +150,57 @@ class Inference:
             raise RequestError(f"model: this field is required, since there are {len(valid)} models", param="model")
         return valid[0]
 
-    async def preload(self, name: str) -> None:
+    async def preload(self, name: str, keep_alive_seconds: float | None = None) -> None:
         """Load a model before anyone asks. Raises why that is not possible."""
-        await self._placement.acquire(await self._find(name))
+        await self._acquire(name, keep_alive_seconds)
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
         Raises why that is not possible."""
-        await self.refresh(max_age_seconds=0)
-        await self._placement.reload(await self._find(name))
+        await self._placement.reload(await self._find_settled(name))
+
+    async def set_stay(
+        self,
+        name: str,
+        *,
+        keep_alive_seconds: float | None = None,
+        priority: PriorityName | None = None,
+        pinned: bool | None = None,
+    ) -> None:
+        """How long a model stays once it is loaded, and who leaves before it; None leaves a thing as it is. One that is
+        pinned stays, whatever others need and however long nobody uses it."""
+        stay = self._placement.stay_of((await self._find(name)).id)
+        if keep_alive_seconds is not None:
+            stay.keep_alive_seconds = keep_alive_seconds
+        if priority is not None:
+            stay.priority = Priority[priority.upper()]
+        if pinned is not None:
+            stay.pinned = pinned
+
+    def follow_changes(self) -> None:
+        """From now on a loaded model whose file a scan finds changed is replaced, and one whose file is gone ends with
+        its last request."""
+        loop = asyncio.get_running_loop()
+
+        def follow(change: "Change") -> None:
+            loop.call_soon_threadsafe(self._follow, change)
+
+        self.catalog.on_change = follow
+
+    def _follow(self, change: "Change") -> None:
+        if change.after is None:
+            self._placement.forget(change.id)
+        else:
+            self._placement.follow(change.after)
+
+    @property
+    def tally(self) -> "Counter[str]":
+        """Loads, failed loads, crashes, evictions, expirations, switches and failed switches so far."""
+        return self._placement.tally
+
+    def usage(self) -> Usage:
+        """Of main memory, by all models."""
+        return self._placement.usage()
 
     async def unload(self, name: str) -> bool:
         """End the worker of a model that nobody uses; False for one in use, which stays. Returns once it is gone."""
@@ -193,6 +252,7 @@ class Inference:
 
     async def close(self) -> None:
         """Fail what is left with `Draining` at once, then end the workers."""
+        self.closing.set()
         await self._placement.close()
 
     async def _ask(self, model: str, question: ipc.Question, tenant: str, kind: type[Reply]) -> Reply:
@@ -200,8 +260,10 @@ class Inference:
         with self._admission.admit(tenant):
             for is_last in (False, True):
                 try:
-                    handle = await self._placement.acquire(await self._find(model))
-                    answer = await handle.ask(question)
+                    async with self._suspects.trial(model, question):
+                        handle = await self._acquire(model)
+                        with self._suspicious(handle, model, question):
+                            answer = await handle.ask(question)
                     break
                 except WorkerLost:
                     if is_last:
@@ -211,10 +273,20 @@ class Inference:
         return answer
 
     @asynccontextmanager
-    async def _stream(self, model: str, deadline: "Deadline") -> AsyncGenerator[Stream, None]:
-        async with deadline.waiting():
-            handle = await self._placement.acquire(await self._find(model))
-            stream = await handle.submit(deadline.request())
+    async def _stream(
+        self, request: Generation | Embedding, deadline: "Deadline", keep_alive_seconds: float | None
+    ) -> AsyncGenerator[Stream, None]:
+        async with AsyncExitStack() as until_over:
+            async with deadline.waiting():
+                await until_over.enter_async_context(self._suspects.trial(request.model, request))
+                handle = await self._acquire(request.model, keep_alive_seconds)
+                until_over.enter_context(self._suspicious(handle, request.model, request))
+                stream = await handle.submit(deadline.request())
+            until_over.enter_context(self._running(handle, stream, deadline))
+            yield stream
+
+    @contextmanager
+    def _running(self, handle: Handle, stream: Stream, deadline: "Deadline") -> Iterator[None]:
 
         def expire(error: ShimmyError) -> None:
             # The worker is told at once: a client that reads nothing would learn of it late.
@@ -223,9 +295,34 @@ class Inference:
 
         try:
             with deadline.running(expire):
-                yield stream
+                yield
         finally:
             handle.abort(stream)
+
+    @contextmanager
+    def _suspicious(self, handle: Handle, model: str, asked: Asked) -> Iterator[None]:
+        """Should the worker crash meanwhile, this may have been why."""
+        try:
+            yield
+        except WorkerLost:
+            if handle.has_crashed:
+                self._suspects.note_crash(model, asked)
+            raise
+
+    async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
+        """What was said with the request itself counts more than what was said beside it."""
+        seconds = keep_alive.said() if keep_alive_seconds is None else keep_alive_seconds
+        return await self._placement.acquire(await self._find(name), seconds)
+
+    async def _find_settled(self, name: str) -> "Model":
+        """As its file is now. A file that has just come may not be whole yet, which shows after a moment."""
+        gives_up_at = self._clock() + SETTLING_SECONDS
+        while True:
+            await self.refresh(max_age_seconds=0)
+            model = await self._find(name)
+            if self.catalog.unsettled().isdisjoint(model.paths) or self._clock() >= gives_up_at:
+                return model
+            await asyncio.sleep(_SETTLING_PAUSE_SECONDS)
 
     async def _find(self, name: str) -> "Model":
         """A file may have come, or have been repaired, since the last scan. One that is broken now stays as it was

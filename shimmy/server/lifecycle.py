@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from shimmy.core.errors import ShimmyError
 from shimmy.core.settings import Settings
 from shimmy.server import logs
 from shimmy.server.inference import Inference
@@ -74,7 +76,14 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     )
     catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ))
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
-    placement = Placement(options, on_progress=on_progress, draft=draft, adapters=_adapters(settings, catalog))
+    placement = Placement(
+        options,
+        on_progress=on_progress,
+        draft=draft,
+        adapters=_adapters(settings, catalog),
+        memory_limit_bytes=settings.memory_budget_bytes,
+        keep_alive_seconds=inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds,
+    )
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
 
@@ -177,7 +186,7 @@ class Server:
         self._listener = listener
         self._tls = tls
         self._inference = inference
-        self._preloading = bool(settings.preload or settings.model_path)
+        self._preloading = bool(settings.preload or settings.pinned or settings.model_path)
         self._readiness = Readiness(inference, self._preloading)
         self._ready_file = ReadyFile(settings.ready_file)
         self._exit_code = 0
@@ -227,18 +236,25 @@ class Server:
         logs.say(f"shimmy: {len(self._settings.api_keys)} API keys are valid now")
 
     async def _preload(self) -> None:
+        for name in self._settings.pinned:
+            try:
+                await self._inference.set_stay(name, pinned=True)
+            except ShimmyError:
+                # Loading it says what is wrong.
+                continue
         for name, reason in (await self._readiness.preload(self._names())).items():
             logs.say(f"shimmy: cannot load {name}: {reason}")
 
     def _names(self) -> list[str]:
         """Of what is to be preloaded, first the model that was given as a file."""
+        named = dict.fromkeys((*self._settings.pinned, *self._settings.preload))
         if self._settings.model_path is None:
-            return list(self._settings.preload)
+            return list(named)
         from shimmy.models.checkpoint import means
 
         path = os.path.abspath(os.path.expanduser(self._settings.model_path))
         found = (model.id for model in self._inference.catalog.models() if means(path, model.paths))
-        return [next(found, path), *self._settings.preload]
+        return [next(found, path), *named]
 
     async def _announce(self) -> None:
         """Say where we are, once it is true."""
@@ -262,6 +278,7 @@ class Server:
     def _watch_models(self) -> None:
         from shimmy.models.watch import Watch
 
+        self._inference.follow_changes()
         self._watch = Watch(self._inference.catalog)
         self._watch.start()
 

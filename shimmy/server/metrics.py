@@ -29,6 +29,15 @@ METRICS = {
     "shimmy_generated_tokens_total": ("counter", "Tokens of answers that were finished."),
     "shimmy_requests_active": ("gauge", "Requests that wait or run."),
     "shimmy_models": ("gauge", "Models, by the state they are in."),
+    "shimmy_model_loads_total": ("counter", "Models that were loaded, or failed to, by outcome."),
+    "shimmy_model_switches_total": (
+        "counter",
+        "Loaded models replaced by another version, or not, by outcome.",
+    ),
+    "shimmy_model_evictions_total": ("counter", "Models that left without being told to, by reason."),
+    "shimmy_worker_crashes_total": ("counter", "Workers that died while their model was loaded."),
+    "shimmy_memory_limit_bytes": ("gauge", "Main memory that models may take together; none where it is not known."),
+    "shimmy_memory_taken_bytes": ("gauge", "Main memory that models take, or that is kept for them."),
 }
 
 
@@ -145,6 +154,25 @@ class Metrics:
                 counts: Counter[str] = Counter(states.get(model.id, "unloaded") for model in self._models())
                 for state in _STATES:
                     yield f'{name}{{state="{state}"}} {counts[state]}'
+
+            case "shimmy_model_loads_total":
+                yield from self._counted(name, "outcome", {"ok": "loads", "failed": "failed_loads"})
+            case "shimmy_model_switches_total":
+                yield from self._counted(name, "outcome", {"ok": "switches", "failed": "failed_switches"})
+            case "shimmy_model_evictions_total":
+                yield from self._counted(name, "reason", {"memory": "evictions", "idle": "expirations"})
+            case "shimmy_worker_crashes_total":
+                yield f"{name} {self._inference.tally['crashes']}"
+            case "shimmy_memory_limit_bytes":
+                if (limit := self._inference.usage().limit_bytes) is not None:
+                    yield f"{name} {limit}"
+            case "shimmy_memory_taken_bytes":
+                yield f"{name} {self._inference.usage().taken_bytes}"
+
+    def _counted(self, name: str, label: str, tallies: dict[str, str]) -> Iterator[str]:
+        """What the pool has counted, by its names, each with the value of the label that stands for it."""
+        for value, tally in tallies.items():
+            yield f'{name}{{{label}="{value}"}} {self._inference.tally[tally]}'
 
     def _models(self) -> list[Any]:
         return [model for model in self._inference.catalog.models() if not model.invalid]

@@ -14,7 +14,7 @@ from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
 if TYPE_CHECKING:
-    from shimmy.store.pull import Progress
+    from shimmy.core.pulling import Progress
 
 MAX_PULLS = 4
 _RETRY_SECONDS = 30
@@ -32,22 +32,16 @@ class StoreAccess:
 
     async def pull(self, name: str, revision: str | None = None) -> "AsyncGenerator[Progress, None]":
         """What happens, up to the status "success". Closing the generator cancels the pull; what has come is kept.
-        Raises what `Pull.run` does, `Forbidden`, `Busy`."""
+        Raises what it fails with, `Forbidden`, `Busy`, `Draining`."""
         self._check()
-        from shimmy.models.keeping import user_store
-        from shimmy.store.background import progress
-        from shimmy.store.pull import Progress, Pull
+        from shimmy.pool.pull import pull, pull_argv
 
         if StoreAccess._num_pulls >= MAX_PULLS:
             raise Busy(f"{MAX_PULLS} models are being pulled; try again later", retry_after_seconds=_RETRY_SECONDS)
-        store = user_store(os.environ)
         StoreAccess._num_pulls += 1
         try:
-            pulling = progress(lambda report: Pull.from_environ(store, os.environ, report), name, revision)
-            async with aclosing(pulling) as reported:
+            async with aclosing(pull(pull_argv(name, revision), self._inference.closing)) as reported:
                 async for each in reported:
-                    if not isinstance(each, Progress):
-                        return
                     if each.is_last:
                         await self._inference.refresh(max_age_seconds=0)
                     yield each

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
+from shimmy.core.pulling import Progress
 from shimmy.store.manifests import Manifest
-from shimmy.store.pull import Progress, Pull
+from shimmy.store.pull import Pull
 
 TURN_SECONDS = 0.1
 _END_SECONDS = 3.0

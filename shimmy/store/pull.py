@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 
-import msgspec
-
 from shimmy.core.errors import DigestMismatch, PullFailed, StoreFailed, StoreFull
+from shimmy.core.pulling import SUCCESS, Progress
 from shimmy.hardware.memory import memory
 from shimmy.store.download import Download
 from shimmy.store.folder import Store
@@ -28,26 +27,11 @@ from shimmy.store.sources import Opener, Plan, plan
 CHUNK_BYTES = 4 << 20
 # For manifests and directories, beside the model.
 _ROOM_BYTES = 16 << 20
-SUCCESS = "success"
 _TRIES = 3
 _TURN_SECONDS = 0.05
 # A model takes its file's size, and more for the context and for computing.
 _MEMORY_SHARE = 0.8
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """Where a pull is. With a digest, how many bytes of how many there are of that blob."""
-
-    status: str
-    digest: str | None = None
-    file: str | None = None
-    total: int | None = None
-    completed: int | None = None
-
-    @property
-    def is_last(self) -> bool:
-        return self.status == SUCCESS
 
 
 class Pull:

@@ -25,6 +25,10 @@ DESCRIPTIONS = {
     "probe": "Load the model NAME once and say what came of it.",
     "generate": "Let the model NAME answer a prompt.",
     "quantize": "Write the model in the file IN as the file OUT, quantized to TYPE.",
+    "ps": "List the models that a running server has loaded.",
+    "stop": "Unload the model NAME from a running server, unless it is in use.",
+    "fit": "Estimate what the model NAME takes of this machine's memory",
+    "bench": "Measure how long the model NAME takes to load and to its first token",
     "convert": "Write the SafeTensors model in the folder IN as the GGUF file OUT.",
     "gpu-info": "Show the devices that models can run on, and why others are absent.",
 }

@@ -60,7 +60,14 @@ def test_what_came_and_cannot_be_served(invoke: Invoke, hub: Hub) -> None:
 def test_json_has_one_object_on_each_line(invoke: Invoke, hub: Hub) -> None:
     lines = [json.loads(line) for line in invoke("pull", "Org/Tiny-GGUF", "--json").stdout.splitlines()]
     assert lines[0]["status"] == "pulling manifest" and lines[-1]["status"] == "success"
-    assert {line["total"] for line in lines if line["digest"]} == {len(model("Tiny").encode())}
+    assert {line["total"] for line in lines if "digest" in line} == {len(model("Tiny").encode())}
+
+
+def test_json_says_what_it_failed_with(invoke: Invoke, hub: Hub) -> None:
+    result = invoke("pull", "Org/Nothing", "--json")
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 3 and last["status"] == "failed"
+    assert (last["error"]["code"], last["error"]["param"]) == ("model_not_found", "model")
 
 
 def test_what_cannot_be_pulled(invoke: Invoke, hub: Hub) -> None:
@@ -117,8 +124,11 @@ def test_what_is_no_model_is_not_imported(invoke: Invoke, machine: Path) -> None
     assert invoke("import").exit_code == invoke("import", "cut.gguf", "--from", "ollama").exit_code == 2
 
 
-def test_the_models_of_other_programs_are_imported_in_place(invoke: Invoke, machine: Path) -> None:
+def test_the_models_of_other_programs_are_imported_in_place(
+    invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = machine.parent / "home"
+    monkeypatch.setenv("HF_HUB_CACHE", str(home / ".cache/huggingface/hub"))
     blob = model("a").write(home / ".ollama/models/blobs" / f"sha256-{'0' * 64}")
     manifest = home / ".ollama/models/manifests/registry.ollama.ai/library/llama3.2/1b"
     manifest.parent.mkdir(parents=True)

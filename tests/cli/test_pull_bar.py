@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shimmy.cli.pull_bar import PullBar, duration
-from shimmy.store.pull import Progress
+from shimmy.core.pulling import Progress
 from tests.fakes.clock import FakeTime
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -39,6 +40,7 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
         --gpu-layers 20 --device CUDA0 --device Vulkan1 --gpu-backend vulkan --split-mode layer --tensor-split 3,1.5
         --n-cpu-moe 4 --cache-type-k q8_0 --cache-type-v q4_0 --flash-attn on --lora a.gguf --lora b.gguf=0.5
         --model-draft small --spec-type ngram --preload a --preload b
+        --pin c --memory-budget 1.5G --keep-alive 1h30m
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --api-keys-file keys --cors-origin https://a --cors-origin *
         --tls-cert cert.pem --tls-key key.pem --max-connections 9 --allow-pull
@@ -70,6 +72,9 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             draft_model="small",
             speculative="ngram",
             preload=("a", "b"),
+            pinned=("c",),
+            memory_budget_bytes=3 << 29,
+            keep_alive_seconds=5400.0,
             ready_file="r.json",
             log_format="json",
             api_keys=(ApiKey.of("one"), ApiKey.of("two")),
@@ -105,6 +110,9 @@ VARIABLES = {
     "SHIMMY_FLASH_ATTN": "off",
     "SHIMMY_LORA_GGUF": "a b.gguf",
     "SHIMMY_PRELOAD": "a b",
+    "SHIMMY_PIN": "c d",
+    "SHIMMY_MEMORY_BUDGET": "512M",
+    "SHIMMY_KEEP_ALIVE": "-1",
     "SHIMMY_READY_FILE": "r",
     "SHIMMY_ALLOW_PULL": "1",
     "SHIMMY_LOG_FORMAT": "json",
@@ -147,6 +155,9 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             kv_cache_key=Secret(b"k" * 32),
             engine=ENGINE,
             preload=("a", "b"),
+            pinned=("c", "d"),
+            memory_budget_bytes=512 << 20,
+            keep_alive_seconds=math.inf,
             allow_pull=True,
             ready_file="r",
             log_format="json",
@@ -164,6 +175,9 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             kv_cache_key=Secret(b"k" * 32),
             engine=ENGINE,
             preload=("a", "b"),
+            pinned=("c", "d"),
+            memory_budget_bytes=512 << 20,
+            keep_alive_seconds=math.inf,
             allow_pull=True,
             ready_file="r",
             log_format="text",
@@ -194,6 +208,9 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--kv-cache", "much"),
         ("--kv-cache", "1X"),
         ("--kv-cache", ""),
+        ("--memory-budget", "all"),
+        ("--keep-alive", "soon"),
+        ("--keep-alive", ""),
         ("--kv-cache-key-file", "absent"),
         ("--kv-cache-key-file", "."),
         ("--kv-cache-key-file", "/dev/zero"),

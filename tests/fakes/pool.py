@@ -104,10 +104,17 @@ async def fake_inference(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     spawn: Callable[[OnMessage, OnEnd], Awaitable[WorkerProcess]] = fake_spawn,
     queue_seconds: float | None = None,
+    memory_limit_bytes: int | None = None,
 ) -> AsyncIterator[Inference]:
     """The real facade over fake workers, closed at the end. Without arguments there is one model, "echo"."""
     known = [fake_model(model) if isinstance(model, str) else model for model in models or ("echo",)]
-    placement = Placement(options or ipc.EngineOptions(), spawn=spawn, clock=clock, sleep=sleep)
+    placement = Placement(
+        options or ipc.EngineOptions(),
+        spawn=spawn,
+        clock=clock,
+        sleep=sleep,
+        memory_limit_bytes=memory_limit_bytes,
+    )
     admission = Admission(max_requests)
     inference = Inference(catalog or FakeCatalog(*known), placement, admission, clock, queue_seconds=queue_seconds)
     try:

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from unittest import mock
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from shimmy.models.catalog import Catalog
-from shimmy.models.folders import File, Folder
+from shimmy.models.folders import File, Folder, Found
 from shimmy.models.listing import Change, Model
 from shimmy.models.scan import SETTLED_SECONDS
-from tests.fakes.gguf_writer import GGUF, model
+from tests.fakes.gguf_writer import GGUF, TensorSpec, model
 
 
 class Clock:
@@ -131,6 +132,25 @@ def test_while_a_file_is_replaced_the_listing_has_the_old_one(tmp_path: Path, cl
     clock.passed += 10
     [change] = catalog.refresh()
     assert change.before == before and change.after and change.after.facts and change.after.facts.name == "New"
+
+
+def test_a_model_that_gets_another_file_stays_meanwhile(tmp_path: Path, clock: Clock) -> None:
+    class Growing(Folder):
+        def find(self) -> Iterator[Found]:
+            yield Found("m", tuple(sorted(map(str, tmp_path.iterdir()))))
+
+    model(split__count=2, split__no=0).write(tmp_path / "b.gguf")
+    catalog = Catalog([Growing("x", str(tmp_path))])
+    catalog.refresh()
+    clock.passed += 10
+    catalog.refresh()
+    [before] = catalog.models()
+    GGUF({"split.count": 2, "split.no": 1}, [TensorSpec("blk.0.weight", (16,))]).write(tmp_path / "c.gguf")
+    set_now(tmp_path / "c.gguf", clock)
+    assert kinds(catalog) == [] and catalog.models() == [before]
+    clock.passed += 10
+    assert kinds(catalog) == ["changed"]
+    assert (str(before.invalid), catalog.models()[0].invalid) == ("made of 2 files, of which 1 would be loaded", None)
 
 
 def test_a_file_that_vanishes_while_it_is_written_is_looked_for_no_more(

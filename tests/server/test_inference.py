@@ -26,6 +26,7 @@ from shimmy.core.errors import (
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
 from shimmy.core.request import Chat, Embedding, Message
 from shimmy.pool import handle as handle_module
+from shimmy.pool import suspects
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime
 from tests.fakes.pool import (
@@ -303,7 +304,9 @@ def test_a_crash_fails_the_streams_of_that_model_only_and_the_model_comes_back(n
     run(test())
 
 
-def test_vectors_are_asked_for_again_when_their_worker_dies_but_only_once() -> None:
+def test_vectors_are_asked_for_again_when_their_worker_dies_but_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "ALONE_SECONDS", 0.05)
+
     async def embed(inference: Inference) -> None:
         request = Embedding(id="vectors", model="echo", inputs=["a", "!stall"])
         async for _ in inference.embed(request):
@@ -356,7 +359,7 @@ def test_a_request_is_tried_twice_and_not_more() -> None:
             assert await answer(inference, "hello") == "hello"
             assert time.slept == [0.5, 1.0]
             with pytest.raises(ModelFailed, match="crashed too often"):
-                await answer(inference, "!crash SIGSEGV 0")
+                await answer(inference, "!crash SIGSEGV 0", max_tokens=9)
             assert inference.statuses()[0].state == "failed"
 
     run(test())

@@ -246,6 +246,35 @@ def test_the_model_given_as_a_file_is_preloaded(serve: Serve, tmp_path: Path) ->
     assert served.ask("GET", "/v1/models/echo")[1]["state"] == "ready"
 
 
+def test_what_is_pinned_is_loaded_and_stays_when_others_leave(serve: Serve) -> None:
+    served = serve({"kept": "ready", "other": "ready"}, pin=["kept"], keep_alive="0")
+    served.until(lambda: served.ask("GET", "/readyz")[0] == 200)
+    for model in ("kept", "other"):
+        assert served.ask("POST", "/v1/completions", {"model": model, "prompt": "hi"})[0] == 200
+    served.until(lambda: [each["name"] for each in served.ask("GET", "/api/ps")[1]["models"]] == ["kept:latest"])
+
+
+def test_a_budget_that_is_too_small_for_anything_is_said(serve: Serve) -> None:
+    served = serve(memory_budget="1M", preload=["echo"])
+    served.until(lambda: served.ask("GET", "/readyz")[1]["status"] == "failed")
+    served.until(lambda: "cannot load echo: model 'echo' needs " in served.said)
+
+
+def test_a_file_that_is_replaced_is_loaded_unasked_and_no_request_fails(serve: Serve) -> None:
+    served = serve(preload=["echo"])
+
+    def pid() -> str:
+        status, answer = served.ask("POST", "/v1/completions", {"model": "echo", "prompt": "!pid"})
+        assert status == 200, answer
+        return str(answer["choices"][0]["text"])
+
+    served.until(lambda: served.ask("GET", "/readyz")[0] == 200)
+    served.until(lambda: "listening on" in served.said)
+    first = pid()
+    scripted_model("echo", served.folder, "ready")
+    served.until(lambda: pid() != first)
+
+
 def test_a_ready_file_that_cannot_be_written(serve: Serve, tmp_path: Path) -> None:
     served = serve({}, ready_file=str(tmp_path / "no" / "such" / "folder"))
     assert served.exit_code() == 1

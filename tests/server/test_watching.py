@@ -29,7 +29,8 @@ def test_files_come_and_go_while_nobody_asks(tmp_path: Path) -> None:
     log = tmp_path / "stderr.txt"
     model().write(tmp_path / "models" / "first.gguf")
     with program(tmp_path) as running:
-        running.get("/health")
+        # What the first scan finds is not new.
+        assert {each["id"] for each in running.get("/v1/models")["data"]} == {"first"}
         model().write(tmp_path / "models" / "below" / "second.gguf")
         until_said(log, "INFO added: second")
         assert {each["id"] for each in running.get("/v1/models")["data"]} == {"first", "second"}

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from shimmy.core.pulling import Progress
 from shimmy.store.folder import Store
 from shimmy.store.manifests import Manifest
-from shimmy.store.pull import Progress, Pull
+from shimmy.store.pull import Pull
 from tests.fakes.hub import Hub, running_hub
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from shimmy.core.errors import PullFailed
+from shimmy.core.pulling import Progress
 from shimmy.store.background import progress
 from shimmy.store.http import Cancelled
 from shimmy.store.manifests import Manifest, Part, Provenance
-from shimmy.store.pull import Progress
 
 MANIFEST = Manifest("a:1", (Part("m.gguf", 3, "0" * 64),), Provenance("https://hf.co/a/b", "2026-11-21T00:00:00Z"))
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from shimmy.core.errors import DigestMismatch, Forbidden, ModelNotFound, PullFailed, RequestError, StoreFull
+from shimmy.core.pulling import Progress
 from shimmy.store import partial
 from shimmy.store.folder import Store
 from shimmy.store.http import Cancelled
-from shimmy.store.pull import CHUNK_BYTES, Progress, Pull
+from shimmy.store.pull import CHUNK_BYTES, Pull
 from tests.fakes.hub import COMMIT, TOKEN, Hub, layer, noise
 from tests.store.conftest import pull
 

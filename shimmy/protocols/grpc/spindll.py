@@ -3,10 +3,11 @@
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from typing import Literal
 
 from starlette.types import Scope
 
-from shimmy.core.errors import ModelInUse, Unsupported
+from shimmy.core.errors import ModelInUse, RequestError, Unsupported
 from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta
 from shimmy.core.request import Generation, Prompt, Text
 from shimmy.core.settings import Settings
@@ -41,6 +42,8 @@ from shimmy.server.store_access import StoreAccess
 from shimmy.server.streaming import observed
 
 _CPU = "CPU"
+# By their numbers in spindll.proto.
+_PRIORITIES: dict[int, Literal["low", "normal", "high"]] = {0: "normal", 1: "low", 2: "high"}
 
 
 class Spindll:
@@ -90,6 +93,7 @@ class Spindll:
         _check_options(request)
         scope["state"]["access"].model = request.model
         ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
+        await self._inference.set_stay(request.model, priority=_PRIORITIES[request.priority])
         await self._inference.preload(request.model)
         found = self._inference.catalog.find(request.model)
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
@@ -102,7 +106,7 @@ class Spindll:
                 models.append(
                     LoadedModel(
                         name=status.id,
-                        memory_used=loaded.model_bytes,
+                        memory_used=status.taken_bytes or loaded.model_bytes,
                         gpu_layers=num_on_gpus,
                         context_length=loaded.context_length,
                     )
@@ -179,12 +183,11 @@ def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
 def _check_options(request: LoadRequest) -> None:
     if request.gpu_layers not in (-1, 0):
         raise Unsupported("gpu_layers: it is set for all models, with --gpu-layers", param="gpu_layers")
-    if request.priority:
-        raise Unsupported("priority: models have no order in which they leave", param="priority")
+    if request.priority not in _PRIORITIES:
+        raise RequestError(f"priority: there is no {request.priority}", param="priority")
     if request.idle_reload_secs:
-        raise Unsupported(
-            "idle_reload_secs: a model that left comes back when it is asked for", param="idle_reload_secs"
-        )
+        message = "idle_reload_secs: a model that has left comes back when it is asked for"
+        raise Unsupported(message, param="idle_reload_secs")
 
 
 def _usage(event: Finished) -> UsageStats:

@@ -1,15 +1,30 @@
 """/api/models and what is under it: which there are, and loading and unloading one."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.durations import keep_alive_seconds
 from shimmy.core.errors import ModelInUse
 from shimmy.core.sizes import parameter_size
+from shimmy.core.unknown_fields import Decoder
 from shimmy.server.inference import Inference
 from shimmy.server.protocol import json_response
+from shimmy.server.strictness import read
+
+
+class LoadRequest(msgspec.Struct, frozen=True):
+    """How long the model stays, and which of several leave first; what is not said stays as it is."""
+
+    keep_alive: str | float | None = None
+    priority: Literal["low", "normal", "high"] | None = None
+    pinned: bool | None = None
+
+
+_decoder = Decoder(LoadRequest)
 
 
 class Models:
@@ -29,6 +44,10 @@ class Models:
     async def load(self, request: Request) -> Response:
         """Answers when the model is ready. One that is loaded is loaded anew, and answers until that has been tried."""
         name = self._name(request)
+        if await request.body():
+            body = await read(request, _decoder)
+            seconds = keep_alive_seconds(body.keep_alive, "keep_alive")
+            await self._inference.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
         await self._inference.load(name)
         return json_response({"message": f"Model {name} is loaded", "status": "loaded"})
 

@@ -1,18 +1,14 @@
 """What /api/generate and /api/chat do with their generations: run them, answer whole or in lines, load and unload."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shimmy.core.durations import keep_alive_seconds
 from shimmy.core.errors import ModelInUse
-from shimmy.core.events import Event
 from shimmy.core.request import Generation
 from shimmy.core.settings import Settings
 from shimmy.protocols.ollama.answer import Answer, Batches, Shape
 from shimmy.protocols.ollama.errors import encode_error_line
-from shimmy.protocols.ollama.generation import unloads
 from shimmy.protocols.ollama.wire import CommonFields
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream, LineStream, observed, until_disconnect
@@ -28,16 +24,15 @@ class Endpoint:
         self, request: Request, body: CommonFields, generation: Generation | None
     ) -> Response | EventStream:
         """Without a generation the model is loaded, or with a `keep_alive` of 0 unloaded."""
-        leaves = unloads(body.keep_alive)
+        keep_alive = keep_alive_seconds(body.keep_alive, "keep_alive")
         answer = Answer(body.model, self._shape)
         if generation is None:
             request.state.access.model = body.model
-            work = self._unload(body.model) if leaves else self._inference.preload(body.model)
+            leaves = keep_alive == 0
+            work = self._unload(body.model) if leaves else self._inference.preload(body.model, keep_alive)
             await until_disconnect(request.receive, work)
             return _json(answer.only("unload" if leaves else "load"))
-        events: Batches = observed(request.scope, body.model, self._inference.generate(generation))
-        if leaves:
-            events = self._then_unload(events, body.model)
+        events: Batches = observed(request.scope, body.model, self._inference.generate(generation, keep_alive))
         if body.stream is not False:
             return LineStream(answer.lines(events), encode_error_line, self._ping_seconds)
         return _json(await until_disconnect(request.receive, answer.whole(events)))
@@ -45,13 +40,6 @@ class Endpoint:
     async def _unload(self, model: str) -> None:
         if not await self._inference.unload(model):
             raise ModelInUse(f"the model {model!r} is in use", param="model")
-
-    async def _then_unload(self, events: Batches, model: str) -> AsyncGenerator[list[Event], None]:
-        """Others may still use it: then it stays."""
-        async with aclosing(events):
-            async for batch in events:
-                yield batch
-        await self._inference.unload(model)
 
 
 def _json(content: bytes) -> Response:

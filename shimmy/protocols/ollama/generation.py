@@ -1,7 +1,6 @@
 """What /api/generate and /api/chat do alike with a request before it becomes a `Generation`."""
 
 import os
-import re
 from typing import Any
 
 import msgspec
@@ -12,8 +11,6 @@ from shimmy.core.request import Constraint, Reasoning, Sampling
 from shimmy.protocols.ollama.wire import CommonFields, Options, Think
 
 _SAMPLING = [name for name in Sampling.__struct_fields__ if name in Options.__struct_fields__]
-# As Go writes them: "5m", "1h30m", "-1m".
-_DURATION = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:(?:ns|us|µs|ms|s|m|h)(?:\d+(?:\.\d*)?|\.\d+)?)*")
 
 
 def fields(body: CommonFields) -> dict[str, Any]:
@@ -50,18 +47,6 @@ def constraint(format: msgspec.Raw) -> Constraint | None:
     if not raw.startswith(b"{"):
         raise RequestError('format: expected "json" or a JSON schema', param="format")
     return Constraint("json_schema", raw_text("format", format), "format")
-
-
-def unloads(keep_alive: str | float | None) -> bool:
-    """Whether the model is to leave when the answer is there. Raises `RequestError` for what is no duration."""
-    if keep_alive is None:
-        return False
-    if isinstance(keep_alive, str):
-        text = keep_alive.strip()
-        if not _DURATION.fullmatch(text):
-            raise RequestError(f'keep_alive: {text[:40]!r} is no duration, such as "5m" or 300', param="keep_alive")
-        return not any(digit in text for digit in "123456789")
-    return keep_alive == 0
 
 
 def refuse_images(field: str, images: list[Any] | None) -> None:

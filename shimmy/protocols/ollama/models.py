@@ -15,8 +15,9 @@ from shimmy.server.protocol import json_response
 from shimmy.server.strictness import read
 
 _decoder = Decoder(ShowRequest)
-# Ollama's clients say "Forever" for what is more than twenty years away; models stay until they are unloaded.
+# Ollama's clients say "Forever" for what is more than twenty years away.
 _NEVER = "2318-01-01T00:00:00Z"
+_LAST_UNIX = 10_000_000_000.0
 # As they stand in a Modelfile; the others are called as ours are.
 _PARAMETERS = {"repetition_penalty": "repeat_penalty"}
 _THINKING = ("enable_thinking", "reasoning_content", "<think>", "reasoning_effort", "thinking")
@@ -43,11 +44,12 @@ class Models:
             if model is None or loaded is None:
                 continue
             on_devices = sum(size for kind, size in loaded.buffers.items() if not _is_host(kind))
+            until = status.expires_in_seconds
             found.append(
                 _entry(model)
                 | {
-                    "size": loaded.model_bytes,
-                    "expires_at": _NEVER,
+                    "size": max(status.taken_bytes + on_devices, loaded.model_bytes),
+                    "expires_at": _NEVER if until is None else _time(min(time.time() + until, _LAST_UNIX)),
                     "size_vram": on_devices,
                     "context_length": loaded.context_length,
                 }

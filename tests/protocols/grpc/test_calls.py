@@ -128,7 +128,9 @@ def test_models_are_listed_loaded_and_shown() -> None:
                 loaded = await client("Load")(message("LoadRequest", model="echo:latest", gpu_layers=-1))
                 assert (loaded.success, loaded.message, loaded.already_loaded) == (True, "echo is loaded", already)
             (shown,) = (await client("Status")(message("StatusRequest"))).models
-            assert (shown.name, shown.memory_used, shown.context_length) == ("echo", 4000, 4096)
+            assert (shown.name, shown.context_length) == ("echo", 4096)
+            # What the process takes, and not only what its model does.
+            assert shown.memory_used > 1 << 20
 
     run_live(test, "echo", fake_model("broken", invalid="it is half a file"))
 
@@ -280,13 +282,32 @@ def test_what_this_server_cannot_do_is_said() -> None:
             for method in ("Pull", "Delete"):
                 code, details = await refused(client(method)(message(f"{method}Request")))
                 assert (code, "--allow-pull" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
-            for fields in ({"gpu_layers": 5}, {"priority": 2}, {"idle_reload_secs": 1}):
+            for fields in ({"gpu_layers": 5}, {"priority": 3}, {"idle_reload_secs": 1}):
                 (name,) = fields
                 code, details = await refused(client("Load")(message("LoadRequest", model="echo", **fields)))
                 assert (code, details.startswith(f"{name}: ")) == (grpc.StatusCode.INVALID_ARGUMENT, True)
             for path in ("/spindll.Spindll/Nothing", "/nobody.Service/Chat", "/v1/models"):
                 code, details = await refused(client.channel.unary_unary(path)(b""))
                 assert (code, details) == (grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
+
+    run_live(test)
+
+
+def test_a_load_may_have_a_priority() -> None:
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            for priority in (0, 1, 2):
+                assert (await client("Load")(message("LoadRequest", model="echo", priority=priority))).success
+
+    run_live(test)
+
+
+def test_a_model_leaves_when_metadata_say_so() -> None:
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            assert [each async for each in client("Chat")(chat("hi"), metadata=(("x-shimmy-keep-alive", "0"),))]
+            while len((await client("Status")(message("StatusRequest"))).models):
+                await asyncio.sleep(0.01)
 
     run_live(test)
 

@@ -13,7 +13,7 @@ import pytest
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Timings, Usage
 from shimmy.protocols.ollama.answer import Answer, generate_shape
-from shimmy.protocols.ollama.generation import constraint, unloads
+from shimmy.protocols.ollama.generation import constraint
 from shimmy.protocols.ollama.messages import messages
 from shimmy.protocols.ollama.wire import ChatMessage
 from tests.fakes import gguf_writer
@@ -331,15 +331,6 @@ def test_results_find_their_calls() -> None:
     assert said.reasoning == "Hm." and [call.arguments for call in said.tool_calls] == ["{}"] * 3
     ids = [call.id for call in said.tool_calls]
     assert [result.tool_call_id for result in results] == [ids[1], ids[0], ids[2], "own"]
-
-
-@pytest.mark.parametrize(
-    ("keep_alive", "expected"),
-    [(None, False), (0, True), ("0", True), ("0s", True), ("0h0m", True), (-1, False), ("-1m", False), ("5m", False)]
-    + [("1h30m", False), (300, False), (0.5, False), ("1.5h", False)],
-)
-def test_durations(keep_alive: str | float | None, expected: bool) -> None:
-    assert unloads(keep_alive) is expected
 
 
 def test_no_format_is_no_constraint() -> None:

@@ -1,0 +1,90 @@
+"""Placement with the real worker: copies of the demo model, one of which fits into memory, and one that is replaced
+under load."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shimmy.core import ipc
+from shimmy.core.request import Text
+from shimmy.models.catalog import Catalog
+from shimmy.models.folders import Folder
+from shimmy.pool.admission import Admission
+from shimmy.pool.estimate import estimate
+from shimmy.pool.placement import Placement
+from shimmy.server.inference import Inference
+from tests.fakes.pool import children, collect, generation, run
+from tests.program import DEMO
+
+pytestmark = pytest.mark.model
+
+STREAMS = 8
+OPTIONS = ipc.EngineOptions(context_length=2048, num_sequences=STREAMS)
+
+
+def copied(folder: Path, *names: str) -> Catalog:
+    for name in names:
+        shutil.copyfile(DEMO, folder / f"{name}.gguf")
+    catalog = Catalog([Folder("--model-dirs", str(folder))])
+    catalog.refresh()
+    return catalog
+
+
+def test_of_two_models_one_fits_and_what_it_takes_is_what_was_estimated(tmp_path: Path) -> None:
+    catalog = copied(tmp_path, "one", "two")
+    needed = estimate(catalog.find("one"), OPTIONS).total_bytes
+
+    async def test() -> None:
+        placement = Placement(OPTIONS, memory_limit_bytes=needed * 3 // 2)
+        inference = Inference(catalog, placement, Admission(64))
+        try:
+            for model in ("one", "two", "one"):
+                assert await collect(inference, generation("Hi", model=model, max_tokens=2))
+                assert [status.id for status in inference.statuses() if status.state == "ready"] == [model]
+                assert len(children()) == 1
+                # It is compared with what the system says once the model is loaded.
+                assert needed / 1.5 < inference.usage().taken_bytes < needed * 1.5
+            assert placement.tally["evictions"] == 2
+        finally:
+            await inference.close()
+
+    run(test())
+
+
+def test_eight_streams_do_not_notice_that_their_model_is_replaced(tmp_path: Path) -> None:
+    catalog = copied(tmp_path, "model")
+
+    async def stream(inference: Inference, number: int, over: asyncio.Event) -> int:
+        num_ended = 0
+        while not over.is_set():
+            request = generation("", model="model", max_tokens=8)
+            prompt = Text(f"Story number {number}, chapter {num_ended}: once upon a time")
+            events = await collect(inference, type(request)(id=request.id, model="model", prompt=prompt, max_tokens=8))
+            assert events
+            num_ended += 1
+        return num_ended
+
+    async def test() -> None:
+        inference = Inference(catalog, Placement(OPTIONS), Admission(64))
+        over = asyncio.Event()
+        try:
+            await inference.preload("model")
+            streams = [asyncio.create_task(stream(inference, number, over)) for number in range(STREAMS)]
+            first = children()
+            shutil.copyfile(DEMO, tmp_path / "fresh")
+            os.replace(tmp_path / "fresh", tmp_path / "model.gguf")
+            await inference.load("model")
+            while first & children():
+                await asyncio.sleep(0.01)
+            over.set()
+            assert all(num_ended > 0 for num_ended in await asyncio.gather(*streams))
+            switch = (await inference.status("model")).switch
+            assert switch is not None and switch.state == "done"
+        finally:
+            over.set()
+            await inference.close()
+
+    run(test())

@@ -1,0 +1,102 @@
+"""What a model will take, by its header and by the settings of the engine."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.ipc import Adapter, EngineOptions
+from shimmy.models.facts import Facts, inspect
+from shimmy.models.listing import Model
+from shimmy.pool.estimate import FIRST_CELLS, FIXED_CELLS, estimate
+from tests.fakes.gguf_writer import model as header
+from tests.fakes.pool import fake_model
+
+GROWS = pytest.mark.skipif(sys.platform != "linux", reason="contexts grow on Linux only")
+
+
+def sized(tmp_path: Path, **metadata: Any) -> Model:
+    """A model of a million bytes whose header says so much."""
+    known = {
+        "embedding_length": 64,
+        "block_count": 2,
+        "context_length": 16384,
+        "attention__head_count": 4,
+        "attention__head_count_kv": 2,
+        "feed_forward_length": 128,
+    }
+    path = tmp_path / "sized.gguf"
+    header(**{f"llama__{name}": value for name, value in (known | metadata).items()}).write(path)
+    return msgspec.structs.replace(fake_model("sized"), size_bytes=1_000_000, facts=facts_of(path))
+
+
+def facts_of(path: Path) -> Facts:
+    facts = inspect((str(path),)).facts
+    assert facts is not None
+    return facts
+
+
+def options(context_length: int | None = None, **settings: Any) -> EngineOptions:
+    packed = msgspec.msgpack.encode(EngineSettings(**settings)) if settings else b""
+    return EngineOptions(context_length=context_length, settings=packed)
+
+
+@GROWS
+def test_what_is_taken_at_once_of_a_context_that_grows(tmp_path: Path) -> None:
+    found = estimate(sized(tmp_path), options())
+    # Keys and values of two heads with 16 numbers of two bytes, in two layers.
+    assert (found.cell_bytes, found.num_cells) == (2 * 2 * 16 * 2 * 2, FIRST_CELLS)
+    assert found.weights_bytes == 1_000_000
+    assert found.total_bytes == (
+        found.weights_bytes + found.process_bytes + found.compute_bytes + found.cell_bytes * FIRST_CELLS
+    )
+    assert estimate(sized(tmp_path), options(1000)).num_cells == 1000
+    assert estimate(sized(tmp_path), options(50_000)).num_cells == FIRST_CELLS
+
+
+@pytest.mark.parametrize(
+    ("metadata", "cell_bytes"),
+    [
+        ({"attention__key_length": 32, "attention__value_length": 8}, 2 * 2 * (32 + 8) * 2),
+        ({"attention__head_count_kv": None}, 2 * 4 * 16 * 2 * 2),
+        ({"attention__head_count_kv": [0, 2]}, 2 * 4 * 16 * 2 * 2),
+        ({"attention__head_count": None}, 0),
+    ],
+    ids=["own-lengths", "no-groups", "differs-by-layer", "silent"],
+)
+def test_rows_of_the_cache(tmp_path: Path, metadata: dict[str, Any], cell_bytes: int) -> None:
+    assert estimate(sized(tmp_path, **metadata), options()).cell_bytes == cell_bytes
+
+
+@pytest.mark.parametrize(("kind", "cell_bytes"), [("f32", 512), ("q8_0", 136), ("q4_0", 72)])
+def test_types_of_the_cache(tmp_path: Path, kind: str, cell_bytes: int) -> None:
+    settings = options(cache_type_k=kind, cache_type_v=kind)
+    assert estimate(sized(tmp_path), settings).cell_bytes == cell_bytes
+
+
+def test_what_is_on_gpus_takes_no_main_memory(tmp_path: Path) -> None:
+    """Two layers, and the output layer."""
+    one = estimate(sized(tmp_path), options(gpu_layers=1))
+    assert one.weights_bytes == 666_666
+    # Such a context does not grow.
+    assert one.num_cells == FIXED_CELLS
+    assert estimate(sized(tmp_path), options(20_000, gpu_layers=1)).num_cells == 16384
+    every = estimate(sized(tmp_path), options(gpu_layers="all"))
+    assert (every.weights_bytes, every.cache_bytes) == (0, 0)
+
+
+def test_drafts_and_adapters_count_and_files_that_are_gone_do_not(tmp_path: Path) -> None:
+    for name in ("draft", "adapter"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    given = EngineOptions(
+        draft_paths=(str(tmp_path / "draft"), str(tmp_path / "gone")),
+        adapters=(Adapter("a", str(tmp_path / "adapter")),),
+    )
+    assert estimate(sized(tmp_path), given).weights_bytes == 1_002_000
+
+
+def test_a_header_that_says_nothing(tmp_path: Path) -> None:
+    assert estimate(fake_model("echo"), options()).cache_bytes == 0

@@ -1,0 +1,175 @@
+"""Which models stay in memory, as clients see and say it, in every protocol."""
+
+import asyncio
+import time
+from calendar import timegm
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.pool import fake_model, scripted_model
+from tests.program import inside
+from tests.server.live import Inside, Live, chat_body, run_inside, run_live
+
+pytestmark = pytest.mark.program
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+# The same question in each protocol: path and body.
+ROUTES = [
+    ("/v1/chat/completions", chat_body("hi")),
+    ("/v1/completions", {"model": "echo", "prompt": "hi"}),
+    ("/v1/responses", {"model": "echo", "input": "hi"}),
+    ("/v1/embeddings", {"model": "echo", "input": "hi"}),
+    ("/v1/messages", {"model": "echo", "messages": MESSAGES, "max_tokens": 9}),
+    ("/tokenize", {"model": "echo", "content": "hi"}),
+    ("/api/chat", {"model": "echo", "messages": MESSAGES, "stream": False}),
+    ("/api/embed", {"model": "echo", "input": "hi"}),
+    ("/api/generate", {"model": "echo", "prompt": "hi", "max_tokens": 9, "stream": False}),
+]
+OLLAMAS = [(path, body) for path, body in ROUTES if path in ("/api/chat", "/api/embed")]
+
+
+async def loaded(server: Live) -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = (await server.ask("GET", "/api/ps")).json()["models"]
+    return models
+
+
+async def seconds_left(server: Live) -> float:
+    [model] = await loaded(server)
+    return timegm(time.strptime(model["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.time()
+
+
+async def pid_of(server: Live, model: str) -> str:
+    content: str = (await server.chat("!pid", model=model)).json()["choices"][0]["message"]["content"]
+    return content
+
+
+async def until_unloaded(server: Live) -> None:
+    while await loaded(server):
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES, ids=[path for path, _ in ROUTES])
+def test_a_header_says_how_long_the_model_stays(path: str, body: dict[str, Any]) -> None:
+    async def test(server: Live) -> None:
+        answer = await server.ask("POST", path, body, x_shimmy_keep_alive="10m")
+        assert answer.status == 200, answer.body
+        assert 590 < await seconds_left(server) <= 600
+        # The next request says nothing, and what was said holds on; the header is no longer heard.
+        assert (await server.ask("POST", path, body)).status == 200
+        assert 590 < await seconds_left(server) <= 600
+        assert (await server.ask("POST", path, body, x_shimmy_keep_alive="-1")).status == 200
+        assert await seconds_left(server) > 1e9
+        assert (await server.ask("POST", path, body, x_shimmy_keep_alive="0")).status == 200
+        await until_unloaded(server)
+        answer = await server.ask("POST", path, body, x_shimmy_keep_alive="soon")
+        assert answer.status == 400 and b"x-shimmy-keep-alive" in answer.body
+
+    run_live(test)
+
+
+@pytest.mark.parametrize(("path", "body"), OLLAMAS, ids=[path for path, _ in OLLAMAS])
+def test_a_field_of_ollama_s_says_it_too_and_counts_more(path: str, body: dict[str, Any]) -> None:
+    async def test(server: Live) -> None:
+        await server.ask("POST", path, body | {"keep_alive": "1h30m"}, x_shimmy_keep_alive="5")
+        assert 5390 < await seconds_left(server) <= 5400
+        await server.ask("POST", path, body | {"keep_alive": 300})
+        assert 290 < await seconds_left(server) <= 300
+        await server.ask("POST", path, body | {"keep_alive": 0})
+        await until_unloaded(server)
+
+    run_live(test)
+
+
+def test_a_stream_keeps_its_model_until_it_is_over() -> None:
+    async def test(server: Live) -> None:
+        async with server.connect() as client:
+            await client.request(
+                "POST", "/v1/chat/completions", chat_body("!stall 1", stream=True), x_shimmy_keep_alive="0"
+            )
+            await client.head()
+            assert await server.say("!active") == "1"
+            await asyncio.sleep(0.05)
+            assert len(await loaded(server)) == 1
+        await until_unloaded(server)
+
+    run_live(test)
+
+
+def test_loading_says_how_long_and_who_leaves_first() -> None:
+    async def test(server: Live) -> None:
+        body = {"keep_alive": "1h", "priority": "low", "pinned": False}
+        assert (await server.ask("POST", "/api/models/echo/load", body)).status == 200
+        assert 3590 < await seconds_left(server) <= 3600
+        assert (await server.ask("POST", "/api/models/echo/load", {"pinned": True})).status == 200
+        assert await seconds_left(server) > 1e9
+        for wrong in ({"priority": "urgent"}, {"keep_alive": "soon"}, {"pinned": 1}):
+            answer = await server.ask("POST", "/api/models/echo/load", wrong)
+            assert answer.status == 400 and next(iter(wrong)) in answer.json()["error"]
+
+    run_live(test)
+
+
+def test_loading_again_brings_a_new_process_and_the_status_says_so() -> None:
+    async def test(server: Live) -> None:
+        first = await server.say("!pid")
+        assert (await server.ask("POST", "/api/models/echo/load")).status == 200
+        status = (await server.ask("GET", "/api/models/echo/status")).json()
+        assert status == {"model": "echo", "status": "ready", "loaded": True, "switch": {"state": "done"}}
+        assert await server.say("!pid") != first
+        metrics = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
+        assert 'shimmy_model_switches_total{outcome="ok"} 1' in metrics
+        assert 'shimmy_model_loads_total{outcome="ok"} 2' in metrics
+
+    run_live(test)
+
+
+@inside("the program's workers have no fake models to break")
+def test_a_version_that_is_broken_is_told_in_the_answer_and_in_the_status(tmp_path: Path) -> None:
+    async def test(server: Inside) -> None:
+        first = await pid_of(server, "m")
+        scripted_model("m", tmp_path, "fail model_invalid no such tensor")
+        answer = await server.ask("POST", "/api/models/m/load")
+        assert answer.status == 422
+        assert answer.json()["error"] == "no such tensor; the model stays as it was loaded"
+        switch = (await server.ask("GET", "/api/models/m/status")).json()["switch"]
+        assert switch == {"state": "failed", "reason": "no such tensor"}
+        assert await pid_of(server, "m") == first
+        metrics = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
+        assert 'shimmy_model_switches_total{outcome="failed"} 1' in metrics
+
+    run_inside(test, scripted_model("m", tmp_path, "ready"))
+
+
+@inside("it looks for changes itself")
+def test_a_file_that_changed_is_followed_and_one_that_is_gone_ends_its_worker(tmp_path: Path) -> None:
+    async def test(server: Inside) -> None:
+        server.inference.follow_changes()
+        scan = server.inference.catalog.refresh
+        await asyncio.to_thread(scan)
+        first = await pid_of(server, "m")
+        scripted_model("m", tmp_path, "ready")
+        await asyncio.to_thread(scan)
+        # It counts once it has been the same for a while.
+        while (second := await pid_of(server, "m")) == first:
+            await asyncio.to_thread(scan)
+        (tmp_path / "m.gguf").unlink()
+        await asyncio.to_thread(scan)
+        while Path(f"/proc/{second}").exists():
+            await asyncio.sleep(0.01)
+        assert (await server.ask("POST", "/v1/chat/completions", chat_body("hi", model="m"))).status == 404
+
+    scripted_model("m", tmp_path, "ready")
+    run_inside(test, folder=tmp_path)
+
+
+@inside("its models have no size")
+def test_what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> None:
+    async def test(server: Inside) -> None:
+        answer = await server.ask("POST", "/v1/chat/completions", chat_body("hi"))
+        assert answer.status == 503 and answer.error["code"] == "insufficient_memory"
+        assert answer.error["message"] == "model 'echo' needs 17 MiB of memory, and 1 MiB of 1 MiB are free"
+        assert "retry-after" in answer.headers
+
+    run_inside(test, fake_model("echo"), memory_limit_bytes=1 << 20)
