@@ -1,5 +1,6 @@
 """`shimmy fit`: what a model will take of this machine's memory, at several lengths of context."""
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,7 +44,7 @@ def _estimates(name: str, settings: "Settings", contexts: "Sequence[int]") -> "t
     import msgspec
 
     from shimmy.cli.list import scanned
-    from shimmy.core.ipc import EngineOptions
+    from shimmy.core.startup import EngineOptions
     from shimmy.pool.estimate import estimate
 
     model = scanned(settings.model_path, settings.model_dirs).find(name)
@@ -52,6 +53,23 @@ def _estimates(name: str, settings: "Settings", contexts: "Sequence[int]") -> "t
     longest = (model.facts.context_length if model.facts is not None else None) or _CONTEXTS[-1]
     wanted = contexts or [*(length for length in _CONTEXTS if length < longest), longest]
     return model, [basis.with_cells(length) for length in wanted]
+
+
+def fits_here(model: "Model") -> bool | None:
+    """Whether this machine could load it if nothing else took its memory; None where that is not known."""
+    from shimmy.core.startup import EngineOptions
+    from shimmy.pool.estimate import estimate
+
+    total = _total()
+    return None if total is None or model.facts is None else estimate(model, EngineOptions()).total_bytes <= total
+
+
+@cache
+def _total() -> int | None:
+    from shimmy.pool.room import SPARE_PART, system_memory
+
+    found = system_memory()
+    return None if found is None else found.total_bytes - found.total_bytes // SPARE_PART
 
 
 def _left() -> int | None:

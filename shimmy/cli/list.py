@@ -53,18 +53,25 @@ def described(model: "Model") -> dict[str, Any]:
     """A model as JSON: what the catalogue knows, without the identity, which means nothing elsewhere."""
     import msgspec
 
+    from shimmy.cli.fit import fits_here
+
     known: dict[str, Any] = msgspec.to_builtins(model)
     del known["identity"]
     template_source = model.facts.template_source if model.facts else None
-    return known | {"status": "invalid" if model.invalid else "ok", "template_source": template_source}
+    status = "invalid" if model.invalid else "ok"
+    return known | {"status": status, "template_source": template_source, "fits": fits_here(model)}
 
 
 _HEADINGS = ("NAME", "ARCH", "PARAMS", "QUANT", "CONTEXT", "SIZE", "TEMPLATE", "CAPABILITIES", "SOURCE", "STATE")
 
 
 def _row(model: "Model") -> tuple[str, ...]:
+    from shimmy.cli.fit import fits_here
+
     facts, size = model.facts, decimal_bytes(model.size_bytes)
-    state = f"invalid: {model.invalid}" if model.invalid else "ok"
+    state = "ok" if fits_here(model) in (True, None) else "too large for this machine"
+    if model.invalid:
+        state = f"invalid: {model.invalid}"
     if facts is None:
         return (model.id, "-", "-", "-", "-", size, "-", "-", model.source, state)
     return (

@@ -28,6 +28,8 @@ def command(name: str, as_json: bool, model_path: str | None, model_dirs: tuple[
 def _rows(model: "Model") -> list[tuple[str, str]]:
     import msgspec
 
+    from shimmy.cli.fit import fits_here
+
     facts = msgspec.to_builtins(model.facts)
     del facts["has_chat_template"]
     modified = datetime.fromtimestamp(model.modified_unix).isoformat(" ", "seconds")
@@ -35,6 +37,7 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
         ("id", model.id),
         *((label.replace("_", " "), _text(value)) for label, value in facts.items()),
         ("template source", _text(model.facts.template_source if model.facts else None)),
+        ("fits here", {True: "yes", False: "no", None: "unknown"}[fits_here(model)]),
         ("size", f"{model.size_bytes:,} bytes"),
         ("modified", modified),
         ("source", model.source),

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from shimmy.cli import fit
+from shimmy.hardware.memory import Memory
 from shimmy.models.facts import Inspection
 from shimmy.models.header_cache import HeaderCache
 from shimmy.models.scan import observe
 from tests.cli.conftest import Invoke
 from tests.fakes.gguf_writer import model
+from tests.program import inside
 
 pytestmark = pytest.mark.program
 
@@ -47,6 +50,22 @@ def test_json_has_everything_but_the_identity(invoke: Invoke, machine: Path) -> 
     assert whole["template_source"] == "chatml" and cut["template_source"] is None
     assert cut["status"] == "invalid" and cut["invalid"].startswith("truncated") and cut["facts"] is None
     assert "identity" not in whole
+    assert whole["fits"] in (True, None) and cut["fits"] is None
+
+
+@inside("this machine")
+def test_what_is_larger_than_this_machine_is_said(
+    invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model().write(machine / "models" / "a.gguf")
+    monkeypatch.setattr("shimmy.pool.room.system_memory", lambda: Memory(1 << 20, 1 << 20))
+    fit._total.cache_clear()
+    try:
+        assert invoke("list").stdout.splitlines()[1].endswith("  too large for this machine")
+        assert json.loads(invoke("list", "--json").stdout)[0]["fits"] is False
+        assert "no" in invoke("show", "a").stdout.split("fits here")[1].splitlines()[0]
+    finally:
+        fit._total.cache_clear()
 
 
 def test_nothing_found_says_where_we_looked(invoke: Invoke, machine: Path) -> None:

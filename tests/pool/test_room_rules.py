@@ -1,0 +1,105 @@
+"""What holds of Room whatever is loaded, used and pinned in whatever order."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shimmy.core.errors import InsufficientMemory
+from shimmy.core.startup import EngineOptions
+from shimmy.pool import room as room_module
+from shimmy.pool.room import Room
+from shimmy.pool.stay import Priority, Stay
+from shimmy.pool.supervisor import Supervisor
+from tests.fakes.pool import fake_model
+
+MB = 1 << 20
+LIMIT = 1000 * MB
+
+
+class Resident:
+    """As much of a supervisor as Room looks at."""
+
+    def __init__(self, id: int, num_megabytes: int) -> None:
+        self.model: Any = fake_model(str(id))
+        self.model = type(self.model)(
+            **{field: getattr(self.model, field) for field in self.model.__struct_fields__}
+            | {"size_bytes": num_megabytes * MB, "identity": ((0, id, num_megabytes, 0),)}
+        )
+        self.options = EngineOptions()
+        self.stay = Stay()
+        self.reserved_bytes = 0
+        self.is_idle = True
+        self.is_leaving = False
+        self.idle_since = 0.0
+
+    @property
+    def taken_bytes(self) -> int:
+        return self.reserved_bytes
+
+    def held(self) -> None:
+        return None
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["load", "use", "finish", "pin", "unpin", "low", "high"]),
+        st.integers(0, 5),
+        st.integers(1, 900),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_the_limit_holds_and_nobody_leaves_who_must_not(steps: list[tuple[str, int, int]]) -> None:
+    asyncio.run(_play(steps))
+
+
+async def _play(steps: list[tuple[str, int, int]]) -> None:
+    loaded: dict[int, Resident] = {}
+    evicted: list[Resident] = []
+
+    async def evict(victim: Supervisor) -> None:
+        resident = cast(Resident, victim)
+        assert resident.is_idle and not resident.stay.pinned
+        order = (resident.stay.priority, resident.idle_since)
+        others = [each for each in loaded.values() if each.is_idle and not each.stay.pinned]
+        assert order == min((each.stay.priority, each.idle_since) for each in others)
+        evicted.append(resident)
+        del loaded[int(resident.model.id)]
+
+    def residents() -> list[Supervisor]:
+        return cast(list[Supervisor], list(loaded.values()))
+
+    room = Room(LIMIT, residents, residents, evict, lambda: None)
+    for time, (act, id, size) in enumerate(steps):
+        match act:
+            case "load" if id not in loaded:
+                newcomer = Resident(id, size)
+                before = dict(loaded)
+                try:
+                    await room.make(cast(Supervisor, newcomer))
+                except InsufficientMemory as error:
+                    assert error.details["needed_bytes"] > error.details["free_bytes"]
+                    unable = [each for each in before.values() if each.stay.pinned or not each.is_idle]
+                    stuck = sum(each.taken_bytes for each in unable)
+                    assert stuck + error.details["needed_bytes"] > LIMIT
+                else:
+                    newcomer.idle_since = time
+                    loaded[id] = newcomer
+            case "use" | "finish" if id in loaded:
+                loaded[id].is_idle = act == "finish"
+                loaded[id].idle_since = time
+            case "pin" | "unpin" if id in loaded:
+                loaded[id].stay.pinned = act == "pin"
+            case "low" | "high" if id in loaded:
+                loaded[id].stay.priority = Priority[act.upper()]
+        assert room.usage().taken_bytes <= LIMIT
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "WAIT_SECONDS", 0.0)
