@@ -45,8 +45,6 @@ def read_tensors(path: str) -> list[Tensor]:
     with regular_file(path) as (file, file_bytes):
         header, start = _header(file, file_bytes)
         tensors = [_tensor(name, said, start) for name, said in header.items() if name != "__metadata__"]
-    if len(tensors) > MAX_TENSORS:
-        raise ModelInvalid(f"the header has {len(tensors)} tensors, the limit is {MAX_TENSORS}")
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.size_bytes))
     _check_extents(tensors, start, file_bytes)
     return tensors
@@ -71,21 +69,27 @@ def _header(file: BinaryIO, file_bytes: int) -> tuple[dict[str, Any], int]:
 def _parsed(data: bytes) -> dict[str, Any]:
     import json
 
+    num_objects = 0
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """msgspec would take the last of several values of a key, and others take the first."""
+        nonlocal num_objects
+        num_objects += 1
+        # At once, because each of them takes ten times the memory that it has bytes.
+        if num_objects > MAX_TENSORS:
+            raise ModelInvalid(f"the header has more than {MAX_TENSORS} tensors")
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ModelInvalid("a key stands there twice in the header")
+        return found
+
     try:
-        header: dict[str, Any] = json.loads(data.decode(), object_pairs_hook=_distinct)
+        header: dict[str, Any] = json.loads(data.decode(), object_pairs_hook=distinct)
     except RecursionError:
         raise ModelInvalid("the header is nested too deeply") from None
     except ValueError as error:
         raise ModelInvalid(f"the header is no JSON: {str(error)[:200]}") from error
     return header
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """msgspec would take the last of several values of a key, and others take the first."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ModelInvalid("a key stands there twice in the header")
-    return found
 
 
 def _tensor(name: str, said: Any, start: int) -> Tensor:

@@ -36,6 +36,14 @@ def observe(paths: tuple[str, ...]) -> Sighting:
     return Sighting(paths, identity, tuple(each.st_ctime_ns for each in statuses))
 
 
+def is_written_now(path: str) -> bool:
+    """By its own time, where that is of our clock: then it is too early to scan."""
+    try:
+        return abs(time.time_ns() - os.stat(path).st_mtime_ns) < SETTLED_SECONDS * 1e9
+    except OSError:
+        return False
+
+
 def has_settled(listing: Listing) -> bool:
     """Whether another scan would take one of the files for what it is now."""
     return any(_is_over(sighting, since) for sighting, since in listing.unsettled.items())

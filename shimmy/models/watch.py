@@ -16,7 +16,8 @@ from shimmy.models.catalog import Catalog
 from shimmy.models.discovery import Source
 from shimmy.models.folders import walk
 from shimmy.models.names import printable
-from shimmy.models.notifications import MODIFIED, Changes, Notifications
+from shimmy.models.notifications import GONE, MODIFIED, Changes, Notifications
+from shimmy.models.scan import is_written_now
 
 MAX_FOLDERS = 4096
 # Between the end of one scan and the next: at least, and as a multiple of what scans take.
@@ -28,6 +29,9 @@ _UNWATCHED_SECONDS = 2.0
 _RESCAN_SHARE = 100
 # How often files that are being written are looked at, and after how much of it a wait ends in any case.
 _SETTLING_SECONDS = 0.2
+# Of so many files that come at once not each is looked at before the next scan.
+_MANY = 1000
+_WEIGHTS = (".gguf", ".safetensors")
 # Stores keep there, under names of their own, what has another name elsewhere.
 _BLOBS = "blobs"
 
@@ -52,6 +56,8 @@ class Watch:
         self._is_complete = True
         # Whether there may be something new, and whether there may be other folders.
         self._is_stale = self._are_folders_stale = True
+        # Models' files that came or changed: a scan is of use when one of them is no longer written.
+        self._coming: set[str] = set()
         self._scanned_at = float("-inf")
         self._scan_seconds = 0.0
 
@@ -79,7 +85,9 @@ class Watch:
         since = time.monotonic() - self._scanned_at
         if since < max(_PAUSE_SECONDS, _PAUSE_SHARE * self._scan_seconds):
             return False
-        return self._is_stale or since >= self._rescan_seconds or self._catalog.has_settled()
+        if self._is_stale or since >= self._rescan_seconds or len(self._coming) > _MANY:
+            return True
+        return not all(map(is_written_now, self._coming)) or self._catalog.has_settled()
 
     @property
     def _rescan_seconds(self) -> float:
@@ -87,7 +95,7 @@ class Watch:
 
     def _wait(self) -> Changes:
         seconds = _SETTLING_SECONDS
-        if not self._is_stale and not self._catalog.unsettled():
+        if not (self._is_stale or self._coming or self._catalog.unsettled()):
             seconds = max(seconds, self._scanned_at + self._rescan_seconds - time.monotonic())
         if self._told is None:
             self._stopped.wait(seconds)
@@ -102,20 +110,22 @@ class Watch:
             return set()
 
     def _note(self, changes: Changes) -> None:
-        written = self._catalog.unsettled() if changes else set()
         for kind, path in changes:
             name = os.path.basename(path)
-            if name.startswith(".") or (kind == MODIFIED and path in written):
+            if name.startswith("."):
                 continue
-            self._is_stale = True
-            if kind != MODIFIED and not name.lower().endswith(".gguf"):
-                self._are_folders_stale = True
+            if kind != GONE and name.lower().endswith(_WEIGHTS):
+                self._coming.add(path)
+            else:
+                self._is_stale = True
+                self._are_folders_stale |= kind != MODIFIED and not name.lower().endswith(_WEIGHTS)
 
     def _scan(self) -> None:
-        if self._are_folders_stale or not self._is_stale:
+        began_at = time.monotonic()
+        if self._are_folders_stale or began_at - self._scanned_at >= self._rescan_seconds:
             self._watch_folders()
         self._is_stale = self._are_folders_stale = False
-        began_at = time.monotonic()
+        self._coming.clear()
         for change in self._catalog.refresh():
             model = change.after or change.before
             why = f": {model.invalid}" if model and model.invalid else ""

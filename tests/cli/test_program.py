@@ -30,6 +30,10 @@ DESCRIPTIONS = {
     "fit": "Estimate what the model NAME takes of this machine's memory",
     "bench": "Measure how long the model NAME takes to load and to its first token",
     "convert": "Write the SafeTensors model in the folder IN as the GGUF file OUT.",
+    "pull": "Bring a model into the store, where every command finds it.",
+    "rm": "Remove models from the store. Files that were imported stay where they are.",
+    "cp": "Give the model SOURCE the further name TARGET.",
+    "import": "Take models into the store that stay where they are.",
     "gpu-info": "Show the devices that models can run on, and why others are absent.",
 }
 

@@ -16,7 +16,7 @@ from tests.fakes.gguf_writer import GGUF, model
 from tests.fakes.hub import COMMIT, Hub, noise, running_hub
 from tests.program import LIMIT_SECONDS, start
 
-pytestmark = pytest.mark.program
+pytestmark = [pytest.mark.program, pytest.mark.slow]
 
 OLLAMA = "application/vnd.ollama.image.model"
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shimmy.convert.conversion import Plan, plan
+from shimmy.convert.tokenizer.byte_level import RULES
 from shimmy.core.errors import ModelInvalid
 from shimmy.models.checkpoint import files_of
 from tests.convert.checkpoints import (
@@ -165,6 +166,29 @@ def test_a_rule_for_words_that_has_no_name(tmp_path: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace(r"\\p{N}|", r"\\p{N}{1,2}|"))
     assert "by a rule that llama.cpp has no name for: split (?i:" in refusal(folder)
+
+
+def step_of(kind: str, said: str) -> dict[str, Any]:
+    if kind == "split":
+        return {"type": "Split", "pattern": {"Regex": said}, "behavior": "Isolated", "invert": False}
+    if kind == "digits":
+        return {"type": "Digits", "individual_digits": True}
+    return {"type": "ByteLevel", "add_prefix_space": False, "use_regex": said == "of words"}
+
+
+@pytest.mark.parametrize(("rule", "ignores_merges", "name"), RULES, ids=[name for *_, name in RULES])
+def test_each_rule_for_words(
+    tmp_path: Path, rule: list[tuple[str, str]], ignores_merges: bool | None, name: str
+) -> None:
+    folder = write_checkpoint(tmp_path, "qwen2")
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    for ignores in (True, False):
+        parts = {"type": "Sequence", "pretokenizers": [step_of(*step) for step in rule]}
+        change(folder / "tokenizer.json", pre_tokenizer=parts, model={**model, "ignore_merges": ignores})
+        if ignores_merges in (None, ignores):
+            assert keys(folder)["tokenizer.ggml.pre"] == name
+        elif name not in ("llama-bpe", "dbrx"):
+            assert "llama.cpp has no name for" in refusal(folder)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x0a\xff\xff\xff\xff", b"\x0f", b"\x80" * 20, b"no tokenizer at all"])

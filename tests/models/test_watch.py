@@ -167,19 +167,33 @@ def test_scans_take_no_more_than_a_quarter_of_the_time(tmp_path: Path, catalog: 
         assert time.monotonic() - began > 1.5
 
 
-def test_a_file_that_is_being_written_gets_no_scan_for_each_write(tmp_path: Path, catalog: Counting) -> None:
+def test_a_file_that_is_being_written_gets_no_scan_before_it_is_whole(
+    tmp_path: Path, catalog: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = Scripted()
-    path = tmp_path / "m.gguf"
+    is_written = threading.Event()
+    is_written.set()
+    monkeypatch.setattr(watching, "is_written_now", lambda path: is_written.is_set())
     with watched(catalog, script) as told:
-        path.write_bytes(b"GGUF")
-        script.changes = {(NEW, str(path))}
-        until(lambda: str(path) in catalog.unsettled())
-        script.changes = {(MODIFIED, str(path))}
-        before = catalog.num_scans
-        for _ in range(20):
-            path.write_bytes(b"GGUF")
-            time.sleep(0.05)
-        assert catalog.num_scans <= before + 1 and told == []
+        until(lambda: catalog.num_scans == 2)
+        path = model().write(tmp_path / "m.gguf")
+        script.changes = {(NEW, str(path)), (MODIFIED, str(path))}
+        time.sleep(0.5)
+        assert catalog.num_scans == 2
+        is_written.clear()
+        until(lambda: bool(told))
+
+
+def test_very_many_files_that_come_are_not_waited_for_one_by_one(
+    tmp_path: Path, catalog: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "is_written_now", lambda path: True)
+    monkeypatch.setattr(watching, "_MANY", 3)
+    script = Scripted()
+    with watched(catalog, script):
+        until(lambda: catalog.num_scans == 2)
+        script.changes = {(NEW, f"{tmp_path}/{number}.gguf") for number in range(4)}
+        until(lambda: catalog.num_scans > 2)
 
 
 def test_hidden_files_are_not_looked_for(tmp_path: Path, catalog: Counting) -> None:

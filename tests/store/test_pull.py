@@ -19,6 +19,8 @@ from shimmy.store.pull import CHUNK_BYTES, Pull
 from tests.fakes.hub import COMMIT, TOKEN, Hub, layer, noise
 from tests.store.conftest import pull
 
+pytestmark = pytest.mark.slow
+
 SMALL = noise(100_000)
 LARGE = noise(20 << 20, seed=1)
 

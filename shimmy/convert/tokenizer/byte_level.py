@@ -28,7 +28,7 @@ _BYTES: Step = ("bytes", "")
 _BYTES_OF_WORDS: Step = ("bytes", "of words")
 _EACH_DIGIT: Step = ("digits", "")
 # The steps, whether a word that is a token stays whole (None: either way), and what llama.cpp calls that.
-_RULES: list[tuple[list[Step], bool | None, str]] = [
+RULES: list[tuple[list[Step], bool | None, str]] = [
     ([("split", _TRIPLES), _BYTES], True, "llama-bpe"),
     ([("split", _TRIPLES), _BYTES], False, "dbrx"),
     ([("split", _DIGITS), _BYTES], False, "qwen2"),
@@ -62,7 +62,7 @@ def pre_tokenizer_name(files: TokenizerFiles, model: Model) -> str:
             "its tokenizer marks where words go on or end, which llama.cpp does not for a BPE over bytes"
         )
     found = [_step(step) for step in steps(files.pre_tokenizer, "pretokenizers")]
-    for rule, ignores_merges, name in _RULES:
+    for rule, ignores_merges, name in RULES:
         if found == rule and ignores_merges in (None, model.ignore_merges):
             return name
     described = " and ".join(" ".join(step).strip() for step in found)
