@@ -175,7 +175,7 @@ def access(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def residence(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Which models stay in memory, and how long."""
+    """Which models stay in memory, how long, and in how many processes."""
     flags = [
         click.option("--pin", "pinned", multiple=True, metavar="NAME", envvar="SHIMMY_PIN",
                      help="Load this model at the start and keep it."),
@@ -183,6 +183,8 @@ def residence(function: Callable[..., Any]) -> Callable[..., Any]:
                      envvar="SHIMMY_MEMORY_BUDGET", help="For all models together."),
         click.option("--keep-alive", "keep_alive_seconds", type=duration, metavar="DURATION",
                      envvar="SHIMMY_KEEP_ALIVE", help="How long models stay that nobody uses."),
+        click.option("--workers", "num_workers", type=click.IntRange(1, 64), metavar="NUMBER",
+                     envvar="SHIMMY_WORKERS", help="Processes of each model."),
     ]  # fmt: skip
     for flag in reversed(flags):
         function = flag(function)

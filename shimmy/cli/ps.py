@@ -9,7 +9,7 @@ import click
 from shimmy.cli.output import decimal_bytes, print_json, print_table
 from shimmy.cli.remote import ask, remote
 
-_HEADINGS = ("NAME", "SIZE", "GPU", "CONTEXT", "UNTIL")
+_HEADINGS = ("NAME", "SIZE", "GPU", "CONTEXT", "WORKERS", "UNTIL")
 # What is farther away means "for ever".
 _YEAR_SECONDS = 365 * 86_400
 
@@ -32,6 +32,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         decimal_bytes(model["size"]),
         decimal_bytes(model["size_vram"]) if model["size_vram"] else "-",
         str(model["context_length"]),
+        str(model["workers"]),
         "its memory is needed" if left > _YEAR_SECONDS else _in(left),
     )
 

@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pinned: tuple[str, ...] = ()
     memory_budget_bytes: int | None = None
     keep_alive_seconds: float | None = None
+    num_workers: int = 1
     context_length: int | None = None
     num_sequences: int = 8
     num_threads: int | None = None

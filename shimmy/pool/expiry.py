@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shimmy.pool.supervisor import Supervisor
+    from shimmy.pool.group import Group
 
 
 class Expiry:
@@ -14,8 +14,8 @@ class Expiry:
 
     def __init__(
         self,
-        residents: "Callable[[], Iterable[Supervisor]]",
-        unload: "Callable[[Supervisor], None]",
+        residents: "Callable[[], Iterable[Group]]",
+        unload: "Callable[[Group], None]",
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -29,7 +29,7 @@ class Expiry:
         if (self._task is None or self._task.done()) and any(map(self._is_limited, self._residents())):
             self._task = asyncio.create_task(self._run())
 
-    def remaining_seconds(self, resident: "Supervisor") -> float:
+    def remaining_seconds(self, resident: "Group") -> float:
         """Until it leaves unless somebody uses it; `inf` for never, and all of its time while it is in use."""
         if not self._is_limited(resident):
             return inf
@@ -64,5 +64,5 @@ class Expiry:
                 task.cancel()
 
     @staticmethod
-    def _is_limited(resident: "Supervisor") -> bool:
+    def _is_limited(resident: "Group") -> bool:
         return resident.stay.keep_alive_seconds < inf and not resident.stay.pinned

@@ -1,4 +1,4 @@
-"""Which worker answers for which model: a loaded one, one that loads, or a new one. One supervisor per model file.
+"""Which workers answer for which model: loaded ones, some that load, or new ones. One group of them per model file.
 
 A model that answers goes on answering while another version of it is loaded and tried; then its name leads to that.
 """
@@ -15,6 +15,7 @@ import msgspec
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost, from_fault
 from shimmy.pool.expiry import Expiry
+from shimmy.pool.group import Group
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import Spawn, spawn_worker
 from shimmy.pool.room import Room, Usage, system_memory
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class ModelStatus(msgspec.Struct, frozen=True):
     """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready; `switch`: the
     last attempt to replace it while it was loaded. `taken_bytes` is its main memory, with what is reserved for it;
-    `expires_in_seconds` None for a model that stays."""
+    `expires_in_seconds` None for a model that stays; `num_workers` are ready."""
 
     id: str
     state: Phase
@@ -42,10 +43,11 @@ class ModelStatus(msgspec.Struct, frozen=True):
     switch: SwitchStatus | None = None
     taken_bytes: int = 0
     expires_in_seconds: float | None = None
+    num_workers: int = 0
 
 
 class Placement:
-    """Owns the supervisors. `on_progress` gets a model id and the fraction loaded."""
+    """Owns the groups. `on_progress` gets a model id and the fraction loaded."""
 
     def __init__(
         self,
@@ -59,22 +61,25 @@ class Placement:
         adapters: "Adapters | None" = None,
         memory_limit_bytes: int | None = None,
         keep_alive_seconds: float = inf,
+        num_workers: int = 1,
         measure: "Callable[[], Memory | None]" = system_memory,
     ) -> None:
         """Without a limit models may take what `measure` says is left. `keep_alive_seconds` is how long they stay after
-        their last request, unless that says otherwise."""
+        their last request, unless that says otherwise, and `num_workers` how many each one has."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
         self._keep_alive_seconds = keep_alive_seconds
+        self._num_workers = num_workers
         self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure)
         self._expiry = Expiry(self._loaded, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
         self._tools = Tools(spawn, clock, sleep, on_progress, self._note_change, self._room, self.tally)
         self._stays: dict[str, Stay] = {}
-        self._supervisors: dict[str, Supervisor] = {}
+        self._nums_wanted: dict[str, int] = {}
+        self._groups: dict[str, Group] = {}
         self._switches: dict[str, Switch] = {}
-        self._retiring: set[Supervisor] = set()
+        self._retiring: set[Group] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -94,17 +99,19 @@ class Placement:
         while True:
             if self._closed:
                 raise Draining("the server is shutting down")
-            supervisor = self._supervisor(model)
+            group = self._group(model)
             switch = self._running_switch(model.id)
-            if supervisor.is_ready or switch is None:
-                return await supervisor.acquire()
+            if group.is_ready or switch is None:
+                handle = await group.acquire()
+                group.fill()
+                return handle
             # The old version is lost, and its file with it: the new one comes sooner.
             await switch.wait()
 
     async def reload(self, model: "Model") -> None:
         """Load the model anew, its file changed or not; if it is loaded, it answers until the new one has been tried.
         Raises why that failed."""
-        current = self._supervisors.get(model.id)
+        current = self._groups.get(model.id)
         if current is None or not current.is_ready:
             await self.acquire(model)
             return
@@ -120,44 +127,51 @@ class Placement:
 
     def follow(self, model: "Model") -> None:
         """The model's file may have changed: if it is loaded, begin to replace it."""
-        current = self._supervisors.get(model.id)
+        current = self._groups.get(model.id)
         if current is not None and current.is_ready and not self._closed:
-            self._supervisor(model)
+            self._group(model)
 
     def forget(self, model_id: str) -> None:
         """The model's file is gone: end with the last stream."""
-        if (supervisor := self._supervisors.get(model_id)) is not None and not self._closed:
-            self._remove(supervisor)
+        if (group := self._groups.get(model_id)) is not None and not self._closed:
+            self._remove(group)
 
     def is_ready(self, model_id: str) -> bool:
-        current = self._supervisors.get(model_id)
+        current = self._groups.get(model_id)
         return current is not None and current.is_ready
 
     def status(self, model_id: str) -> ModelStatus:
-        supervisor = self._supervisors.get(model_id)
-        if supervisor is None:
+        group = self._groups.get(model_id)
+        if group is None:
             return ModelStatus(model_id, "unloaded")
         switch = self._switches.get(model_id)
-        remaining = self._expiry.remaining_seconds(supervisor)
+        remaining = self._expiry.remaining_seconds(group)
         return ModelStatus(
             model_id,
-            supervisor.phase,
-            supervisor.fraction,
-            supervisor.reason,
-            supervisor.loaded,
+            group.phase,
+            group.fraction,
+            group.reason,
+            group.loaded,
             switch.status if switch is not None else None,
-            supervisor.taken_bytes,
+            group.taken_bytes,
             remaining if remaining < inf else None,
+            group.num_ready,
         )
 
     def num_running(self, model_id: str) -> int:
-        """Requests that a model's worker has."""
-        supervisor = self._supervisors.get(model_id)
-        return supervisor.num_running if supervisor is not None else 0
+        """Requests that a model's workers have."""
+        group = self._groups.get(model_id)
+        return group.num_running if group is not None else 0
 
     def stay_of(self, model_id: str) -> Stay:
         """How long it stays, to be read and changed."""
         return self._stays.setdefault(model_id, Stay(self._keep_alive_seconds))
+
+    def want_workers(self, model_id: str, num_workers: int) -> None:
+        """How many a model has from its next load on."""
+        self._nums_wanted[model_id] = num_workers
+        if (group := self._groups.get(model_id)) is not None and not group.is_ready:
+            group.num_wanted = num_workers
 
     def usage(self) -> Usage:
         """Of main memory, by all models together."""
@@ -165,16 +179,16 @@ class Placement:
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""
-        return [self.status(model_id) for model_id in sorted(self._supervisors)]
+        return [self.status(model_id) for model_id in sorted(self._groups)]
 
     async def unload(self, model_id: str) -> bool:
-        """End the worker of a model that is loaded and idle, and return once it is gone. False when it is in use."""
-        supervisor = self._supervisors.get(model_id)
-        if supervisor is None or supervisor.phase in ("unloaded", "failed"):
+        """End the workers of a model that is loaded and idle, and return once they are gone. False for one in use."""
+        group = self._groups.get(model_id)
+        if group is None or group.phase in ("unloaded", "failed"):
             return True
-        if not supervisor.is_idle:
+        if not group.is_idle:
             return False
-        await asyncio.wait([self._remove(supervisor)])
+        await asyncio.wait([self._remove(group)])
         return True
 
     async def close(self) -> None:
@@ -184,14 +198,14 @@ class Placement:
         await self._expiry.close()
         await asyncio.gather(
             *(switch.cancel(draining) for switch in self._switches.values()),
-            *(supervisor.close() for supervisor in (*self._supervisors.values(), *self._retiring)),
+            *(group.close() for group in (*self._groups.values(), *self._retiring)),
         )
         await asyncio.gather(*self._ending)
 
-    def _supervisor(self, model: "Model") -> Supervisor:
+    def _group(self, model: "Model") -> Group:
         """The one that answers for the model. A changed file is loaded beside one that is ready, which answers until
         then; one that is not is given up for it."""
-        current = self._supervisors.get(model.id)
+        current = self._groups.get(model.id)
         if current is not None and current.model.identity == model.identity:
             return current
         if current is not None and (current.is_ready or self._running_switch(model.id) is not None):
@@ -200,29 +214,32 @@ class Placement:
             if last is None or last.model.identity != model.identity:
                 self._switch(model, current)
             return current
-        supervisor = self._new_supervisor(model)
+        group = self._new_group(model)
         self._switches.pop(model.id, None)
         if current is not None:
             self._retire(current, current.retire())
-        self._supervisors[model.id] = supervisor
-        return supervisor
+        self._groups[model.id] = group
+        return group
 
-    def _new_supervisor(self, model: "Model") -> Supervisor:
+    def _new_group(self, model: "Model") -> Group:
         """Raises why it is no use to try."""
         if model.invalid is not None:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
-        return Supervisor(model, self._options_for(model), self._tools, self.stay_of(model.id))
+        num_workers = self._nums_wanted.get(model.id, self._num_workers)
+        return Group(model, self._options_for(model), self._tools, self.stay_of(model.id), num_workers)
 
-    def _switch(self, model: "Model", current: Supervisor) -> Switch:
+    def _switch(self, model: "Model", current: Group) -> Switch:
         """Begin one; another that still runs has become useless."""
         if (running := self._running_switch(model.id)) is not None:
             self._end(running.cancel(WorkerLost("the model's file changed again")))
 
-        def hand_over(candidate: Supervisor) -> None:
-            self._supervisors[model.id] = candidate
+        def hand_over(candidate: Group) -> None:
+            self._groups[model.id] = candidate
             self._retire(current, current.retire())
+            # Only now: the old workers are in the way of these no more.
+            candidate.fill()
 
-        switch = self._switches[model.id] = Switch(model, lambda: self._new_supervisor(model), hand_over, self.tally)
+        switch = self._switches[model.id] = Switch(model, lambda: self._new_group(model), hand_over, self.tally)
         return switch
 
     def _running_switch(self, model_id: str) -> Switch | None:
@@ -236,10 +253,10 @@ class Placement:
         draft_paths = () if paths == tuple(model.paths) else paths
         return msgspec.structs.replace(self._options, draft_paths=draft_paths, adapters=adapters)
 
-    def _retire(self, supervisor: Supervisor, leaving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        self._retiring.add(supervisor)
+    def _retire(self, group: Group, leaving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        self._retiring.add(group)
         task = self._end(leaving)
-        task.add_done_callback(lambda _: self._retiring.discard(supervisor))
+        task.add_done_callback(lambda _: self._retiring.discard(group))
         return task
 
     def _end(self, ending: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
@@ -249,36 +266,37 @@ class Placement:
         task.add_done_callback(self._ending.discard)
         return task
 
-    def _remove(self, supervisor: Supervisor) -> "asyncio.Task[None]":
-        """Whoever comes from now on has it loaded anew. The task is done once its worker is gone."""
-        del self._supervisors[supervisor.model.id]
-        switch = self._switches.pop(supervisor.model.id, None)
+    def _remove(self, group: Group) -> "asyncio.Task[None]":
+        """Whoever comes from now on has it loaded anew. The task is done once its workers are gone."""
+        del self._groups[group.model.id]
+        switch = self._switches.pop(group.model.id, None)
 
         async def leave() -> None:
             if switch is not None:
                 await switch.cancel(WorkerLost("the model was unloaded"))
-            await supervisor.retire()
+            await group.retire()
 
-        return self._retire(supervisor, leave())
+        return self._retire(group, leave())
 
-    async def _make_way(self, supervisor: Supervisor) -> None:
+    async def _make_way(self, group: Group) -> None:
         self.tally["evictions"] += 1
-        await asyncio.wait([self._remove(supervisor)])
+        await asyncio.wait([self._remove(group)])
 
-    def _expire(self, supervisor: Supervisor) -> None:
+    def _expire(self, group: Group) -> None:
         self.tally["expirations"] += 1
-        self._remove(supervisor)
+        self._remove(group)
 
     def _note_change(self) -> None:
         """Some worker may have nothing to do."""
         self._room.note_change()
         self._expiry.note_change()
 
-    def _loaded(self) -> list[Supervisor]:
+    def _loaded(self) -> list[Group]:
         """Those that names lead to."""
-        return list(self._supervisors.values())
+        return list(self._groups.values())
 
     def _living(self) -> list[Supervisor]:
         """All whose workers may still take memory."""
         candidates = (switch.candidate for switch in self._switches.values())
-        return list({*self._supervisors.values(), *self._retiring, *filter(None, candidates)})
+        groups = {*self._groups.values(), *self._retiring, *filter(None, candidates)}
+        return [worker for group in groups for worker in group.workers]

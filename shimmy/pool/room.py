@@ -15,6 +15,7 @@ from shimmy.pool.estimate import Estimate, estimate
 if TYPE_CHECKING:
     from shimmy.hardware.memory import Memory
     from shimmy.models.listing import Identity
+    from shimmy.pool.group import Group
     from shimmy.pool.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Usage(NamedTuple):
 
 
 class Room:
-    """`residents` are all supervisors whose workers may still live; `candidates` those whose names lead to them.
+    """`residents` are all supervisors whose workers may still live; `candidates` the groups that names lead to, each of
+    which leaves as a whole.
 
     One model at a time looks for room; loading itself holds nobody up.
     """
@@ -48,8 +50,8 @@ class Room:
         self,
         limit_bytes: int | None,
         residents: "Callable[[], Iterable[Supervisor]]",
-        candidates: "Callable[[], Iterable[Supervisor]]",
-        evict: "Callable[[Supervisor], Awaitable[None]]",
+        candidates: "Callable[[], Iterable[Group]]",
+        evict: "Callable[[Group], Awaitable[None]]",
         measure: "Callable[[], Memory | None]" = system_memory,
     ) -> None:
         """Without a limit it is what the system has left."""
@@ -72,10 +74,10 @@ class Room:
                 free = limit - sum(each.taken_bytes for each in others)
                 if needed <= free:
                     break
-                lasting = sum(each.taken_bytes for each in others if each.stay.pinned or self._is_rival(each, newcomer))
+                lasting = sum(each.taken_bytes for each in others if self._is_to_stay(each, newcomer))
                 if needed > limit - lasting:
                     raise _refusal(newcomer, needed, free, limit)
-                if victim := self._victim(newcomer):
+                if victim := None if newcomer.is_spare() else self._victim(newcomer):
                     log.info("model %s leaves: %s needs its memory", victim.model.id, newcomer.model.id)
                     await self._evict(victim)
                 elif not await self._wait(gives_up_at):
@@ -122,7 +124,7 @@ class Room:
     def _estimate(self, supervisor: "Supervisor") -> Estimate:
         return estimate(supervisor.model, supervisor.options)
 
-    def _victim(self, newcomer: "Supervisor") -> "Supervisor | None":
+    def _victim(self, newcomer: "Supervisor") -> "Group | None":
         """Of the lowest priority, the one that was used longest ago."""
         idle = [
             each
@@ -131,8 +133,14 @@ class Room:
         ]
         return min(idle, key=lambda each: (each.stay.priority, each.idle_since), default=None)
 
-    def _is_rival(self, resident: "Supervisor", newcomer: "Supervisor") -> bool:
-        """A version of the same model: it has to answer until the new one can."""
+    def _is_to_stay(self, resident: "Supervisor", newcomer: "Supervisor") -> bool:
+        """A worker that is one more of its model takes what is free, or becomes so: no other model leaves for it."""
+        if newcomer.is_spare():
+            return not resident.is_leaving
+        return resident.stay.pinned or self._is_rival(resident, newcomer)
+
+    def _is_rival(self, resident: "Supervisor | Group", newcomer: "Supervisor") -> bool:
+        """A worker of the same model: of a version that has to answer until the new one can, or one beside it."""
         return resident.model.id == newcomer.model.id and not resident.is_leaving
 
     async def _wait(self, until: float) -> bool:

@@ -80,11 +80,19 @@ class Supervisor:
     restarted unasked. Both count as crashes.
     """
 
-    def __init__(self, model: "Model", options: ipc.EngineOptions, tools: Tools, stay: Stay | None = None) -> None:
-        """`stay` says how long it stays loaded; others read it."""
+    def __init__(
+        self,
+        model: "Model",
+        options: ipc.EngineOptions,
+        tools: Tools,
+        stay: Stay | None = None,
+        is_spare: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """How long it stays loaded, and whether the model answers without it: others read that."""
         self.model = model
         self.options = options
         self.stay = stay or Stay()
+        self.is_spare = is_spare
         self.reserved_bytes = 0
         self.idle_since = tools.clock()
         self.phase: Phase = "unloaded"

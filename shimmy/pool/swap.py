@@ -1,6 +1,6 @@
 """Brings another version of a loaded model beside the one that answers: loads it and has it say something.
 
-Knows supervisors, not names: who is asked from then on is the business of whoever gets the outcome.
+Knows groups of workers, not names: who is asked from then on is the business of whoever gets the outcome.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from shimmy.pool.handle import Handle
 
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
-    from shimmy.pool.supervisor import Supervisor
+    from shimmy.pool.group import Group
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +39,20 @@ class SwitchStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Switch:
-    """One attempt to bring `model` up. `make` gives its supervisor, and `hand_over` gets that once it has been tried.
-    Where anything fails the new version is ended, and `error` says why."""
+    """One attempt to bring `model` up. `make` gives its workers, of which one is loaded, and `hand_over` gets them once
+    that one has been tried. Where anything fails the new version is ended, and `error` says why."""
 
     def __init__(
         self,
         model: "Model",
-        make: "Callable[[], Supervisor]",
-        hand_over: "Callable[[Supervisor], None]",
+        make: "Callable[[], Group]",
+        hand_over: "Callable[[Group], None]",
         tally: Counter[str],
     ) -> None:
         self.model = model
         self.error: ShimmyError | None = None
         self._state: SwitchState = "loading"
-        self.candidate: Supervisor | None = None
+        self.candidate: Group | None = None
         self._make, self._hand_over = make, hand_over
         self._tally = tally
         self._task = asyncio.create_task(self._run())

@@ -177,6 +177,10 @@ class Inference:
         if pinned is not None:
             stay.pinned = pinned
 
+    async def set_num_workers(self, name: str, num_workers: int) -> None:
+        """How many worker processes a model has from its next load on."""
+        self._placement.want_workers((await self._find(name)).id, num_workers)
+
     def follow_changes(self) -> None:
         """From now on a loaded model whose file a scan finds changed is replaced, and one whose file is gone ends with
         its last request."""
@@ -203,7 +207,7 @@ class Inference:
         return self._placement.usage()
 
     async def unload(self, name: str) -> bool:
-        """End the worker of a model that nobody uses; False for one in use, which stays. Returns once it is gone."""
+        """End the workers of a model that nobody uses, and return once they are gone; False for one in use."""
         return await self._placement.unload((await self._find(name)).id)
 
     async def status(self, name: str) -> ModelStatus:
@@ -211,7 +215,7 @@ class Inference:
         return self._placement.status((await self._find(name)).id)
 
     async def num_running(self, name: str) -> int:
-        """Requests that a model's worker has, whether they run in it or wait."""
+        """Requests that a model's workers have, whether they run in them or wait."""
         return self._placement.num_running((await self._find(name)).id)
 
     async def has_chat_template(self, name: str) -> bool:

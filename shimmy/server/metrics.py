@@ -29,6 +29,7 @@ METRICS = {
     "shimmy_generated_tokens_total": ("counter", "Tokens of answers that were finished."),
     "shimmy_requests_active": ("gauge", "Requests that wait or run."),
     "shimmy_models": ("gauge", "Models, by the state they are in."),
+    "shimmy_workers": ("gauge", "Worker processes with a model that is loaded."),
     "shimmy_model_loads_total": ("counter", "Models that were loaded, or failed to, by outcome."),
     "shimmy_model_switches_total": (
         "counter",
@@ -154,7 +155,8 @@ class Metrics:
                 counts: Counter[str] = Counter(states.get(model.id, "unloaded") for model in self._models())
                 for state in _STATES:
                     yield f'{name}{{state="{state}"}} {counts[state]}'
-
+            case "shimmy_workers":
+                yield f"{name} {sum(status.num_workers for status in self._inference.statuses())}"
             case "shimmy_model_loads_total":
                 yield from self._counted(name, "outcome", {"ok": "loads", "failed": "failed_loads"})
             case "shimmy_model_switches_total":

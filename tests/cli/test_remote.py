@@ -27,9 +27,9 @@ def test_what_is_loaded_is_listed_and_unloaded(invoke: Invoke) -> None:
         await server.ask("POST", "/v1/chat/completions", chat_body("hi"), x_shimmy_keep_alive="10m")
         code, listed, _ = await invoked(invoke, server, "ps")
         headings, row = listed.splitlines()
-        assert headings.split() == ["NAME", "SIZE", "GPU", "CONTEXT", "UNTIL"]
-        name, size, gpu, context, *until = row.split()
-        assert (code, name, gpu, context, until) == (0, "echo", "-", "4096", ["in", "10", "min"])
+        assert headings.split() == ["NAME", "SIZE", "GPU", "CONTEXT", "WORKERS", "UNTIL"]
+        name, size, gpu, context, workers, *until = row.split()
+        assert (code, name, gpu, context, workers, until) == (0, "echo", "-", "4096", "1", ["in", "10", "min"])
         assert size.endswith("MB")
         [model] = json.loads((await invoked(invoke, server, "ps", "--json"))[1])
         assert model["name"] == "echo:latest" and model["context_length"] == 4096

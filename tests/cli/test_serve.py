@@ -40,7 +40,7 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
         --gpu-layers 20 --device CUDA0 --device Vulkan1 --gpu-backend vulkan --split-mode layer --tensor-split 3,1.5
         --n-cpu-moe 4 --cache-type-k q8_0 --cache-type-v q4_0 --flash-attn on --lora a.gguf --lora b.gguf=0.5
         --model-draft small --spec-type ngram --preload a --preload b
-        --pin c --memory-budget 1.5G --keep-alive 1h30m
+        --pin c --memory-budget 1.5G --keep-alive 1h30m --workers 2
         --ready-file r.json --log-format json --api-key one --api-key two
         --insecure-no-auth --api-keys-file keys --cors-origin https://a --cors-origin *
         --tls-cert cert.pem --tls-key key.pem --max-connections 9 --allow-pull
@@ -75,6 +75,7 @@ def test_every_flag_arrives(invoke: Invoke, served: list[Settings], machine: Pat
             pinned=("c",),
             memory_budget_bytes=3 << 29,
             keep_alive_seconds=5400.0,
+            num_workers=2,
             ready_file="r.json",
             log_format="json",
             api_keys=(ApiKey.of("one"), ApiKey.of("two")),
@@ -113,6 +114,7 @@ VARIABLES = {
     "SHIMMY_PIN": "c d",
     "SHIMMY_MEMORY_BUDGET": "512M",
     "SHIMMY_KEEP_ALIVE": "-1",
+    "SHIMMY_WORKERS": "3",
     "SHIMMY_READY_FILE": "r",
     "SHIMMY_ALLOW_PULL": "1",
     "SHIMMY_LOG_FORMAT": "json",
@@ -158,6 +160,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             pinned=("c", "d"),
             memory_budget_bytes=512 << 20,
             keep_alive_seconds=math.inf,
+            num_workers=3,
             allow_pull=True,
             ready_file="r",
             log_format="json",
@@ -178,6 +181,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
             pinned=("c", "d"),
             memory_budget_bytes=512 << 20,
             keep_alive_seconds=math.inf,
+            num_workers=3,
             allow_pull=True,
             ready_file="r",
             log_format="text",
@@ -211,6 +215,7 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--memory-budget", "all"),
         ("--keep-alive", "soon"),
         ("--keep-alive", ""),
+        ("--workers", "0"),
         ("--kv-cache-key-file", "absent"),
         ("--kv-cache-key-file", "."),
         ("--kv-cache-key-file", "/dev/zero"),

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +105,7 @@ async def fake_inference(
     spawn: Callable[[OnMessage, OnEnd], Awaitable[WorkerProcess]] = fake_spawn,
     queue_seconds: float | None = None,
     memory_limit_bytes: int | None = None,
+    num_workers: int = 1,
 ) -> AsyncIterator[Inference]:
     """The real facade over fake workers, closed at the end. Without arguments there is one model, "echo"."""
     known = [fake_model(model) if isinstance(model, str) else model for model in models or ("echo",)]
@@ -114,6 +115,7 @@ async def fake_inference(
         clock=clock,
         sleep=sleep,
         memory_limit_bytes=memory_limit_bytes,
+        num_workers=num_workers,
     )
     admission = Admission(max_requests)
     inference = Inference(catalog or FakeCatalog(*known), placement, admission, clock, queue_seconds=queue_seconds)
@@ -161,5 +163,9 @@ def run(test: Coroutine[Any, Any, T]) -> T:
 
 def children() -> set[int]:
     """Process ids of the living or unreaped children of this process (Linux only)."""
-    lists = (path.read_text() for path in Path("/proc/self/task").glob("*/children"))
-    return {int(pid) for pids in lists for pid in pids.split()}
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        # A thread may end meanwhile.
+        with suppress(FileNotFoundError):
+            found.update(map(int, path.read_text().split()))
+    return found

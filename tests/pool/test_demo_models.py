@@ -1,14 +1,16 @@
-"""Placement with the real worker: copies of the demo model, one of which fits into memory, and one that is replaced
-under load."""
+"""Placement with the real worker: copies of the demo model, one of which fits into memory, one that is replaced under
+load, and one with two workers."""
 
 import asyncio
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from shimmy.core import ipc
+from shimmy.core.events import Event
 from shimmy.core.request import Text
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
@@ -16,7 +18,7 @@ from shimmy.pool.admission import Admission
 from shimmy.pool.estimate import estimate
 from shimmy.pool.placement import Placement
 from shimmy.server.inference import Inference
-from tests.fakes.pool import children, collect, generation, run
+from tests.fakes.pool import children, collect, generation, run, text_of
 from tests.program import DEMO
 
 pytestmark = pytest.mark.model
@@ -88,3 +90,36 @@ def test_eight_streams_do_not_notice_that_their_model_is_replaced(tmp_path: Path
             await inference.close()
 
     run(test())
+
+
+def test_two_workers_share_the_requests_and_one_of_them_answers_alone(tmp_path: Path) -> None:
+    catalog = copied(tmp_path, "model")
+
+    async def test() -> None:
+        inference = Inference(catalog, Placement(OPTIONS, num_workers=2), Admission(64))
+
+        async def tell() -> list[Event]:
+            return await collect(inference, generation("Tell me a story", model="model", max_tokens=32))
+
+        try:
+            await inference.preload("model")
+            while (await inference.status("model")).num_workers < 2:
+                await asyncio.sleep(0.01)
+            used = {pid: cpu_seconds(pid) for pid in children()}
+            answers = await asyncio.gather(*(tell() for _ in range(4)))
+            assert all(cpu_seconds(pid) > seconds for pid, seconds in used.items())
+            assert len(used) == 2 and all(map(text_of, answers))
+            os.kill(min(used), signal.SIGKILL)
+            assert text_of(await tell())
+            while (await inference.status("model")).num_workers < 2:
+                await asyncio.sleep(0.01)
+            assert min(used) not in children() and max(used) in children()
+        finally:
+            await inference.close()
+
+    run(test())
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

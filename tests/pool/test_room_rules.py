@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shimmy.core.errors import InsufficientMemory
 from shimmy.core.startup import EngineOptions
 from shimmy.pool import room as room_module
+from shimmy.pool.group import Group
 from shimmy.pool.room import Room
 from shimmy.pool.stay import Priority, Stay
 from shimmy.pool.supervisor import Supervisor
@@ -20,7 +21,7 @@ LIMIT = 1000 * MB
 
 
 class Resident:
-    """As much of a supervisor as Room looks at."""
+    """As much of a supervisor, and of a group with one worker, as Room looks at."""
 
     def __init__(self, id: int, num_megabytes: int) -> None:
         self.model: Any = fake_model(str(id))
@@ -33,6 +34,7 @@ class Resident:
         self.reserved_bytes = 0
         self.is_idle = True
         self.is_leaving = False
+        self.is_spare = lambda: False
         self.idle_since = 0.0
 
     @property
@@ -62,7 +64,7 @@ async def _play(steps: list[tuple[str, int, int]]) -> None:
     loaded: dict[int, Resident] = {}
     evicted: list[Resident] = []
 
-    async def evict(victim: Supervisor) -> None:
+    async def evict(victim: Group) -> None:
         resident = cast(Resident, victim)
         assert resident.is_idle and not resident.stay.pinned
         order = (resident.stay.priority, resident.idle_since)
@@ -74,7 +76,10 @@ async def _play(steps: list[tuple[str, int, int]]) -> None:
     def residents() -> list[Supervisor]:
         return cast(list[Supervisor], list(loaded.values()))
 
-    room = Room(LIMIT, residents, residents, evict, lambda: None)
+    def groups() -> list[Group]:
+        return cast(list[Group], list(loaded.values()))
+
+    room = Room(LIMIT, residents, groups, evict, lambda: None)
     for time, (act, id, size) in enumerate(steps):
         match act:
             case "load" if id not in loaded:

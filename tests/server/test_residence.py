@@ -35,6 +35,11 @@ async def loaded(server: Live) -> list[dict[str, Any]]:
     return models
 
 
+async def until_workers(server: Live, num_workers: int) -> None:
+    while [each["workers"] for each in await loaded(server)] != [num_workers]:
+        await asyncio.sleep(0.01)
+
+
 async def seconds_left(server: Live) -> float:
     [model] = await loaded(server)
     return timegm(time.strptime(model["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.time()
@@ -116,7 +121,8 @@ def test_loading_again_brings_a_new_process_and_the_status_says_so() -> None:
         first = await server.say("!pid")
         assert (await server.ask("POST", "/api/models/echo/load")).status == 200
         status = (await server.ask("GET", "/api/models/echo/status")).json()
-        assert status == {"model": "echo", "status": "ready", "loaded": True, "switch": {"state": "done"}}
+        switch = {"state": "done"}
+        assert status == {"model": "echo", "status": "ready", "loaded": True, "workers": 1, "switch": switch}
         assert await server.say("!pid") != first
         metrics = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
         assert 'shimmy_model_switches_total{outcome="ok"} 1' in metrics
@@ -173,3 +179,30 @@ def test_what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> 
         assert "retry-after" in answer.headers
 
     run_inside(test, fake_model("echo"), memory_limit_bytes=1 << 20)
+
+
+def test_a_load_says_how_many_workers_a_model_has() -> None:
+    async def test(server: Live) -> None:
+        path = "/api/models/echo"
+        assert (await server.ask("GET", f"{path}/status")).json() == {
+            "model": "echo",
+            "status": "unloaded",
+            "loaded": False,
+        }
+        assert (await server.ask("POST", f"{path}/load", {"workers": 2})).status == 200
+        await until_workers(server, 2)
+        assert (await server.ask("GET", f"{path}/status")).json()["workers"] == 2
+        metrics = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
+        assert "\nshimmy_workers 2\n" in metrics
+        slots = (await server.ask("GET", "/slots?model=echo")).json()
+        # It is loaded anew with one, and with the same number when nothing is said.
+        assert (await server.ask("POST", f"{path}/load", {"workers": 1})).status == 200
+        await until_workers(server, 1)
+        assert len(slots) == 2 * len((await server.ask("GET", "/slots?model=echo")).json())
+        assert (await server.ask("POST", f"{path}/load")).status == 200
+        await until_workers(server, 1)
+        for wrong in (0, 65, "2"):
+            answer = await server.ask("POST", f"{path}/load", {"workers": wrong})
+            assert answer.status == 400 and b"workers" in answer.body
+
+    run_live(test)

@@ -1,7 +1,7 @@
 """/api/models and what is under it: which there are, and loading and unloading one."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -17,11 +17,13 @@ from shimmy.server.strictness import read
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
-    """How long the model stays, and which of several leave first; what is not said stays as it is."""
+    """How long the model stays, which of several leave first, and how many processes it has; what is not said stays as
+    it is."""
 
     keep_alive: str | float | None = None
     priority: Literal["low", "normal", "high"] | None = None
     pinned: bool | None = None
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
 
 
 _decoder = Decoder(LoadRequest)
@@ -48,6 +50,8 @@ class Models:
             body = await read(request, _decoder)
             seconds = keep_alive_seconds(body.keep_alive, "keep_alive")
             await self._inference.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
+            if body.workers is not None:
+                await self._inference.set_num_workers(name, body.workers)
         await self._inference.load(name)
         return json_response({"message": f"Model {name} is loaded", "status": "loaded"})
 
@@ -62,6 +66,8 @@ class Models:
         name = self._name(request)
         status = await self._inference.status(name)
         answer: dict[str, Any] = {"model": name, "status": status.state, "loaded": status.loaded is not None}
+        if status.loaded is not None:
+            answer["workers"] = status.num_workers
         if status.state == "loading":
             answer["fraction"] = status.fraction
         if status.reason is not None:

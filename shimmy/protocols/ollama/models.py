@@ -43,7 +43,7 @@ class Models:
             model, loaded = models.get(status.id), status.loaded
             if model is None or loaded is None:
                 continue
-            on_devices = sum(size for kind, size in loaded.buffers.items() if not _is_host(kind))
+            on_devices = status.num_workers * sum(size for kind, size in loaded.buffers.items() if not _is_host(kind))
             until = status.expires_in_seconds
             found.append(
                 _entry(model)
@@ -52,6 +52,7 @@ class Models:
                     "expires_at": _NEVER if until is None else _time(min(time.time() + until, _LAST_UNIX)),
                     "size_vram": on_devices,
                     "context_length": loaded.context_length,
+                    "workers": status.num_workers,
                 }
             )
         return json_response({"models": found})

@@ -40,8 +40,9 @@ class Props:
         """A sequence that runs has no number that anybody could know: as many as run are the first. Raises
         `Unavailable` where all run and the client wants to know that so."""
         name = await self._name(request)
-        loaded = (await self._inference.status(name)).loaded
-        num_slots = loaded.num_sequences if loaded is not None else 0
+        status = await self._inference.status(name)
+        loaded = status.loaded
+        num_slots = loaded.num_sequences * status.num_workers if loaded is not None else 0
         num_running = await self._inference.num_running(name)
         if loaded is not None and num_running >= num_slots and "fail_on_no_slot" in request.query_params:
             raise Unavailable("no slot is free")
