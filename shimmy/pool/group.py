@@ -83,7 +83,7 @@ class Group:
 
     @property
     def is_idle(self) -> bool:
-        """Ready, and nobody uses it or is about to, though some of its workers may still be loading."""
+        """Ready, and nobody uses it or waits for it, though some of its workers may still be loading."""
         return self.is_ready and not self._num_waiting and all(each.is_idle for each in self.workers if each.is_ready)
 
     @property

@@ -105,7 +105,6 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
-        self._num_waiting = 0
 
     @property
     def reason(self) -> str | None:
@@ -128,9 +127,9 @@ class Supervisor:
 
     @property
     def is_idle(self) -> bool:
-        """Ready, and nobody uses it or is about to."""
+        """Ready, and nobody uses it."""
         handle = self._ready_handle()
-        return handle is not None and handle.idle.is_set() and not self._num_waiting
+        return handle is not None and handle.idle.is_set()
 
     @property
     def is_leaving(self) -> bool:
@@ -155,11 +154,7 @@ class Supervisor:
         """The ready handle; starts or joins the load. Raises why there is none; `WorkerLost` is worth another try."""
         while (handle := self._ready_handle()) is None:
             self._begin()
-            self._num_waiting += 1
-            try:
-                await self._changed.wait()
-            finally:
-                self._num_waiting -= 1
+            await self._changed.wait()
             if self._failure is not None:
                 raise from_fault(self._failure)
         return handle
