@@ -10,7 +10,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from shimmy import __version__
-from shimmy.core.errors import PullFailed, Unimplemented
+from shimmy.core.errors import Forbidden, PullFailed, Unimplemented
 from shimmy.store.hosts import Hosts, Origin, Url, parse_url
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ CONNECT_SECONDS = 15.0
 STALL_SECONDS = 30.0
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 16 << 20
+_PIECE_BYTES = 64 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 # Where distributions have the certificates of authorities, for an OpenSSL that was built elsewhere.
 _BUNDLES = (
@@ -58,14 +59,17 @@ class Answer:
 
     def document(self) -> bytes:
         """The whole body. Raises `PullFailed` for one that is too long for a document, `Broken` for one cut short."""
-        with _as_broken():
-            content = self._response.read(MAX_DOCUMENT_BYTES + 1)
-        if len(content) > MAX_DOCUMENT_BYTES:
-            raise PullFailed(f"{self.url.origin} answers with more than {MAX_DOCUMENT_BYTES} bytes")
+        content = bytearray()
+        # Not `read`: that believes a chunk that says it has -1 bytes, and reads on for as long as anything comes.
+        piece = memoryview(bytearray(_PIECE_BYTES))
+        while count := self.readinto(piece):
+            content += piece[:count]
+            if len(content) > MAX_DOCUMENT_BYTES:
+                raise PullFailed(f"{self.url.origin} answers with more than {MAX_DOCUMENT_BYTES} bytes")
         length = self.header("content-length")
         if length.isdecimal() and len(content) < int(length):
             raise Broken(f"{self.url.origin} closed the connection after {len(content)} of {length} bytes")
-        return content
+        return bytes(content)
 
 
 class Client:
@@ -195,7 +199,10 @@ def tls_context(environ: Mapping[str, str]) -> "ssl.SSLContext":
 def _joined(url: Url, location: str) -> Url:
     from urllib.parse import urljoin
 
-    return parse_url(urljoin(str(url), location))
+    try:
+        return parse_url(urljoin(str(url), location))
+    except ValueError as error:
+        raise Forbidden(f"{url.origin} redirects to {location[:200]!r}, which is no URL: {error}") from None
 
 
 @contextmanager
