@@ -130,11 +130,15 @@ class Store:
 
     def find(self, name: str) -> Manifest | None:
         """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
-        wanted = {each.lower() for each in (name, f"{name}:{DEFAULT_TAG}", name.removesuffix(f":{DEFAULT_TAG}"))}
+        spellings = (name, f"{name}:{DEFAULT_TAG}", name.removesuffix(f":{DEFAULT_TAG}"))
+        # In this order: the name itself before its variants.
+        wanted = dict.fromkeys(each.lower() for each in spellings)
         for each in wanted:
             with suppress(OSError, ValueError):
                 return self._read(file_name(each))
-        found = (each for each in self.manifests() if wanted & {alias.lower() for alias in each.aliases})
+        found = (
+            each for each in self.manifests() if not wanted.keys().isdisjoint(alias.lower() for alias in each.aliases)
+        )
         return next(found, None)
 
     def remove(self, name: str) -> int:
@@ -189,7 +193,11 @@ class Store:
         """All that name digests, those that this version of the program cannot make sense of included."""
         texts = []
         for name in _names(self._manifests):
-            with suppress(FileNotFoundError), open(os.path.join(self._manifests, name), "rb") as file:
+            # Folders are of others, like file managers and network drives.
+            with (
+                suppress(FileNotFoundError, IsADirectoryError),
+                open(os.path.join(self._manifests, name), "rb") as file,
+            ):
                 texts.append(file.read())
         return b"\n".join(texts)
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,8 @@ def test_a_gated_repository(repository: Hub, store: Store) -> None:
         "ftp://huggingface.co/file",
         "https://huggingface.co.evil.example/file",
         "https://huggingface.co:8443/file",
+        "https://[::1/file",
+        "//[",
     ],
 )
 def test_redirects_to_where_nothing_is_fetched_from(repository: Hub, store: Store, to: str) -> None:
@@ -185,6 +188,44 @@ def test_a_host_that_nobody_named(repository: Hub, store: Store) -> None:
         pull(repository, store, "org/Tiny-GGUF", SHIMMY_PULL_HOSTS="")
     with pytest.raises(Forbidden, match="registry.example"):
         pull(repository, store, "registry.example/library/tiny")
+
+
+def test_a_challenge_that_is_long(hub: Hub, store: Store) -> None:
+    hub.images["library/tiny:1b"] = SMALL
+    hub.faults.challenge = 'x"' + "a" * 60_000
+    began = time.monotonic()
+    with pytest.raises(Forbidden):
+        pull(hub, store, f"{hub.origin}/library/tiny:1b")
+    assert time.monotonic() - began < 5
+
+
+def test_shards_of_the_same_content(hub: Hub, store: Store) -> None:
+    hub.repositories["org/big"] = {f"big-Q4_0-{number:05}-of-00002.gguf": SMALL for number in (1, 2)}
+    manifest, _ = pull(hub, store, "org/big")
+    assert [part.sha256 for part in manifest.parts] == [sha256(SMALL)] * 2
+    assert len(hub.ranges) == 1
+
+
+@pytest.mark.parametrize("stem", ["a..b", "-a b-", "a" * 180, "..", "ü"])
+def test_any_file_name_makes_a_name_that_can_be_found(hub: Hub, store: Store, stem: str) -> None:
+    hub.repositories["org/odd"] = {f"{stem}.gguf": SMALL}
+    manifest, _ = pull(hub, store, "org/odd")
+    assert store.find(manifest.name) == manifest == store.find("org/odd")
+
+
+def test_a_name_that_becomes_too_long(hub: Hub, store: Store) -> None:
+    name = f"{'o' * 95}/{'r' * 95}"
+    hub.repositories[name] = {"tiny-q4_0.gguf": SMALL}
+    with pytest.raises(RequestError, match="no name for a model"):
+        pull(hub, store, name)
+    assert hub.ranges == []
+
+
+@pytest.mark.parametrize("path", ["a" * 600 + ".gguf", "a\nb.gguf", "a\x1b[2J.gguf"])
+def test_file_names_that_cannot_be_shown(hub: Hub, store: Store, path: str) -> None:
+    hub.repositories["org/odd"] = {path: SMALL}
+    with pytest.raises(ModelNotFound, match="no GGUF model"):
+        pull(hub, store, "org/odd")
 
 
 def test_a_certificate_of_nobody(repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
