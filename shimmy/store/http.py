@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ssl
 
 CONNECT_SECONDS = 15.0
-# Nothing at all for as long is a connection that is dead.
+# Nothing, or hardly anything (pace.py), for as long is a connection that is dead.
 STALL_SECONDS = 30.0
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 16 << 20
@@ -167,7 +167,12 @@ class Client:
 
     def _plain(self, origin: Origin) -> socket.socket:
         failure: OSError | None = None
-        for address in self.hosts.addresses(origin):
+        try:
+            addresses = self.hosts.addresses(origin)
+        except OSError as error:
+            # Who lost the network for a moment has no name server either.
+            raise self._unreachable(f"{origin.host} has no address", error) from None
+        for address in addresses:
             if self.cancelled.is_set():
                 raise Cancelled
             try:
@@ -177,13 +182,19 @@ class Client:
             else:
                 found.settimeout(STALL_SECONDS)
                 return found
-        raise Broken(f"cannot connect to {origin}: {failure and (failure.strerror or failure)}")
+        raise self._unreachable(f"cannot connect to {origin}", failure)
+
+    def _unreachable(self, what: str, failure: OSError | None) -> Broken:
+        hint = f"; {self.hosts.unused_proxy} is set, but a pull uses no proxy" if self.hosts.unused_proxy else ""
+        return Broken(f"{what}: {failure and (failure.strerror or failure)}{hint}")
 
 
 def tls_context(environ: Mapping[str, str]) -> "ssl.SSLContext":
     """Trusts whom the system trusts, or SSL_CERT_FILE and SSL_CERT_DIR say. Raises `Unimplemented` without OpenSSL."""
     try:
         import ssl
+
+        from shimmy.store.pace import PacedSocket
 
         context = ssl.create_default_context()
     except ImportError as error:
@@ -193,6 +204,7 @@ def tls_context(environ: Mapping[str, str]) -> "ssl.SSLContext":
             context.load_verify_locations(bundle)
             break
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = PacedSocket
     return context
 
 
@@ -223,5 +235,5 @@ def _as_broken() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"nothing came for {STALL_SECONDS:g} s"
+        return f"nothing, or too little, came for {STALL_SECONDS:g} s"
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__)

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import socket
 import threading
 import time
 import zlib
@@ -13,7 +14,7 @@ import pytest
 
 from shimmy.core.errors import DigestMismatch, Forbidden, ModelNotFound, PullFailed, RequestError, StoreFull
 from shimmy.core.pulling import Progress
-from shimmy.store import partial
+from shimmy.store import hosts, partial
 from shimmy.store.folder import Store
 from shimmy.store.http import Cancelled
 from shimmy.store.pull import CHUNK_BYTES, Pull
@@ -415,5 +416,44 @@ def test_a_disk_that_becomes_full(hub: Hub, store: Store, monkeypatch: pytest.Mo
 def test_a_connection_on_which_nothing_comes(repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shimmy.store.http.STALL_SECONDS", 0.2)
     repository.faults.block_seconds = 0.4
-    with pytest.raises(PullFailed, match="nothing came for 0.2 s"):
+    with pytest.raises(PullFailed, match="came for 0.2 s"):
         pull(repository, store, "org/Tiny-GGUF")
+
+
+def test_a_connection_on_which_hardly_anything_comes(
+    repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shimmy.store.http.STALL_SECONDS", 0.3)
+    repository.faults.block_bytes = 10
+    repository.faults.block_seconds = 0.02
+    with pytest.raises(PullFailed, match="too little, came for 0.3 s"):
+        pull(repository, store, "org/Tiny-GGUF")
+
+
+def test_a_name_server_that_is_away_for_a_moment(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
+    hub.faults.cut_bytes = 3 << 20
+    resolve = hosts._resolve
+    asked = 0
+
+    def most_times(host: str, port: int) -> list[str]:
+        nonlocal asked
+        asked += 1
+        if asked % 5 == 0:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(host, port)
+
+    monkeypatch.setattr(hosts, "_resolve", most_times)
+    assert pull(hub, store, "org/large")[0].size == len(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"), [("HTTPS_PROXY", "HTTPS_PROXY is set, but a pull uses no proxy"), ("X", "")]
+)
+def test_who_needs_a_proxy_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
+    monkeypatch.setattr("shimmy.store.pull._TRIES", 1)
+    monkeypatch.setattr(hosts, "_resolve", lambda host, port: [])
+    one = Pull.from_environ(store, {variable: "http://proxy:3128"}, lambda progress: None)
+    with pytest.raises(PullFailed, match=f"huggingface.co has no address: .*{hint}$") as raised:
+        one.run("org/repo")
+    assert ("proxy" in str(raised.value)) == bool(hint)
