@@ -46,7 +46,7 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
 def remove(store: "Store", catalog: "Catalog", name: str) -> int:
     """How many bytes that made free. Raises `ModelNotFound`, and `RequestError` for a model that is not of the store:
     its file belongs to somebody else."""
-    if store.find(name) is None:
+    if not store.knows(name):
         try:
             model = catalog.find(name)
         except ModelInvalid:

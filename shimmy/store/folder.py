@@ -143,8 +143,10 @@ class Store:
 
     def remove(self, name: str) -> int:
         """The model and what nobody else needs of it. Returns how many bytes that made free; what a pull is at work on
-        stays. Raises `ModelNotFound`."""
+        stays. What only a manifest needed that cannot be read is left to `sweep`. Raises `ModelNotFound`."""
         manifest = self.find(name)
+        if manifest is None and self._remove_unreadable(name):
+            return 0
         if manifest is None:
             raise ModelNotFound(f"there is no {name[:200]!r} in the store {self.root}", param="model")
         try:
@@ -152,6 +154,17 @@ class Store:
         except OSError as error:
             raise StoreFailed(f"cannot remove {manifest.name}: {error.strerror}") from None
         return sum(map(self._remove_blob, manifest.digests))
+
+    def knows(self, name: str) -> bool:
+        """Whether `remove` has anything to remove."""
+        return self.find(name) is not None or os.path.isfile(self._manifest_path(name))
+
+    def _remove_unreadable(self, name: str) -> bool:
+        try:
+            os.unlink(self._manifest_path(name))
+        except OSError:
+            return False
+        return True
 
     def sweep(self, now: float | None = None) -> None:
         """Removes what was begun and abandoned, and blobs of no model that are as old."""

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.errors import ModelNotFound, RequestError
+from shimmy.models.catalog import Catalog
+from shimmy.models.keeping import remove
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import ABANDONED_SECONDS, Store
 from shimmy.store.imports import in_place, repository_name
@@ -84,6 +86,17 @@ def test_a_model_that_goes_while_it_is_copied(store: Store) -> None:
     with pytest.raises(ModelNotFound):
         store.copy(found, "b:1")
     assert store.find("b:1") is None
+
+
+def test_a_manifest_that_cannot_be_read_can_be_removed(store: Store) -> None:
+    digest = kept(store, "a:1")
+    path = Path(store.root) / "manifests" / "a%3A1.json"
+    path.write_text(digest)
+    assert store.find("a:1") is None
+    assert remove(store, Catalog(()), "A:1") == 0
+    assert not path.exists()
+    store.sweep(now=time.time() + ABANDONED_SECONDS + 60)
+    assert not os.path.exists(store.blob(digest))
 
 
 def test_a_manifest_of_a_newer_program_keeps_its_blobs(store: Store) -> None:
