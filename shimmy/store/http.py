@@ -54,7 +54,7 @@ class Answer:
 
     def readinto(self, buffer: memoryview) -> int:
         """0 at the end, also where that comes too early. Raises `Broken`."""
-        with _as_broken():
+        with _as_broken(self.url.origin):
             return self._response.readinto(buffer)
 
     def document(self) -> bytes:
@@ -126,7 +126,7 @@ class Client:
                 connection = HTTPConnection(url.origin.host, url.origin.port)
                 connection.sock = opened.enter_context(self._connected(url.origin))
                 opened.callback(connection.close)
-                with _as_broken():
+                with _as_broken(url.origin):
                     connection.putrequest("GET", url.target, skip_host=True, skip_accept_encoding=True)
                     for name, value in sent.items():
                         connection.putheader(name, value)
@@ -149,7 +149,7 @@ class Client:
         plain = self._plain(origin)
         wrapped: socket.socket = plain
         try:
-            with _as_broken():
+            with _as_broken(origin):
                 wrapped = encrypted = self._context.wrap_socket(
                     plain, server_hostname=origin.host, do_handshake_on_connect=False
                 )
@@ -218,7 +218,7 @@ def _joined(url: Url, location: str) -> Url:
 
 
 @contextmanager
-def _as_broken() -> Iterator[None]:
+def _as_broken(origin: Origin) -> Iterator[None]:
     """Nothing of a certificate that is wrong is worth another try."""
     from http.client import HTTPException
     from ssl import SSLCertVerificationError
@@ -227,7 +227,7 @@ def _as_broken() -> Iterator[None]:
         yield
     except SSLCertVerificationError as error:
         raise PullFailed(
-            f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name others"
+            f"the certificate of {origin} is not trusted: {error.verify_message}; SSL_CERT_FILE may name authorities"
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise Broken(_reason(error)) from error

@@ -57,6 +57,8 @@ def parse(name: str) -> Reference:
     text = name.removeprefix("https://").rstrip("/")
     if not 0 < len(text) <= MAX_NAME_CHARS:
         raise _wrong(name, f"it must have 1 to {MAX_NAME_CHARS} characters")
+    if "://" in text:
+        raise _wrong(name, "a URL begins with https://")
     host, path = _host_and_path(text)
     parts = path.split("/")
     if host in _HUGGING_FACE_HOSTS or (host is None and len(parts) > 1):
