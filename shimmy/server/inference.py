@@ -306,7 +306,7 @@ class Inference:
             yield
         except WorkerLost:
             if handle.has_crashed:
-                self._suspects.note_crash(model, asked)
+                self._suspects.note_crash(model, asked, handle.serial)
             raise
 
     async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
