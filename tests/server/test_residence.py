@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from shimmy.core.keys import INFER, ApiKey
 from tests.fakes.pool import fake_model, scripted_model
 from tests.program import inside
-from tests.server.live import Inside, Live, chat_body, run_inside, run_live
+from tests.server.live import Inside, Live, chat_body, run_inside, run_live, with_settings
 
 pytestmark = pytest.mark.program
 
@@ -109,6 +110,22 @@ def test_loading_says_how_long_and_who_leaves_first() -> None:
             assert answer.status == 400 and next(iter(wrong)) in answer.json()["error"]
 
     run_live(test)
+
+
+def test_who_leaves_first_is_for_administrators_to_say() -> None:
+    async def test(server: Live) -> None:
+        async def load(key: str, **body: Any) -> int:
+            return (await server.ask("POST", "/api/models/echo/load", body, x_api_key=key)).status
+
+        for body in ({"pinned": True}, {"priority": "high"}, {"pinned": False, "keep_alive": "1h"}):
+            assert await load("user", **body) == 403
+            assert not (await server.ask("GET", "/api/ps", x_api_key="user")).json()["models"]
+            assert await load("boss", **body) == 200
+            assert (await server.ask("POST", "/api/models/echo/unload", x_api_key="boss")).status == 200
+        assert await load("user", keep_alive="1h") == 200
+        assert (await server.ask("POST", "/api/models/echo/load", x_api_key="user")).status == 200
+
+    run_live(test, settings=with_settings(api_keys=(ApiKey.of("boss"), ApiKey.of("user", scopes=INFER))))
 
 
 def test_loading_again_brings_a_new_process_and_the_status_says_so() -> None:
