@@ -186,7 +186,10 @@ def test_what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> 
     async def test(server: Inside) -> None:
         answer = await server.ask("POST", "/v1/chat/completions", chat_body("hi"))
         assert answer.status == 503 and answer.error["code"] == "insufficient_memory"
-        assert answer.error["message"] == "model 'echo' needs 17 MiB of memory, and 1 MiB of 1 MiB are free"
+        assert answer.error["message"] == (
+            "model 'echo' needs 17 MiB of memory, and 1 MiB of 1 MiB are free:"
+            " raise --memory-budget, unload other models, or serve with a smaller --ctx"
+        )
         assert "retry-after" in answer.headers
 
     run_inside(test, fake_model("echo"), memory_limit_bytes=1 << 20)
