@@ -17,8 +17,8 @@ from shimmy.server.strictness import read
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
-    """How long the model stays, and which of several leave first; what is not said stays as it is. Who leaves first is for
-    administrators to say: a model that never does keeps others from being loaded."""
+    """How long the model stays, and which of several leave first; what is not said stays as it is. Who leaves first is
+    for administrators to say: a model that never does keeps others from being loaded."""
 
     keep_alive: str | float | None = None
     priority: Literal["low", "normal", "high"] | None = None
