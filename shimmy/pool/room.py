@@ -82,10 +82,11 @@ class Room:
                 lasting = sum(each.taken_bytes for each in others if each.stay.pinned or self._is_rival(each, newcomer))
                 if needed > limit - lasting:
                     raise self._refusal(newcomer, needed, free, limit)
-                if (victim := self._victim(newcomer)) is None:
+                victims = self._victims(newcomer)
+                if needed > free + sum(each.taken_bytes for each in victims):
                     return self._refusal(newcomer, needed, free, limit)
-                log.info("model %s leaves: %s needs its memory", victim.model.id, newcomer.model.id)
-                await self._evict(victim)
+                log.info("model %s leaves: %s needs its memory", victims[0].model.id, newcomer.model.id)
+                await self._evict(victims[0])
             newcomer.reserved_bytes = needed
         return None
 
@@ -129,14 +130,14 @@ class Room:
     def _estimate(self, supervisor: "Supervisor") -> Estimate:
         return estimate(supervisor.model, supervisor.options)
 
-    def _victim(self, newcomer: "Supervisor") -> "Supervisor | None":
-        """Of the lowest priority, the one that was used longest ago."""
-        idle = [
+    def _victims(self, newcomer: "Supervisor") -> "list[Supervisor]":
+        """Those of the lowest priority first, and of these the one that was used longest ago."""
+        idle = (
             each
             for each in self._candidates()
             if each.is_idle and not each.stay.pinned and not self._is_rival(each, newcomer)
-        ]
-        return min(idle, key=lambda each: (each.stay.priority, each.idle_since), default=None)
+        )
+        return sorted(idle, key=lambda each: (each.stay.priority, each.idle_since))
 
     def _is_rival(self, resident: "Supervisor", newcomer: "Supervisor") -> bool:
         """A version of the same model: it has to answer until the new one can."""
