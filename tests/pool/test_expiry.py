@@ -4,12 +4,13 @@ import asyncio
 import os
 import signal
 from math import inf
+from pathlib import Path
 
 import pytest
 
 from shimmy.pool.placement import Placement
 from tests.fakes.clock import FakeTime
-from tests.fakes.pool import fake_model, generation, run
+from tests.fakes.pool import fake_model, generation, run, scripted_model
 from tests.pool.placed import placed, say
 
 
@@ -151,5 +152,16 @@ def test_one_that_came_back_after_a_crash_leaves_too() -> None:
             while placement.tally["loads"] < 2:
                 await asyncio.sleep(0.001)
             await gone(placement, "a")
+
+    run(test())
+
+
+def test_a_new_version_leaves_as_its_model_was_told_to(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            placement.stay_of("m").keep_alive_seconds = 60
+            await placement.reload(scripted_model("m", tmp_path, "ready"))
+            await gone(placement, "m")
 
     run(test())
