@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from bench.swap import Swapped, waits
+
 # Figure, server, value; those of one round come in one order, so that numbers of two servers pair up.
 Found = Iterator[tuple[str, str, float]]
 
@@ -141,10 +143,16 @@ def _engines(content: dict[str, Any]) -> Found:
 
 
 def _listings(content: dict[str, Any]) -> Found:
-    """Processor time, as files that were read before come from memory."""
     for each in content["listings"]:
         for figure, taken in each.items():
-            yield f"listed {figure}", next(iter(content["servers"])), taken["cpu_seconds"]
+            yield f"listed {figure}", next(iter(content["servers"])), taken["seconds"] * 1000
+
+
+def _switches(content: dict[str, Any]) -> Found:
+    """The longest wait for the model while it was switched."""
+    for each in content["switches"]:
+        seen = waits(msgspec.convert(each, Swapped), during=True)
+        yield "switch", next(iter(content["servers"])), max(seen)
 
 
 # By the key that only documents of this mode have.
@@ -158,4 +166,5 @@ _READERS: dict[str, Callable[[dict[str, Any]], Found]] = {
     "embeddings": _embeddings,
     "engines": _engines,
     "listings": _listings,
+    "switches": _switches,
 }

@@ -178,7 +178,7 @@ def main() -> None:
         results = asyncio.run(measure(options, Path(folder)))
     print(table(results), file=sys.stderr)
     document: dict[str, Any] = {"servers": report.public({"shimmy": options.server}), "streams": options.streams}
-    report.write(document | {"results": results}, options.output)
+    report.write(document | {"switches": results}, options.output)
     if any(each.num_failed for each in results):
         sys.exit("bench: requests failed")
 

@@ -81,8 +81,13 @@ def folder(tmp_path: Path) -> Path:
         ],
         sizes={"shimmy": {"num_bytes": 10_000_000}, "fastapi": {"num_bytes": 100_000_000}},
     )
-    listings = [{"warm": {"seconds": 9.0, "cpu_seconds": 0.05}, "again": {"seconds": 9.0, "cpu_seconds": 0.2}}]
+    listings = [{"warm": {"seconds": 0.05, "cpu_seconds": 9.0}, "again": {"seconds": 0.2, "cpu_seconds": 9.0}}]
     document(tmp_path, "catalogue.json", 3.0, "shimmy", "shimmy", listings=listings)
+    probes = [
+        {"sent_at_seconds": at, "wait_ms": wait, "seconds": 0.1} for at, wait in ((0.1, 4.0), (0.2, 7.0), (5, 300))
+    ]
+    switch = {"round": 1, "switch_seconds": 1.0, "num_streams_ended": 8, "num_failed": 0, "worst_gap_seconds": 0.1}
+    document(tmp_path, "swap.json", 3.0, "shimmy", switches=[switch | {"probes": probes}])
     runs = [
         {"prompt": prompt, "speculative": type, "num_streams": 1, "round": 1, "tokens": 100, "cpu_seconds": seconds}
         for prompt, type, seconds in (("edit", "none", 2.0), ("edit", "ngram", 1.0), ("story", "none", 2.0))

@@ -21,7 +21,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.swap", "--rounds", "1", "--streams", "2", "--output", str(output)]
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=110)
     assert finished.returncode == 0, finished.stderr
-    [result] = json.loads(output.read_text())["results"]
+    [result] = json.loads(output.read_text())["switches"]
     assert result["num_failed"] == 0 and result["switch_seconds"] > 0
     sent = [probe["sent_at_seconds"] for probe in result["probes"]]
     assert min(sent) < 0 < result["switch_seconds"] < max(sent)

@@ -240,7 +240,6 @@ def test_variables_stand_in_for_flags(invoke: Invoke, served: list[Settings], mo
         ("--drain-seconds", "inf"),
         ("--drain-seconds", "soon"),
         ("--model-path", "absent.gguf"),
-        ("--model-path", "."),
         ("--model-dirs", "absent"),
         ("--ready-file", "."),
     ],
