@@ -10,6 +10,7 @@ from shimmy.core.errors import Draining, ModelFailed, ModelInvalid, ShimmyError,
 from shimmy.models.listing import Model
 from shimmy.pool import swap
 from shimmy.pool.handle import State
+from shimmy.pool.handle import Handle
 from shimmy.pool.placement import Placement
 from shimmy.pool.swap import SwitchStatus
 from tests.fakes.pool import children, fake_model, generation, run, scripted_model
@@ -213,7 +214,7 @@ def test_requests_of_several_versions_wait_for_the_newest(tmp_path: Path) -> Non
     async def test() -> None:
         async with placed() as placement:
             old = await placement.acquire(scripted_model("m", tmp_path, "ready"))
-            waiting = []
+            waiting: list[asyncio.Task[Handle]] = []
             for _ in range(3):
                 replaced = scripted_model("m", tmp_path, "hold")
                 if not waiting:
