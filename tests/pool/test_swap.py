@@ -9,8 +9,7 @@ import pytest
 from shimmy.core.errors import Draining, ModelFailed, ModelInvalid, ShimmyError, WorkerLost
 from shimmy.models.listing import Model
 from shimmy.pool import swap
-from shimmy.pool.handle import State
-from shimmy.pool.handle import Handle
+from shimmy.pool.handle import Handle, State
 from shimmy.pool.placement import Placement
 from shimmy.pool.swap import SwitchStatus
 from tests.fakes.pool import children, fake_model, generation, run, scripted_model
