@@ -17,7 +17,8 @@ from shimmy.server.strictness import read
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
-    """How long the model stays, and which of several leave first; what is not said stays as it is."""
+    """How long the model stays, and which of several leave first; what is not said stays as it is. Who leaves first is
+    for administrators to say: a model that never does keeps others from being loaded."""
 
     keep_alive: str | float | None = None
     priority: Literal["low", "normal", "high"] | None = None
@@ -46,6 +47,8 @@ class Models:
         name = self._name(request)
         if await request.body():
             body = await read(request, _decoder)
+            if body.priority is not None or body.pinned is not None:
+                request.state.permit("admin")
             seconds = keep_alive_seconds(body.keep_alive, "keep_alive")
             await self._inference.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
         await self._inference.load(name)
