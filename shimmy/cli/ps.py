@@ -21,7 +21,7 @@ def command(as_json: bool, url: str | None, api_key: str | None) -> None:
     models = ask("GET", "/api/ps", url, api_key)["models"]
     if as_json:
         print_json(models)
-    elif models:
+    else:
         print_table([_HEADINGS, *map(_row, models)])
 
 

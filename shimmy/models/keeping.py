@@ -46,7 +46,7 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
 def remove(store: "Store", catalog: "Catalog", name: str) -> int:
     """How many bytes that made free. Raises `ModelNotFound`, and `RequestError` for a model that is not of the store:
     its file belongs to somebody else."""
-    if store.find(name) is None:
+    if not store.knows(name):
         try:
             model = catalog.find(name)
         except ModelInvalid:
@@ -62,7 +62,8 @@ def remove(store: "Store", catalog: "Catalog", name: str) -> int:
 def take_in_file(store: "Store", path: str, name: str | None) -> "Manifest":
     """The model in this file, or in the whole set of shards that it is one of. Raises `ModelInvalid`, `RequestError`,
     `ModelNotFound`."""
-    from shimmy.store.imports import in_place, plain_name
+    from shimmy.store.imports import in_place
+    from shimmy.store.names import plain_name
 
     for found in File("import", path).find():
         _check(found)
@@ -84,7 +85,8 @@ def take_in_all(store: "Store", sources: Sequence[Source], program: Program) -> 
 
 
 def _name(program: Program, source: Source, found: Found) -> str:
-    from shimmy.store.imports import plain_name, repository_name
+    from shimmy.store.imports import repository_name
+    from shimmy.store.names import plain_name
 
     if program == "ollama":
         return found.name

@@ -166,8 +166,6 @@ class Group:
             missing = next((each for each in self.workers if each.phase in _MISSING), None)
             try:
                 await (missing or self._add(tools)).acquire()
-                # It may stay unused.
-                self._tools.on_idle()
             except ShimmyError as error:
                 self._fill_again_at = self._tools.clock() + RETRY_SECONDS
                 log.warning(

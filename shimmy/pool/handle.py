@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
+from itertools import count
 
 from shimmy.core import ipc
 from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, WorkerLost, from_fault
@@ -18,6 +19,7 @@ from shimmy.pool.stream import Stream
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 2.0
+_serial_numbers = count(1)
 
 
 class State(Enum):
@@ -49,6 +51,8 @@ class Handle:
         on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
+        # No two have the same, as process ids may.
+        self.serial = next(_serial_numbers)
         self.state = State.STARTING
         self.loaded: ipc.Loaded | None = None
         self.exit: Exit | None = None

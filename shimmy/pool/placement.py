@@ -72,9 +72,9 @@ class Placement:
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
         self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure)
-        self._expiry = Expiry(self._loaded, self._expire, clock, sleep)
+        self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
-        self._tools = Tools(spawn, clock, sleep, on_progress, self._note_change, self._room, self.tally)
+        self._tools = Tools(spawn, clock, sleep, on_progress, self.note_change, self._room, self.tally)
         self._stays: dict[str, Stay] = {}
         self._nums_wanted: dict[str, int] = {}
         self._groups: dict[str, Group] = {}
@@ -92,7 +92,7 @@ class Placement:
             self.stay_of(model.id).keep_alive_seconds = keep_alive_seconds
         handle = await self._acquire(model)
         # It may stay unused.
-        self._note_change()
+        self.note_change()
         return handle
 
     async def _acquire(self, model: "Model") -> Handle:
@@ -107,18 +107,23 @@ class Placement:
                 return handle
             # The old version is lost, and its file with it: the new one comes sooner.
             await switch.wait()
+            # Meanwhile there may be a newer one, which must not give way to this.
+            model = newest.model if (newest := self._switches.get(model.id)) is not None else model
 
     async def reload(self, model: "Model") -> None:
         """Load the model anew, its file changed or not; if it is loaded, it answers until the new one has been tried.
         Raises why that failed."""
         current = self._groups.get(model.id)
-        if current is None or not current.is_ready:
+        if current is None or not current.is_ready or self._closed:
             await self.acquire(model)
             return
         switch = self._running_switch(model.id)
         if switch is None or switch.model.identity != model.identity:
             switch = self._switch(model, current)
-        await switch.wait()
+        while not switch.over:
+            await switch.wait()
+            # Should the file have changed again, what became of that counts.
+            switch = self._switches.get(model.id, switch)
         if switch.error is not None:
             fault = switch.error.fault()
             raise from_fault(
@@ -240,6 +245,12 @@ class Placement:
             candidate.fill()
 
         switch = self._switches[model.id] = Switch(model, lambda: self._new_group(model), hand_over, self.tally)
+
+        async def note_end() -> None:
+            await switch.wait()
+            self.note_change()
+
+        self._end(note_end())
         return switch
 
     def _running_switch(self, model_id: str) -> Switch | None:
@@ -286,14 +297,18 @@ class Placement:
         self.tally["expirations"] += 1
         self._remove(group)
 
-    def _note_change(self) -> None:
-        """Some worker may have nothing to do."""
+    def note_change(self) -> None:
+        """Some worker may have nothing to do, or may have to stay for another time."""
         self._room.note_change()
         self._expiry.note_change()
 
     def _loaded(self) -> list[Group]:
         """Those that names lead to."""
         return list(self._groups.values())
+
+    def _unswitched(self) -> list[Group]:
+        """Of these, those of which no other version is on its way: it would be lost if they left."""
+        return [each for each in self._loaded() if self._running_switch(each.model.id) is None]
 
     def _living(self) -> list[Supervisor]:
         """All whose workers may still take memory."""

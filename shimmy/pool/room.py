@@ -43,7 +43,7 @@ class Room:
     """`residents` are all supervisors whose workers may still live; `candidates` the groups that names lead to, each of
     which leaves as a whole.
 
-    One model at a time looks for room; loading itself holds nobody up.
+    One model at a time has others leave; waiting for them to be idle, and loading itself, hold nobody up.
     """
 
     def __init__(
@@ -66,8 +66,15 @@ class Room:
 
     async def make(self, newcomer: "Supervisor") -> None:
         """Reserves what the model needs. Raises `InsufficientMemory` where it cannot have that."""
+        gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while (refusal := await self._reserve(newcomer)) is not None:
+            # Without the turn: who fits meanwhile goes ahead.
+            if not await self._wait(gives_up_at):
+                raise refusal
+
+    async def _reserve(self, newcomer: "Supervisor") -> InsufficientMemory | None:
+        """Has as many leave as it takes. Returns what is in the way where that may pass, and raises it where not."""
         async with self._turn:
-            gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
             needed = self._needed_bytes(newcomer)
             while (limit := self._limit()) is not None:
                 others = [each for each in self._residents() if each is not newcomer]
@@ -76,13 +83,14 @@ class Room:
                     break
                 lasting = sum(each.taken_bytes for each in others if self._is_to_stay(each, newcomer))
                 if needed > limit - lasting:
-                    raise _refusal(newcomer, needed, free, limit)
-                if victim := None if newcomer.is_spare() else self._victim(newcomer):
-                    log.info("model %s leaves: %s needs its memory", victim.model.id, newcomer.model.id)
-                    await self._evict(victim)
-                elif not await self._wait(gives_up_at):
-                    raise _refusal(newcomer, needed, free, limit)
+                    raise self._refusal(newcomer, needed, free, limit)
+                victims = [] if newcomer.is_spare() else self._victims(newcomer)
+                if needed > free + sum(each.taken_bytes for each in victims):
+                    return self._refusal(newcomer, needed, free, limit)
+                log.info("model %s leaves: %s needs its memory", victims[0].model.id, newcomer.model.id)
+                await self._evict(victims[0])
             newcomer.reserved_bytes = needed
+        return None
 
     def note_loaded(self, supervisor: "Supervisor") -> None:
         """Correct what was estimated by what the worker really took."""
@@ -124,14 +132,14 @@ class Room:
     def _estimate(self, supervisor: "Supervisor") -> Estimate:
         return estimate(supervisor.model, supervisor.options)
 
-    def _victim(self, newcomer: "Supervisor") -> "Group | None":
-        """Of the lowest priority, the one that was used longest ago."""
-        idle = [
+    def _victims(self, newcomer: "Supervisor") -> "list[Group]":
+        """Those of the lowest priority first, and of these the one that was used longest ago."""
+        idle = (
             each
             for each in self._candidates()
             if each.is_idle and not each.stay.pinned and not self._is_rival(each, newcomer)
-        ]
-        return min(idle, key=lambda each: (each.stay.priority, each.idle_since), default=None)
+        )
+        return sorted(idle, key=lambda each: (each.stay.priority, each.idle_since))
 
     def _is_to_stay(self, resident: "Supervisor", newcomer: "Supervisor") -> bool:
         """A worker that is one more of its model takes what is free, or becomes so: no other model leaves for it."""
@@ -153,13 +161,16 @@ class Room:
             return False
         return True
 
-
-def _refusal(newcomer: "Supervisor", needed: int, free: int, limit: int) -> InsufficientMemory:
-    free = max(0, free)
-    return InsufficientMemory(
-        f"model {newcomer.model.id!r} needs {binary_size(needed)} of memory, and {binary_size(free)} of"
-        f" {binary_size(max(0, limit))} are free",
-        needed_bytes=needed,
-        free_bytes=free,
-        limit_bytes=limit,
-    )
+    def _refusal(self, newcomer: "Supervisor", needed: int, free: int, limit: int) -> InsufficientMemory:
+        """With what can be done about it."""
+        free, limit = max(0, free), max(0, limit)
+        remedies = "unload other models, or serve with a smaller --ctx"
+        if self._limit_bytes is not None:
+            remedies = f"raise --memory-budget, {remedies}"
+        return InsufficientMemory(
+            f"model {newcomer.model.id!r} needs {binary_size(needed)} of memory, and {binary_size(free)} of"
+            f" {binary_size(limit)} are free: {remedies}",
+            needed_bytes=needed,
+            free_bytes=free,
+            limit_bytes=limit,
+        )

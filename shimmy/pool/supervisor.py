@@ -216,6 +216,8 @@ class Supervisor:
             if self._tools.room is not None:
                 self._tools.room.note_loaded(self)
             self._settle("ready", None)
+            # Whoever had it loaded may have left meanwhile.
+            self._tools.on_idle()
             await handle.ended.wait()
             self._give_back()
             self._tools.tally["crashes"] += 1

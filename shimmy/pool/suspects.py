@@ -26,8 +26,8 @@ Asked = Generation | Embedding | ipc.Question
 class Suspects:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # How often, and when the last time.
-        self._crashes: dict[bytes, tuple[int, float]] = {}
+        # How often, when the last time, and the worker's serial number then.
+        self._crashes: dict[bytes, tuple[int, float, int]] = {}
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
@@ -62,16 +62,19 @@ class Suspects:
             timer.cancel()
             end_turn()
 
-    def note_crash(self, model: str, asked: Asked) -> None:
+    def note_crash(self, model: str, asked: Asked, worker: int) -> None:
+        """Several of the same that were in one worker have seen one crash; `worker` is its serial number."""
         digest = _digest(model, asked)
         count = self._count(digest)
+        if count and self._crashes[digest][-1] == worker:
+            return
         self._crashes.pop(digest, None)
         if len(self._crashes) >= MAX_SUSPECTS:
             del self._crashes[next(iter(self._crashes))]
-        self._crashes[digest] = (count + 1, self._clock())
+        self._crashes[digest] = (count + 1, self._clock(), worker)
 
     def _count(self, digest: bytes) -> int:
-        count, at = self._crashes.get(digest, (0, 0.0))
+        count, at, _ = self._crashes.get(digest, (0, 0.0, 0))
         if count and self._clock() - at > KEPT_SECONDS:
             del self._crashes[digest]
             return 0

@@ -7,7 +7,7 @@ import asyncio
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import Match, Route
@@ -229,6 +229,8 @@ class App:
         """Within its limits. Raises what keeps it out."""
         self._guard.permit(caller, needed)
         scope["state"]["tenant"] = caller.tenant
+        # For routes of which only a part takes more than they declare.
+        scope["state"]["permit"] = partial(self._guard.permit, caller)
         keep_alive.hear(scope)
         return self._limits.hold(caller.tenant)
 

@@ -176,6 +176,7 @@ class Inference:
             stay.priority = Priority[priority.upper()]
         if pinned is not None:
             stay.pinned = pinned
+        self._placement.note_change()
 
     async def set_num_workers(self, name: str, num_workers: int) -> None:
         """How many worker processes a model has from its next load on."""
@@ -310,13 +311,18 @@ class Inference:
             yield
         except WorkerLost:
             if handle.has_crashed:
-                self._suspects.note_crash(model, asked)
+                self._suspects.note_crash(model, asked, handle.serial)
             raise
 
     async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
         """What was said with the request itself counts more than what was said beside it."""
         seconds = keep_alive.said() if keep_alive_seconds is None else keep_alive_seconds
-        return await self._placement.acquire(await self._find(name), seconds)
+        while True:
+            try:
+                return await self._placement.acquire(await self._find(name), seconds)
+            except WorkerLost:
+                # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
+                await asyncio.sleep(0)
 
     async def _find_settled(self, name: str) -> "Model":
         """As its file is now. A file that has just come may not be whole yet, which shows after a moment."""

@@ -130,17 +130,23 @@ class Store:
 
     def find(self, name: str) -> Manifest | None:
         """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
-        wanted = {each.lower() for each in (name, f"{name}:{DEFAULT_TAG}", name.removesuffix(f":{DEFAULT_TAG}"))}
+        spellings = (name, f"{name}:{DEFAULT_TAG}", name.removesuffix(f":{DEFAULT_TAG}"))
+        # In this order: the name itself before its variants.
+        wanted = dict.fromkeys(each.lower() for each in spellings)
         for each in wanted:
             with suppress(OSError, ValueError):
                 return self._read(file_name(each))
-        found = (each for each in self.manifests() if wanted & {alias.lower() for alias in each.aliases})
+        found = (
+            each for each in self.manifests() if not wanted.keys().isdisjoint(alias.lower() for alias in each.aliases)
+        )
         return next(found, None)
 
     def remove(self, name: str) -> int:
         """The model and what nobody else needs of it. Returns how many bytes that made free; what a pull is at work on
-        stays. Raises `ModelNotFound`."""
+        stays. What only a manifest needed that cannot be read is left to `sweep`. Raises `ModelNotFound`."""
         manifest = self.find(name)
+        if manifest is None and self._remove_unreadable(name):
+            return 0
         if manifest is None:
             raise ModelNotFound(f"there is no {name[:200]!r} in the store {self.root}", param="model")
         try:
@@ -148,6 +154,17 @@ class Store:
         except OSError as error:
             raise StoreFailed(f"cannot remove {manifest.name}: {error.strerror}") from None
         return sum(map(self._remove_blob, manifest.digests))
+
+    def knows(self, name: str) -> bool:
+        """Whether `remove` has anything to remove."""
+        return self.find(name) is not None or os.path.isfile(self._manifest_path(name))
+
+    def _remove_unreadable(self, name: str) -> bool:
+        try:
+            os.unlink(self._manifest_path(name))
+        except OSError:
+            return False
+        return True
 
     def sweep(self, now: float | None = None) -> None:
         """Removes what was begun and abandoned, and blobs of no model that are as old."""
@@ -189,7 +206,11 @@ class Store:
         """All that name digests, those that this version of the program cannot make sense of included."""
         texts = []
         for name in _names(self._manifests):
-            with suppress(FileNotFoundError), open(os.path.join(self._manifests, name), "rb") as file:
+            # Folders are of others, like file managers and network drives.
+            with (
+                suppress(FileNotFoundError, IsADirectoryError),
+                open(os.path.join(self._manifests, name), "rb") as file,
+            ):
                 texts.append(file.read())
         return b"\n".join(texts)
 

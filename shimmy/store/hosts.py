@@ -15,6 +15,7 @@ HTTPS = 443
 _HUB = "https://huggingface.co"
 # The hub and where it keeps its files; Ollama's registry, where that keeps its blobs, and who hands out its tokens.
 _KNOWN = ("huggingface.co", "hf.co", "ollama.ai", "ollama.com", "r2.cloudflarestorage.com")
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 _AS_THEY_ARE = "/?%:@!$&'()*+,;=~-._"
 _ENTRY = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -69,11 +70,12 @@ def origin_of(text: str) -> Origin:
 
 class Hosts(msgspec.Struct, frozen=True):
     """`hub` is Hugging Face, or what HF_ENDPOINT has in its place; `named` are hosts that the user of this machine
-    named, which may be private. `token` is for the hub alone."""
+    named, which may be private. `token` is for the hub alone. `unused_proxy` is the variable that names a proxy."""
 
     hub: Url
     named: frozenset[Origin] = frozenset()
     token: str | None = None
+    unused_proxy: str | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Hosts":
@@ -89,7 +91,8 @@ class Hosts(msgspec.Struct, frozen=True):
             raise RequestError("HF_TOKEN is no token: it has characters that none has")
         if endpoint:
             named.add(hub.origin)
-        return cls(hub, frozenset(named), token or None)
+        proxy = next((name for name in _PROXIES if environ.get(name)), None)
+        return cls(hub, frozenset(named), token or None, proxy)
 
     def check(self, origin: Origin) -> None:
         """Raises `Forbidden` unless this is a known host, or one that was named."""
@@ -104,19 +107,19 @@ class Hosts(msgspec.Struct, frozen=True):
     def addresses(self, origin: Origin, resolve: Resolve | None = None) -> list[str]:
         """Where to connect to: addresses that were looked up once and are public, unless the host was named.
 
-        Raises `Forbidden`, or `PullFailed` where there are none.
+        Raises `Forbidden`, `PullFailed` for what cannot have any, `OSError` where there are none now.
         """
         try:
             found = (resolve or _resolve)(origin.host, origin.port)
-        except (OSError, UnicodeError) as error:
-            raise PullFailed(f"{origin.host} has no address: {getattr(error, 'strerror', None) or error}") from None
+        except UnicodeError as error:
+            raise PullFailed(f"{origin.host} has no address: {error}") from None
         allowed = found if origin in self.named else [address for address in found if is_public(address)]
         if found and not allowed:
             raise Forbidden(
                 f"{origin.host} is at {found[0]}, which is no public address; nothing is fetched from there"
             )
         if not allowed:
-            raise PullFailed(f"{origin.host} has no address")
+            raise OSError("nobody knows one")
         return allowed
 
 
@@ -141,7 +144,7 @@ def is_public(address: str) -> bool:
             inner = ip_address(ip.packed[12:])
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def _resolve(host: str, port: int) -> list[str]:

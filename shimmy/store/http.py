@@ -10,7 +10,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from shimmy import __version__
-from shimmy.core.errors import PullFailed, Unimplemented
+from shimmy.core.errors import Forbidden, PullFailed, Unimplemented
 from shimmy.store.hosts import Hosts, Origin, Url, parse_url
 
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import ssl
 
 CONNECT_SECONDS = 15.0
-# Nothing at all for as long is a connection that is dead.
+# Nothing, or hardly anything (pace.py), for as long is a connection that is dead.
 STALL_SECONDS = 30.0
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 16 << 20
+_PIECE_BYTES = 64 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 # Where distributions have the certificates of authorities, for an OpenSSL that was built elsewhere.
 _BUNDLES = (
@@ -53,19 +54,22 @@ class Answer:
 
     def readinto(self, buffer: memoryview) -> int:
         """0 at the end, also where that comes too early. Raises `Broken`."""
-        with _as_broken():
+        with _as_broken(self.url.origin):
             return self._response.readinto(buffer)
 
     def document(self) -> bytes:
         """The whole body. Raises `PullFailed` for one that is too long for a document, `Broken` for one cut short."""
-        with _as_broken():
-            content = self._response.read(MAX_DOCUMENT_BYTES + 1)
-        if len(content) > MAX_DOCUMENT_BYTES:
-            raise PullFailed(f"{self.url.origin} answers with more than {MAX_DOCUMENT_BYTES} bytes")
+        content = bytearray()
+        # Not `read`: that believes a chunk that says it has -1 bytes, and reads on for as long as anything comes.
+        piece = memoryview(bytearray(_PIECE_BYTES))
+        while count := self.readinto(piece):
+            content += piece[:count]
+            if len(content) > MAX_DOCUMENT_BYTES:
+                raise PullFailed(f"{self.url.origin} answers with more than {MAX_DOCUMENT_BYTES} bytes")
         length = self.header("content-length")
         if length.isdecimal() and len(content) < int(length):
             raise Broken(f"{self.url.origin} closed the connection after {len(content)} of {length} bytes")
-        return content
+        return bytes(content)
 
 
 class Client:
@@ -122,7 +126,7 @@ class Client:
                 connection = HTTPConnection(url.origin.host, url.origin.port)
                 connection.sock = opened.enter_context(self._connected(url.origin))
                 opened.callback(connection.close)
-                with _as_broken():
+                with _as_broken(url.origin):
                     connection.putrequest("GET", url.target, skip_host=True, skip_accept_encoding=True)
                     for name, value in sent.items():
                         connection.putheader(name, value)
@@ -145,7 +149,7 @@ class Client:
         plain = self._plain(origin)
         wrapped: socket.socket = plain
         try:
-            with _as_broken():
+            with _as_broken(origin):
                 wrapped = encrypted = self._context.wrap_socket(
                     plain, server_hostname=origin.host, do_handshake_on_connect=False
                 )
@@ -163,7 +167,12 @@ class Client:
 
     def _plain(self, origin: Origin) -> socket.socket:
         failure: OSError | None = None
-        for address in self.hosts.addresses(origin):
+        try:
+            addresses = self.hosts.addresses(origin)
+        except OSError as error:
+            # Who lost the network for a moment has no name server either.
+            raise self._unreachable(f"{origin.host} has no address", error) from None
+        for address in addresses:
             if self.cancelled.is_set():
                 raise Cancelled
             try:
@@ -173,13 +182,19 @@ class Client:
             else:
                 found.settimeout(STALL_SECONDS)
                 return found
-        raise Broken(f"cannot connect to {origin}: {failure and (failure.strerror or failure)}")
+        raise self._unreachable(f"cannot connect to {origin}", failure)
+
+    def _unreachable(self, what: str, failure: OSError | None) -> Broken:
+        hint = f"; {self.hosts.unused_proxy} is set, but a pull uses no proxy" if self.hosts.unused_proxy else ""
+        return Broken(f"{what}: {failure and (failure.strerror or failure)}{hint}")
 
 
 def tls_context(environ: Mapping[str, str]) -> "ssl.SSLContext":
     """Trusts whom the system trusts, or SSL_CERT_FILE and SSL_CERT_DIR say. Raises `Unimplemented` without OpenSSL."""
     try:
         import ssl
+
+        from shimmy.store.pace import PacedSocket
 
         context = ssl.create_default_context()
     except ImportError as error:
@@ -189,17 +204,21 @@ def tls_context(environ: Mapping[str, str]) -> "ssl.SSLContext":
             context.load_verify_locations(bundle)
             break
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = PacedSocket
     return context
 
 
 def _joined(url: Url, location: str) -> Url:
     from urllib.parse import urljoin
 
-    return parse_url(urljoin(str(url), location))
+    try:
+        return parse_url(urljoin(str(url), location))
+    except ValueError as error:
+        raise Forbidden(f"{url.origin} redirects to {location[:200]!r}, which is no URL: {error}") from None
 
 
 @contextmanager
-def _as_broken() -> Iterator[None]:
+def _as_broken(origin: Origin) -> Iterator[None]:
     """Nothing of a certificate that is wrong is worth another try."""
     from http.client import HTTPException
     from ssl import SSLCertVerificationError
@@ -208,7 +227,7 @@ def _as_broken() -> Iterator[None]:
         yield
     except SSLCertVerificationError as error:
         raise PullFailed(
-            f"its certificate is not trusted: {error.verify_message}; SSL_CERT_FILE may name others"
+            f"the certificate of {origin} is not trusted: {error.verify_message}; SSL_CERT_FILE may name authorities"
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise Broken(_reason(error)) from error
@@ -216,5 +235,5 @@ def _as_broken() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"nothing came for {STALL_SECONDS:g} s"
+        return f"nothing, or too little, came for {STALL_SECONDS:g} s"
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__)

@@ -16,6 +16,7 @@ from shimmy.store.quantization import RemoteFile
 
 DEFAULT_REVISION = "main"
 _MAX_FILE_BYTES = 1 << 44
+_MAX_PATH_CHARS = 500
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -34,7 +35,6 @@ class _Repository(msgspec.Struct):
 
     sha: str
     siblings: list[_Sibling] = []
-    gated: bool | str = False
     card: Any = msgspec.field(name="cardData", default=None)
 
     @property
@@ -108,5 +108,10 @@ def _files(siblings: list[_Sibling]) -> list[RemoteFile]:
     return [
         RemoteFile(each.rfilename, each.lfs.size, each.lfs.sha256)
         for each in siblings
-        if each.lfs and is_hex_digest(each.lfs.sha256) and 0 < each.lfs.size < _MAX_FILE_BYTES
+        if each.lfs
+        and is_hex_digest(each.lfs.sha256)
+        and 0 < each.lfs.size < _MAX_FILE_BYTES
+        # What is reported stays one line that can be read.
+        and len(each.rfilename) <= _MAX_PATH_CHARS
+        and each.rfilename.isprintable()
     ]

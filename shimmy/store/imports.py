@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from shimmy.core.errors import StoreFailed
 from shimmy.store.manifests import Manifest, Part, Provenance
-from shimmy.store.names import MAX_NAME_CHARS, is_hex_digest, local_name
+from shimmy.store.names import is_hex_digest, local_name, plain_name
 from shimmy.store.pull import timestamp
 
 _HUB_FOLDER = re.compile(r"models--(?P<owner>[^/\\]+?)--(?P<repository>[^/\\]+)")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def in_place(name: str, paths: Sequence[str], source: str) -> Manifest:
@@ -18,12 +17,6 @@ def in_place(name: str, paths: Sequence[str], source: str) -> Manifest:
     `RequestError` for what is no name, `StoreFailed` for files that cannot be read."""
     parts = tuple(map(_part, paths))
     return Manifest(local_name(name), parts, Provenance(source, timestamp(), _revision(paths[0])))
-
-
-def plain_name(text: str) -> str:
-    """The nearest that is a name."""
-    plain = _NOT_IN_NAMES.sub("-", text.replace("..", "-").replace("--", "-")).strip("-._")
-    return plain[: MAX_NAME_CHARS // 2].strip("-._") or "model"
 
 
 def repository_name(path: str, folder: str) -> str | None:

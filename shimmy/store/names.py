@@ -20,6 +20,7 @@ _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[0-9]{1,5})?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _HUGGING_FACE_HOSTS = ("hf.co", "huggingface.co", "www.huggingface.co")
 _OLLAMA_HOSTS = (OLLAMA_HOST, "ollama.com", "www.ollama.com")
@@ -56,6 +57,8 @@ def parse(name: str) -> Reference:
     text = name.removeprefix("https://").rstrip("/")
     if not 0 < len(text) <= MAX_NAME_CHARS:
         raise _wrong(name, f"it must have 1 to {MAX_NAME_CHARS} characters")
+    if "://" in text:
+        raise _wrong(name, "a URL begins with https://")
     host, path = _host_and_path(text)
     parts = path.split("/")
     if host in _HUGGING_FACE_HOSTS or (host is None and len(parts) > 1):
@@ -95,6 +98,12 @@ def local_name(text: str) -> str:
     if len(text) > MAX_NAME_CHARS or not all(map(_is_part, parts)) or len(parts) > 4 or (colon and not _is_tag(tag)):
         raise RequestError(f"{text[:MAX_NAME_CHARS]!r} is no name for a model: {_ALLOWED}", param="name")
     return text
+
+
+def plain_name(text: str) -> str:
+    """The nearest that is a name, and a tag."""
+    plain = _NOT_IN_NAMES.sub("-", text.replace("..", "-").replace("--", "-")).strip("-._")
+    return plain[: MAX_NAME_CHARS // 2].strip("-._") or "model"
 
 
 def _host_and_path(text: str) -> tuple[str | None, str]:

@@ -59,12 +59,14 @@ class Pull:
             self._store.sweep()
             self._report(Progress("pulling manifest"))
             found = self._retried(lambda: plan(self._client, reference, revision, fits_memory))
+            # Two files may have the same content, and whoever locks a digest twice waits for himself.
+            wanted = {file.sha256: (file, url) for file, url in found.files}
             with ExitStack() as locks:
                 # Always in one order: two pulls that want the same cannot wait for each other.
-                for file in sorted((file for file, _ in found.files), key=lambda file: file.sha256):
-                    locks.enter_context(locked(self._store.lock(file.sha256), partial(self._wait, file)))
-                self._check_room([file for file, _ in found.files])
-                for file, url in found.files:
+                for digest, (file, _) in sorted(wanted.items()):
+                    locks.enter_context(locked(self._store.lock(digest), partial(self._wait, file)))
+                self._check_room([file for file, _ in wanted.values()])
+                for file, url in wanted.values():
                     self._bring(file, url, found.opener)
                 self._report(Progress("writing manifest"))
                 manifest = self._store.keep(_manifest(found))
@@ -92,16 +94,19 @@ class Pull:
 
     def _wait(self, file: RemoteFile) -> None:
         """While another pull brings it."""
-        there = min(file.size, num_arrived(self._store.partial(file.sha256)) * CHUNK_BYTES)
-        self._noted("waiting for another pull", file)(there)
+        self._noted("waiting for another pull", file)(self._num_there(file))
         self._stop()
         time.sleep(_TURN_SECONDS)
+
+    def _num_there(self, file: RemoteFile) -> int:
+        """Bytes, as far as its journal is to be believed."""
+        return min(file.size, num_arrived(self._store.partial(file.sha256)) * CHUNK_BYTES)
 
     def _check_room(self, files: list[RemoteFile]) -> None:
         needed = _ROOM_BYTES
         for file in files:
             if not self._store.has(file.sha256, file.size):
-                needed += file.size - num_arrived(self._store.partial(file.sha256)) * CHUNK_BYTES
+                needed += file.size - self._num_there(file)
         free = shutil.disk_usage(self._store.root).free
         if free < needed:
             raise StoreFull(

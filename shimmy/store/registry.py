@@ -15,7 +15,8 @@ from shimmy.store.quantization import RemoteFile
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _MODEL = "application/vnd.ollama.image.model"
 _ADAPTER = "application/vnd.ollama.image.adapter"
-_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+# The bounds keep the time linear in what a registry says.
+_CHALLENGE = re.compile(r'\b([a-z]{1,20})="([^"]*)"')
 _MAX_LAYER_BYTES = 1 << 44
 _MAX_TOKEN_CHARS = 16_384
 

@@ -1,7 +1,6 @@
 """What a name stands for right now: the files to bring, how each is asked for, and what the model will be called. One
 kind of source is a repository of Hugging Face, the other a registry that speaks Ollama's protocol."""
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -12,12 +11,10 @@ from shimmy.core.errors import RequestError
 from shimmy.store.hosts import Url
 from shimmy.store.http import Answer, Client
 from shimmy.store.huggingface import DEFAULT_REVISION, Hub
-from shimmy.store.names import DEFAULT_TAG, HUGGING_FACE, Reference, local_name
+from shimmy.store.names import DEFAULT_TAG, HUGGING_FACE, Reference, local_name, plain_name
 from shimmy.store.names import revision as checked_revision
 from shimmy.store.quantization import Candidate, RemoteFile, by_file, by_tag, candidates, preferred
 from shimmy.store.registry import Registry
-
-_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Opener(Protocol):
@@ -47,7 +44,7 @@ def plan(client: Client, reference: Reference, revision: str | None, fits: Calla
         raise RequestError("only repositories of Hugging Face have revisions; a registry has tags", param="revision")
     registry, tag = Registry(client, reference), reference.tag or DEFAULT_TAG
     file = registry.model(tag)
-    name = reference.named(tag)
+    name = local_name(reference.named(tag))
     return Plan(
         name, (), ((file, registry.url(file)),), registry, f"https://{reference.host}/{reference.repository}:{tag}"
     )
@@ -57,9 +54,9 @@ def _of_hub(client: Client, reference: Reference, revision: str, fits: Callable[
     hub = Hub(client, reference)
     found = hub.repository(revision)
     chosen = _chosen(reference, candidates(found.files), fits)
-    tag = chosen.quantization or _NOT_IN_TAGS.sub("-", chosen.stem.rpartition("/")[2]).strip("-.") or DEFAULT_TAG
+    tag = chosen.quantization or plain_name(chosen.stem.rpartition("/")[2])
     return Plan(
-        name=reference.named(tag),
+        name=local_name(reference.named(tag)),
         aliases=tuple(_aliases(reference, tag, chosen)),
         files=tuple((file, hub.url(found.commit, file.path)) for file in chosen.files),
         opener=hub,

@@ -13,6 +13,7 @@ from tests.program import inside
 from tests.server.live import Live, chat_body, run_live, with_settings
 
 pytestmark = pytest.mark.program
+NOTHING_LOADED = (0, "NAME  SIZE  GPU  CONTEXT  UNTIL\n", "")
 
 
 async def invoked(invoke: Invoke, server: Live, *arguments: str) -> tuple[int, str, str]:
@@ -22,7 +23,7 @@ async def invoked(invoke: Invoke, server: Live, *arguments: str) -> tuple[int, s
 
 def test_what_is_loaded_is_listed_and_unloaded(invoke: Invoke) -> None:
     async def test(server: Live) -> None:
-        assert await invoked(invoke, server, "ps") == (0, "", "")
+        assert await invoked(invoke, server, "ps") == NOTHING_LOADED
         assert await invoked(invoke, server, "ps", "--json") == (0, "[]\n", "")
         await server.ask("POST", "/v1/chat/completions", chat_body("hi"), x_shimmy_keep_alive="10m")
         code, listed, _ = await invoked(invoke, server, "ps")
@@ -36,7 +37,7 @@ def test_what_is_loaded_is_listed_and_unloaded(invoke: Invoke) -> None:
         await server.ask("POST", "/v1/chat/completions", chat_body("hi"), x_shimmy_keep_alive="-1")
         assert "its memory is needed" in (await invoked(invoke, server, "ps"))[1]
         assert await invoked(invoke, server, "stop", "echo") == (0, "", "")
-        assert await invoked(invoke, server, "ps") == (0, "", "")
+        assert await invoked(invoke, server, "ps") == NOTHING_LOADED
         assert await invoked(invoke, server, "stop", "echo") == (0, "", "")
         code, _, said = await invoked(invoke, server, "stop", "no/such")
         assert code == 3 and "the model 'no/such' does not exist" in said

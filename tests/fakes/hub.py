@@ -29,13 +29,14 @@ _ASKED = "/token"
 @dataclass
 class Faults:
     """`statuses` are answered first, by the host of the files. `cut_bytes` ends each answer after so many bytes;
-    `corrupt` changes a byte of every file; `block_seconds` is waited for before each block of 64 KiB."""
+    `corrupt` changes a byte of every file; `block_seconds` is waited for before each block of `block_bytes`."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
     cut_bytes: int | None = None
     corrupt: bool = False
     block_seconds: float = 0.0
+    block_bytes: int = 65536
     redirect: str | None = None
     challenge: str | None = None
     encoding: str | None = None
@@ -187,10 +188,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def give_blocks(self, content: bytes) -> None:
-        for at in range(0, len(content), 65536):
-            if self.hub.faults.block_seconds:
-                time.sleep(self.hub.faults.block_seconds)
-            self.wfile.write(content[at : at + 65536])
+        faults = self.hub.faults
+        size = faults.block_bytes
+        for at in range(0, len(content), size):
+            if faults.block_seconds:
+                time.sleep(faults.block_seconds)
+            self.wfile.write(content[at : at + size])
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

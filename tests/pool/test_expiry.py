@@ -1,13 +1,16 @@
 """How long models stay that nobody uses."""
 
 import asyncio
+import os
+import signal
 from math import inf
+from pathlib import Path
 
 import pytest
 
 from shimmy.pool.placement import Placement
 from tests.fakes.clock import FakeTime
-from tests.fakes.pool import fake_model, generation, run
+from tests.fakes.pool import fake_model, generation, run, scripted_model
 from tests.pool.placed import placed, say
 
 
@@ -120,5 +123,45 @@ def test_a_loaded_model_that_was_never_used_leaves_too() -> None:
             await placement.acquire(fake_model("a"))
             await gone(placement, "a")
             assert time.slept == [60]
+
+    run(test())
+
+
+def test_one_whose_load_nobody_waited_for_to_the_end_leaves_too() -> None:
+    async def test() -> None:
+        async with placed(keep_alive_seconds=60) as placement:
+            waiting = asyncio.create_task(placement.acquire(fake_model("a")))
+            while placement.status("a").state != "loading":
+                await asyncio.sleep(0)
+            waiting.cancel()
+            while placement.tally["loads"] == 0:
+                await asyncio.sleep(0.001)
+            await gone(placement, "a")
+
+    run(test())
+
+
+def test_one_that_came_back_after_a_crash_leaves_too() -> None:
+    async def test() -> None:
+        async with placed(keep_alive_seconds=inf) as placement:
+            handle = await placement.acquire(fake_model("a"))
+            stream = await handle.submit(generation("!stall 1"))
+            await anext(stream)
+            placement.stay_of("a").keep_alive_seconds = 60
+            os.kill(int(handle.pid or 0), signal.SIGKILL)
+            while placement.tally["loads"] < 2:
+                await asyncio.sleep(0.001)
+            await gone(placement, "a")
+
+    run(test())
+
+
+def test_a_new_version_leaves_as_its_model_was_told_to(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            placement.stay_of("m").keep_alive_seconds = 60
+            await placement.reload(scripted_model("m", tmp_path, "ready"))
+            await gone(placement, "m")
 
     run(test())

@@ -1,6 +1,8 @@
 """Who may be loaded, and who has to leave: models of so many gigabytes, in fake workers that take nothing."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +124,39 @@ def test_who_needs_the_room_of_one_in_use_waits_for_its_end(tmp_path: Path) -> N
             busy.abort(stream)
             assert await say(await waiting, "hello") == "hello"
             assert loaded(placement) == ["next"]
+
+    run(test())
+
+
+def test_who_waits_for_room_holds_up_nobody_who_fits() -> None:
+    async def test() -> None:
+        time = FakeTime()
+        async with placed(time, memory_limit_bytes=ROOM_FOR_TWO) as placement:
+            stream = await (await placement.acquire(big("busy"))).submit(generation("!stall 1"))
+            await anext(stream)
+            waiting = asyncio.create_task(placement.acquire(big("large", 2 * GB)))
+            await asyncio.sleep(0.05)
+            handle = await placement.acquire(big("small", GB // 2))
+            held = await handle.submit(generation("!stall 1"))
+            await anext(held)
+            os.kill(int(handle.pid or 0), signal.SIGKILL)
+            while placement.tally["loads"] < 3 or loaded(placement) != ["busy", "small"]:
+                await asyncio.sleep(0.001)
+            assert not waiting.done()
+            (await placement.acquire(big("busy"))).abort(stream)
+            assert await say(await waiting, "hello") == "hello"
+            assert loaded(placement) == ["large"]
+
+    run(test())
+
+
+@pytest.mark.parametrize(("limit", "remedy"), [(ROOM_FOR_TWO, "raise --memory-budget, "), (None, "")])
+def test_a_refusal_says_what_can_be_done(limit: int | None, remedy: str) -> None:
+    async def test() -> None:
+        async with placed(memory_limit_bytes=limit, measure=lambda: Memory(3 * GB, 2 * GB)) as placement:
+            text = rf" are free: {remedy}unload other models, or serve with a smaller --ctx$"
+            with pytest.raises(InsufficientMemory, match=text):
+                await placement.acquire(big("huge", 3 * GB))
 
     run(test())
 

@@ -71,6 +71,22 @@ def test_who_was_there_by_chance_is_cleared() -> None:
     run(test())
 
 
+def test_the_same_asked_by_many_at_once_has_seen_one_crash() -> None:
+    async def test() -> None:
+        suspects = Suspects(FakeTime().clock)
+        for _ in range(8):
+            suspects.note_crash("m", generation("same"), 1)
+        with pytest.raises(ZeroDivisionError):
+            async with suspects.trial("m", generation("same")):
+                raise ZeroDivisionError("it was given to a worker, and came to no end that would clear it")
+        suspects.note_crash("m", generation("same"), 2)
+        with pytest.raises(RequestCrashes):
+            async with suspects.trial("m", generation("same")):
+                pass
+
+    run(test())
+
+
 @pytest.mark.parametrize("kind", ["embed", "ask"])
 def test_what_is_no_generation_can_be_to_blame_as_well(kind: str) -> None:
     async def embed(inference: Inference) -> None:
@@ -119,8 +135,8 @@ def test_no_more_are_kept_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> 
     async def test() -> None:
         suspects = Suspects(FakeTime().clock)
         for number in range(5):
-            for _ in range(2):
-                suspects.note_crash("m", generation(str(number)))
+            for worker in range(2):
+                suspects.note_crash("m", generation(str(number)), worker)
         assert [await admitted(suspects, str(number)) for number in range(5)] == [True, True, False, False, False]
 
     run(test())
@@ -129,8 +145,8 @@ def test_no_more_are_kept_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_answer_that_came_clears_its_request() -> None:
     async def test() -> None:
         suspects = Suspects(FakeTime().clock)
-        for _ in range(3):
-            suspects.note_crash("m", generation("slow"))
+        for worker in range(3):
+            suspects.note_crash("m", generation("slow"), worker)
             async with suspects.trial("m", generation("slow")):
                 pass
         async with fake_inference() as inference:
@@ -148,7 +164,7 @@ def test_a_long_answer_does_not_hold_up_the_others_that_were_there(monkeypatch: 
         began: list[str] = []
 
         async def ask(prompt: str) -> None:
-            suspects.note_crash("m", generation(prompt))
+            suspects.note_crash("m", generation(prompt), 1)
             async with suspects.trial("m", generation(prompt)):
                 began.append(prompt)
                 await over.wait()

@@ -9,7 +9,7 @@ import pytest
 from shimmy.core.errors import Draining, ModelFailed, ModelInvalid, ShimmyError, WorkerLost
 from shimmy.models.listing import Model
 from shimmy.pool import swap
-from shimmy.pool.handle import State
+from shimmy.pool.handle import Handle, State
 from shimmy.pool.placement import Placement
 from shimmy.pool.swap import SwitchStatus
 from tests.fakes.pool import children, fake_model, generation, run, scripted_model
@@ -205,6 +205,39 @@ def test_when_the_old_worker_dies_requests_wait_for_the_new_one(tmp_path: Path) 
             Path(f"{replaced.paths[0]}.go").touch()
             assert await say(await waiting, "hello") == "hello"
             assert (await until_over(placement)).state == "done"
+
+    run(test())
+
+
+def test_requests_of_several_versions_wait_for_the_newest(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            old = await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            waiting: list[asyncio.Task[Handle]] = []
+            for _ in range(3):
+                replaced = scripted_model("m", tmp_path, "hold")
+                if not waiting:
+                    assert await placement.acquire(replaced) is old
+                    os.kill(int(await say(old, "!pid")), signal.SIGKILL)
+                    await old.ended.wait()
+                waiting.append(asyncio.create_task(placement.acquire(replaced)))
+                await asyncio.sleep(0.05)
+            Path(f"{replaced.paths[0]}.go").touch()
+            assert len(set(await asyncio.gather(*waiting))) == 1
+            assert placement.tally["switches"] == 1 and placement.tally["failed_switches"] == 0
+
+    run(test())
+
+
+def test_who_reloads_is_told_of_the_newest_version(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            await placement.acquire(scripted_model("m", tmp_path, "ready"))
+            reloading = asyncio.create_task(placement.reload(scripted_model("m", tmp_path, "hold")))
+            await until(lambda: len(children()) == 2)
+            placement.follow(scripted_model("m", tmp_path, "ready"))
+            await reloading
+            assert await until_over(placement) == SwitchStatus("done")
 
     run(test())
 

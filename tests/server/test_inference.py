@@ -443,6 +443,22 @@ def test_a_replaced_file_takes_over_for_requests_that_still_wait(tmp_path: Path)
     run(test())
 
 
+def test_however_often_a_file_is_replaced_while_it_loads_nobody_is_lost(tmp_path: Path) -> None:
+    async def test() -> None:
+        catalog = FakeCatalog(scripted_model("echo", tmp_path, "hold"))
+        async with fake_inference(catalog=catalog) as inference:
+            waiting = [asyncio.create_task(answer(inference, "early")), asyncio.create_task(inference.preload("echo"))]
+            for load in ("hold", "hold", "hold", "ready"):
+                await until_loading(inference)
+                catalog.available[:] = [scripted_model("echo", tmp_path, load)]
+                await inference.refresh(max_age_seconds=0)
+                waiting.append(asyncio.create_task(answer(inference, "early")))
+                await asyncio.sleep(0.05)
+            assert await asyncio.gather(*waiting) == ["early", None, *["early"] * 4]
+
+    run(test())
+
+
 def test_preloading_loads_and_says_what_is_wrong(tmp_path: Path) -> None:
     async def test() -> None:
         broken = scripted_model("broken", tmp_path, "fail model_invalid bad magic")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from shimmy.core.keys import INFER, ApiKey
 from tests.fakes.pool import fake_model, scripted_model
 from tests.program import inside
-from tests.server.live import Inside, Live, chat_body, run_inside, run_live
+from tests.server.live import Inside, Live, chat_body, run_inside, run_live, with_settings
 
 pytestmark = pytest.mark.program
 
@@ -116,6 +117,22 @@ def test_loading_says_how_long_and_who_leaves_first() -> None:
     run_live(test)
 
 
+def test_who_leaves_first_is_for_administrators_to_say() -> None:
+    async def test(server: Live) -> None:
+        async def load(key: str, **body: Any) -> int:
+            return (await server.ask("POST", "/api/models/echo/load", body, x_api_key=key)).status
+
+        for body in ({"pinned": True}, {"priority": "high"}, {"pinned": False, "keep_alive": "1h"}):
+            assert await load("user", **body) == 403
+            assert not (await server.ask("GET", "/api/ps", x_api_key="user")).json()["models"]
+            assert await load("boss", **body) == 200
+            assert (await server.ask("POST", "/api/models/echo/unload", x_api_key="boss")).status == 200
+        assert await load("user", keep_alive="1h") == 200
+        assert (await server.ask("POST", "/api/models/echo/load", x_api_key="user")).status == 200
+
+    run_live(test, settings=with_settings(api_keys=(ApiKey.of("boss"), ApiKey.of("user", scopes=INFER))))
+
+
 def test_loading_again_brings_a_new_process_and_the_status_says_so() -> None:
     async def test(server: Live) -> None:
         first = await server.say("!pid")
@@ -175,7 +192,10 @@ def test_what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> 
     async def test(server: Inside) -> None:
         answer = await server.ask("POST", "/v1/chat/completions", chat_body("hi"))
         assert answer.status == 503 and answer.error["code"] == "insufficient_memory"
-        assert answer.error["message"] == "model 'echo' needs 17 MiB of memory, and 1 MiB of 1 MiB are free"
+        assert answer.error["message"] == (
+            "model 'echo' needs 17 MiB of memory, and 1 MiB of 1 MiB are free:"
+            " raise --memory-budget, unload other models, or serve with a smaller --ctx"
+        )
         assert "retry-after" in answer.headers
 
     run_inside(test, fake_model("echo"), memory_limit_bytes=1 << 20)

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shimmy.core.errors import ModelNotFound, RequestError
+from shimmy.models.catalog import Catalog
+from shimmy.models.keeping import remove
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import ABANDONED_SECONDS, Store
-from shimmy.store.imports import in_place, plain_name, repository_name
+from shimmy.store.imports import in_place, repository_name
 from shimmy.store.locks import locked, locked_if_free
 from shimmy.store.manifests import Manifest, Part, Provenance, decode, encode
-from shimmy.store.names import local_name
+from shimmy.store.names import local_name, plain_name
 
 ORIGIN = Provenance("https://hf.co/a/b", "2026-11-21T00:00:00Z")
 
@@ -38,6 +40,24 @@ def test_found_by_any_name(store: Store) -> None:
         found = store.find(name)
         assert found and found.name == "hf.co/A/B:Q4_0"
     assert store.find("a") is None and store.find("../hf.co") is None
+
+
+def test_a_name_comes_before_its_variants(store: Store) -> None:
+    for number in range(8):
+        for name in (f"m{number}", f"m{number}:latest"):
+            kept(store, name, name.encode())
+    for number in range(8):
+        for name in (f"m{number}", f"m{number}:latest"):
+            found = store.find(name)
+            assert found and found.name == name
+
+
+def test_a_folder_among_the_manifests(store: Store) -> None:
+    """As network drives and file managers make them."""
+    digest = kept(store, "a:1")
+    (Path(store.root) / "manifests" / "@eaDir").mkdir()
+    store.sweep()
+    assert store.remove("a:1") == 3 and not os.path.exists(store.blob(digest))
 
 
 def test_a_blob_goes_with_the_last_model_that_has_it(store: Store) -> None:
@@ -66,6 +86,17 @@ def test_a_model_that_goes_while_it_is_copied(store: Store) -> None:
     with pytest.raises(ModelNotFound):
         store.copy(found, "b:1")
     assert store.find("b:1") is None
+
+
+def test_a_manifest_that_cannot_be_read_can_be_removed(store: Store) -> None:
+    digest = kept(store, "a:1")
+    path = Path(store.root) / "manifests" / "a%3A1.json"
+    path.write_text(digest)
+    assert store.find("a:1") is None
+    assert remove(store, Catalog(()), "A:1") == 0
+    assert not path.exists()
+    store.sweep(now=time.time() + ABANDONED_SECONDS + 60)
+    assert not os.path.exists(store.blob(digest))
 
 
 def test_a_manifest_of_a_newer_program_keeps_its_blobs(store: Store) -> None:

@@ -81,6 +81,8 @@ def test_variables_that_make_no_sense(environ: dict[str, str]) -> None:
             "64:ff9b:1::1",
         ),
         # Private ones within IPv6: mapped, 6to4, Teredo, NAT64.
+        # Translated ones (RFC 2765), and what was never given to anyone.
+        *("::ffff:0:7f00:1", "4000::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "2002:a00:1::", "64:ff9b::7f00:1", "64:ff9b::a00:1"),
     ],
 )
@@ -102,8 +104,10 @@ def test_only_the_public_ones_are_connected_to() -> None:
     def nothing(host: str, port: int) -> list[str]:
         raise OSError("no such host")
 
-    with pytest.raises(PullFailed):
+    with pytest.raises(OSError, match="no such host"):
         KNOWN.addresses(origin, nothing)
+    with pytest.raises(PullFailed):
+        KNOWN.addresses(Origin(f"{'a' * 64}.huggingface.co"))
 
 
 @given(st.text(max_size=60) | st.text(max_size=30).map("https://huggingface.co/{}".format))

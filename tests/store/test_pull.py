@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from shimmy.core.errors import DigestMismatch, Forbidden, ModelNotFound, PullFailed, RequestError, StoreFull
 from shimmy.core.pulling import Progress
-from shimmy.store import partial
+from shimmy.store import hosts, partial
 from shimmy.store.folder import Store
 from shimmy.store.http import Cancelled
 from shimmy.store.pull import CHUNK_BYTES, Pull
@@ -165,6 +167,8 @@ def test_a_gated_repository(repository: Hub, store: Store) -> None:
         "ftp://huggingface.co/file",
         "https://huggingface.co.evil.example/file",
         "https://huggingface.co:8443/file",
+        "https://[::1/file",
+        "//[",
     ],
 )
 def test_redirects_to_where_nothing_is_fetched_from(repository: Hub, store: Store, to: str) -> None:
@@ -187,9 +191,47 @@ def test_a_host_that_nobody_named(repository: Hub, store: Store) -> None:
         pull(repository, store, "registry.example/library/tiny")
 
 
+def test_a_challenge_that_is_long(hub: Hub, store: Store) -> None:
+    hub.images["library/tiny:1b"] = SMALL
+    hub.faults.challenge = 'x"' + "a" * 60_000
+    began = time.monotonic()
+    with pytest.raises(Forbidden):
+        pull(hub, store, f"{hub.origin}/library/tiny:1b")
+    assert time.monotonic() - began < 5
+
+
+def test_shards_of_the_same_content(hub: Hub, store: Store) -> None:
+    hub.repositories["org/big"] = {f"big-Q4_0-{number:05}-of-00002.gguf": SMALL for number in (1, 2)}
+    manifest, _ = pull(hub, store, "org/big")
+    assert [part.sha256 for part in manifest.parts] == [sha256(SMALL)] * 2
+    assert len(hub.ranges) == 1
+
+
+@pytest.mark.parametrize("stem", ["a..b", "-a b-", "a" * 180, "..", "ü"])
+def test_any_file_name_makes_a_name_that_can_be_found(hub: Hub, store: Store, stem: str) -> None:
+    hub.repositories["org/odd"] = {f"{stem}.gguf": SMALL}
+    manifest, _ = pull(hub, store, "org/odd")
+    assert store.find(manifest.name) == manifest == store.find("org/odd")
+
+
+def test_a_name_that_becomes_too_long(hub: Hub, store: Store) -> None:
+    name = f"{'o' * 95}/{'r' * 95}"
+    hub.repositories[name] = {"tiny-q4_0.gguf": SMALL}
+    with pytest.raises(RequestError, match="no name for a model"):
+        pull(hub, store, name)
+    assert hub.ranges == []
+
+
+@pytest.mark.parametrize("path", ["a" * 600 + ".gguf", "a\nb.gguf", "a\x1b[2J.gguf"])
+def test_file_names_that_cannot_be_shown(hub: Hub, store: Store, path: str) -> None:
+    hub.repositories["org/odd"] = {path: SMALL}
+    with pytest.raises(ModelNotFound, match="no GGUF model"):
+        pull(hub, store, "org/odd")
+
+
 def test_a_certificate_of_nobody(repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    with pytest.raises(PullFailed, match="certificate is not trusted"):
+    with pytest.raises(PullFailed, match=r"certificate of 127.0.0.1:\d+ is not trusted"):
         pull(repository, store, "org/Tiny-GGUF")
 
 
@@ -374,5 +416,44 @@ def test_a_disk_that_becomes_full(hub: Hub, store: Store, monkeypatch: pytest.Mo
 def test_a_connection_on_which_nothing_comes(repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shimmy.store.http.STALL_SECONDS", 0.2)
     repository.faults.block_seconds = 0.4
-    with pytest.raises(PullFailed, match="nothing came for 0.2 s"):
+    with pytest.raises(PullFailed, match="came for 0.2 s"):
         pull(repository, store, "org/Tiny-GGUF")
+
+
+def test_a_connection_on_which_hardly_anything_comes(
+    repository: Hub, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shimmy.store.http.STALL_SECONDS", 0.3)
+    repository.faults.block_bytes = 10
+    repository.faults.block_seconds = 0.02
+    with pytest.raises(PullFailed, match="too little, came for 0.3 s"):
+        pull(repository, store, "org/Tiny-GGUF")
+
+
+def test_a_name_server_that_is_away_for_a_moment(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
+    hub.faults.cut_bytes = 3 << 20
+    resolve = hosts._resolve
+    asked = 0
+
+    def most_times(host: str, port: int) -> list[str]:
+        nonlocal asked
+        asked += 1
+        if asked % 5 == 0:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve(host, port)
+
+    monkeypatch.setattr(hosts, "_resolve", most_times)
+    assert pull(hub, store, "org/large")[0].size == len(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"), [("HTTPS_PROXY", "HTTPS_PROXY is set, but a pull uses no proxy"), ("X", "")]
+)
+def test_who_needs_a_proxy_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
+    monkeypatch.setattr("shimmy.store.pull._TRIES", 1)
+    monkeypatch.setattr(hosts, "_resolve", lambda host, port: [])
+    one = Pull.from_environ(store, {variable: "http://proxy:3128"}, lambda progress: None)
+    with pytest.raises(PullFailed, match=f"huggingface.co has no address: .*{hint}$") as raised:
+        one.run("org/repo")
+    assert ("proxy" in str(raised.value)) == bool(hint)

@@ -93,7 +93,10 @@ class Spindll:
         _check_options(request)
         scope["state"]["access"].model = request.model
         ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
-        await self._inference.set_stay(request.model, priority=_PRIORITIES[request.priority])
+        # The default cannot be told from nothing said.
+        if request.priority:
+            scope["state"]["permit"]("admin")
+            await self._inference.set_stay(request.model, priority=_PRIORITIES[request.priority])
         await self._inference.preload(request.model)
         found = self._inference.catalog.find(request.model)
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)

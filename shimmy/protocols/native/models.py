@@ -18,7 +18,8 @@ from shimmy.server.strictness import read
 
 class LoadRequest(msgspec.Struct, frozen=True):
     """How long the model stays, which of several leave first, and how many processes it has; what is not said stays as
-    it is."""
+    it is. Who leaves first, and how many there are, is for administrators to say: a model that never leaves, or takes
+    more than it needs, keeps others from being loaded."""
 
     keep_alive: str | float | None = None
     priority: Literal["low", "normal", "high"] | None = None
@@ -48,6 +49,8 @@ class Models:
         name = self._name(request)
         if await request.body():
             body = await read(request, _decoder)
+            if any(each is not None for each in (body.priority, body.pinned, body.workers)):
+                request.state.permit("admin")
             seconds = keep_alive_seconds(body.keep_alive, "keep_alive")
             await self._inference.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
             if body.workers is not None:

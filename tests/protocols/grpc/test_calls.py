@@ -302,6 +302,19 @@ def test_a_load_may_have_a_priority() -> None:
     run_live(test)
 
 
+def test_a_priority_is_for_administrators_to_say() -> None:
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            load, user = client("Load"), [("authorization", "Bearer user")]
+            code, details = await refused(load(message("LoadRequest", model="echo", priority=1), metadata=user))
+            assert (code, "admin" in details) == (grpc.StatusCode.PERMISSION_DENIED, True)
+            assert (await load(message("LoadRequest", model="echo"), metadata=user)).success
+            boss = [("authorization", "Bearer boss")]
+            assert (await load(message("LoadRequest", model="echo", priority=1), metadata=boss)).success
+
+    run_live(test, settings=with_settings(api_keys=(ApiKey.of("boss"), ApiKey.of("user", scopes=INFER))))
+
+
 def test_a_model_leaves_when_metadata_say_so() -> None:
     async def test(server: Live) -> None:
         async with connected(server) as client:
