@@ -13,7 +13,7 @@ from tests.program import inside
 from tests.server.live import Live, chat_body, run_live, with_settings
 
 pytestmark = pytest.mark.program
-NOTHING_LOADED = (0, "NAME  SIZE  GPU  CONTEXT  UNTIL\n", "")
+NOTHING_LOADED = (0, "NAME  SIZE  GPU  CONTEXT  WORKERS  UNTIL\n", "")
 
 
 async def invoked(invoke: Invoke, server: Live, *arguments: str) -> tuple[int, str, str]:

@@ -122,7 +122,7 @@ def test_who_leaves_first_is_for_administrators_to_say() -> None:
         async def load(key: str, **body: Any) -> int:
             return (await server.ask("POST", "/api/models/echo/load", body, x_api_key=key)).status
 
-        for body in ({"pinned": True}, {"priority": "high"}, {"pinned": False, "keep_alive": "1h"}):
+        for body in ({"pinned": True}, {"workers": 2}, {"priority": "high"}, {"pinned": False, "keep_alive": "1h"}):
             assert await load("user", **body) == 403
             assert not (await server.ask("GET", "/api/ps", x_api_key="user")).json()["models"]
             assert await load("boss", **body) == 200
