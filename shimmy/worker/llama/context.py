@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shimmy.core.errors import ModelFailed, ShimmyError
 from shimmy.worker.adapters import AdapterSet
 from shimmy.worker.growth import Growth
-from shimmy.worker.llama import abi, backend, zeroing
+from shimmy.worker.llama import abi, backend, threadpool, zeroing
 from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
 
@@ -135,6 +135,7 @@ class Context:
         if not self._handle:
             reason = backend.last_error("not enough memory?")
             raise ModelFailed(f"cannot make a context of {context_length} tokens: {reason}")
+        threadpool.attach(self._handle, num_threads)
         self._memory = self._library.llama_get_memory(self._handle)
         self._decode = self._library.llama_decode
         self._num_native_cells = int(self._library.llama_n_ctx(self._handle))

@@ -50,6 +50,10 @@ _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_reg_name": (c.c_char_p, (c.c_void_p,)),
     "ggml_backend_reg_get_proc_address": (c.c_void_p, (c.c_void_p, c.c_char_p)),
 }
+# llama.h, the same
+_LLAMA_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "llama_attach_threadpool": (None, (c.c_void_p, c.c_void_p, c.c_void_p)),
+}
 
 
 def linked_file(target: str) -> str:
@@ -125,4 +129,4 @@ def load_backend(path: str | os.PathLike[str]) -> bool:
 def llama() -> Library:
     """libllama; raises `OSError` when the native libraries were never built."""
     ggml()
-    return Library(find(linked_file("llama")), abi.PROTOTYPES)
+    return Library(find(linked_file("llama")), abi.PROTOTYPES | _LLAMA_PROTOTYPES)

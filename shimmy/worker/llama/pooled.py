@@ -10,7 +10,7 @@ from shimmy.core.capabilities import POOLINGS
 from shimmy.core.errors import ModelFailed
 from shimmy.core.request import Pooling
 from shimmy.worker.growth import Growth
-from shimmy.worker.llama import backend, zeroing
+from shimmy.worker.llama import backend, threadpool, zeroing
 from shimmy.worker.llama.context import Batch, Context, DecodeFailed
 from shimmy.worker.llama.libllama import llama
 from shimmy.worker.llama.model import Model
@@ -51,6 +51,7 @@ class PooledContext:
             self._handle = self._library.llama_init_from_model(model.handle, parameters)
         if not self._handle:
             raise ModelFailed(f"cannot make a context for vectors: {backend.last_error('not enough memory?')}")
+        threadpool.attach(self._handle, num_threads)
         self._memory = self._library.llama_get_memory(self._handle)
         if self.is_whole == bool(self._memory):
             raise ModelFailed("llama.cpp and the model's file do not agree about whether it is an encoder")
