@@ -23,6 +23,7 @@ from shimmy.worker.llama.likeliest import Likeliest
 # Up to so many tokens are drawn from, at 0.2 us each; of more that may come, those that are among so many likeliest.
 MAX_GATHERED = 1024
 NUM_LIKELIEST = 128
+_FEW = 320
 _ENTRY_BYTES = c.sizeof(abi.llama_token_data)
 _WORDS = _ENTRY_BYTES // 4  # id, logit, probability
 
@@ -94,13 +95,13 @@ class GuidedDraw:
     def _from_left(self, left: abi.llama_token_data_array) -> int | None:
         """Of what all other links have left."""
         words = memoryview((c.c_int32 * (_WORDS * left.size)).from_address(left.data)).cast("B").cast("i")
-        kept = [at for at in range(left.size) if self._guide.allows(words[_WORDS * at])]
-        if not kept:
-            return None
+        bits = self._guide.bits()
         entries = array("i")
-        for at in kept:
-            entries.extend(words[_WORDS * at : _WORDS * at + _WORDS])
-        return self._drawn(self._draw, entries)
+        for at in range(0, len(words), _WORDS):
+            token = words[at]
+            if bits[token >> 3] >> (token & 7) & 1:
+                entries.extend(words[at : at + _WORDS])
+        return self._drawn(self._draw, entries) if entries else None
 
     def _from_all(self) -> int:
         tokens = self._allowed()
@@ -152,7 +153,19 @@ class GuidedDraw:
 
 def _set_in(mask: bytes, limit: int) -> list[int]:
     """The tokens that may come; none when there are more than `limit`."""
-    # Searching, or counting, byte by byte in Python or in C takes twice as long.
+    # Searching takes 0.2 us for each, and splitting as long as for three hundred, however many there are.
+    tokens = []
+    at = mask.find(ALLOWED)
+    while at >= 0:
+        tokens.append(at)
+        if len(tokens) > _FEW:
+            return _split(mask, limit)
+        at = mask.find(ALLOWED, at + 1)
+    return tokens if len(tokens) <= limit else []
+
+
+def _split(mask: bytes, limit: int) -> list[int]:
+    """The same, for many."""
     gaps = mask.split(ALLOWED, limit + 1)
     if len(gaps) > limit + 1:
         return []
