@@ -5,6 +5,7 @@ checksum, so that whoever goes on with it knows what is really there. It knows n
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from threading import Condition, Lock
 
@@ -21,6 +22,13 @@ def num_arrived(path: str) -> int:
         return max(0, os.stat(path + _JOURNAL).st_size // _RECORD_BYTES - 1)
     except OSError:
         return 0
+
+
+def forget(path: str) -> None:
+    """To be called after the blob that grew at `path` was published, by whoever finds it so: who published it may have
+    been killed before that."""
+    with suppress(FileNotFoundError):
+        os.unlink(path + _JOURNAL)
 
 
 # Windows has one position in a file for all threads.
@@ -101,10 +109,6 @@ class Partial:
     def settle(self) -> None:
         """To be called before it is closed and published."""
         os.fsync(self._data)
-
-    def forget(self) -> None:
-        """To be called after it was published."""
-        os.unlink(self.path + _JOURNAL)
 
     def close(self) -> None:
         """May be called again. Windows renames and removes nothing that is open."""

@@ -19,7 +19,7 @@ from shimmy.store.http import Answer, Broken, Cancelled, Client, tls_context
 from shimmy.store.locks import locked
 from shimmy.store.manifests import Manifest, Part, Provenance
 from shimmy.store.names import parse
-from shimmy.store.partial import Partial, num_arrived
+from shimmy.store.partial import Partial, forget, num_arrived
 from shimmy.store.quantization import RemoteFile
 from shimmy.store.sources import Opener, Plan, plan
 
@@ -75,9 +75,11 @@ class Pull:
 
     def _bring(self, file: RemoteFile, url: Url, opener: Opener) -> None:
         note = self._noted(f"pulling {file.sha256[:12]}", file)
+        place = self._store.partial(file.sha256)
         if self._store.has(file.sha256, file.size):
+            forget(place)
             return note(file.size)
-        with closing(Partial(self._store.partial(file.sha256), file.size, CHUNK_BYTES)) as unfinished:
+        with closing(Partial(place, file.size, CHUNK_BYTES)) as unfinished:
             unfinished.check(self._stop)
             try:
                 Download(unfinished, file.sha256, _Blob(self._client, opener, url), note).run()
@@ -87,7 +89,7 @@ class Pull:
             self._report(Progress("verifying sha256 digest"))
             unfinished.settle()
         self._store.publish(file.sha256)
-        unfinished.forget()
+        forget(place)
 
     def _noted(self, status: str, file: RemoteFile) -> Callable[[int], None]:
         return lambda completed: self._report(Progress(status, file.sha256, file.path, file.size, completed))

@@ -63,6 +63,13 @@ def test_the_preferred_file_of_a_repository(repository: Hub, store: Store) -> No
     assert files(store, "partial") == []
 
 
+def test_a_journal_of_who_was_killed_once_the_blob_was_there(repository: Hub, store: Store) -> None:
+    manifest, _ = pull(repository, store, "org/Tiny-GGUF")
+    Path(f"{store.partial(str(manifest.parts[0].sha256))}.chunks").write_bytes(b"00000000 00000000\n")
+    pull(repository, store, "org/Tiny-GGUF")
+    assert files(store, "partial") == []
+
+
 def test_what_was_asked_for(repository: Hub, store: Store) -> None:
     for name in ("org/Tiny-GGUF:q8_0", "https://huggingface.co/org/Tiny-GGUF/tiny-q8_0.gguf"):
         manifest, _ = pull(repository, store, name, revision=COMMIT)
