@@ -1,5 +1,6 @@
 """The original Shimmy's API over fake workers."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def test_a_model_in_use_stays() -> None:
 def test_models_are_listed_and_discovered(tmp_path: Path) -> None:
     async def test(server: Live) -> None:
         gguf_writer.model().write(tmp_path / "tiny.gguf")
-        found = (await server.ask("POST", "/api/models/discover")).json()
+        # A file that comes while the server runs counts once nobody has written to it for a moment.
+        while not (found := (await server.ask("POST", "/api/models/discover")).json())["models"]:
+            await asyncio.sleep(0.1)
         (entry,) = found["models"]
         assert found["discovered"] == 1 and entry["name"] == "tiny" and entry["source"] == "registered"
         assert set(entry) == {"name", "size_bytes", "model_type", "parameter_count", "source"}
