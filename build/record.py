@@ -87,15 +87,18 @@ def main() -> None:
     def finish(code: int) -> None:
         if arguments[0] == "_worker":
             # A thread is in the middle of it, or is not.
-            import shimmy.worker.engine  # noqa: F401
+            import shimmy.worker.engine
         if arguments[0] == "serve":
-            # The same, of what the protocols import after the start.
+            # The same, of what the protocols and the watch import after the start.
             from types import SimpleNamespace
             from typing import Any, cast
 
+            import shimmy.models.watch  # noqa: F401
+            from shimmy.core.extension import extension
             from shimmy.core.settings import Settings
             from shimmy.server.app import build_app
 
+            extension("watchfiles", "_rust_notify")
             build_app(cast(Any, SimpleNamespace()), Settings()).prepare()
         with open(out, "wb") as file:
             marshal.dump((recorder.tables, imported()), file)
