@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 class ModelStatus(msgspec.Struct, frozen=True):
     """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready; `switch`: the
-    last attempt to replace it while it was loaded. `taken_bytes` is its main memory, with what is reserved for it;
-    `expires_in_seconds` None for a model that stays; `num_workers` are ready."""
+    last attempt to replace it while it was loaded. `expires_in_seconds` is None for a model that stays; `num_workers`
+    are ready."""
 
     id: str
     state: Phase
@@ -41,7 +41,6 @@ class ModelStatus(msgspec.Struct, frozen=True):
     reason: str | None = None
     loaded: ipc.Loaded | None = None
     switch: SwitchStatus | None = None
-    taken_bytes: int = 0
     expires_in_seconds: float | None = None
     num_workers: int = 0
 
@@ -158,7 +157,6 @@ class Placement:
             group.reason,
             group.loaded,
             switch.status if switch is not None else None,
-            group.taken_bytes,
             remaining if remaining < inf else None,
             group.num_ready,
         )
@@ -167,6 +165,12 @@ class Placement:
         """Requests that a model's workers have."""
         group = self._groups.get(model_id)
         return group.num_running if group is not None else 0
+
+    def taken_bytes(self, model_id: str) -> int:
+        """Main memory of a model, with what is reserved for it. The system is asked, which takes longer than the rest
+        of what there is to say."""
+        group = self._groups.get(model_id)
+        return group.taken_bytes if group is not None else 0
 
     def stay_of(self, model_id: str) -> Stay:
         """How long it stays, to be read and changed."""

@@ -203,6 +203,10 @@ class Inference:
         """Loads, failed loads, crashes, evictions, expirations, switches and failed switches so far."""
         return self._placement.tally
 
+    def taken_bytes(self, model_id: str) -> int:
+        """Main memory of one model."""
+        return self._placement.taken_bytes(model_id)
+
     def usage(self) -> Usage:
         """Of main memory, by all models."""
         return self._placement.usage()

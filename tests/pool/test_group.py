@@ -210,7 +210,7 @@ def test_what_is_not_free_is_not_taken_from_others() -> None:
         a, b = big("a"), big("b")
         async with placed(time, num_workers=2, memory_limit_bytes=3 * GB + (150 << 20)) as placement:
             await filled(placement, a, 2)
-            one = placement.status("a").taken_bytes // 2
+            one = placement.taken_bytes("a") // 2
             assert one > GB
             assert await say(await placement.acquire(b), "hello") == "hello"
             await until(lambda: placement._groups["b"]._fill_again_at > time.now)
@@ -239,7 +239,7 @@ def test_a_new_version_needs_room_for_one_worker_beside_the_old_ones() -> None:
             await placement.reload(big("m"))
             await until(lambda: num_workers(placement) == 2 and not before & children())
             assert len(children()) == 2
-            assert placement.status("m").taken_bytes < 3 * GB
+            assert placement.taken_bytes("m") < 3 * GB
 
     run(test())
 

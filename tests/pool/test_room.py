@@ -203,7 +203,7 @@ def test_a_model_that_is_being_loaded_keeps_its_room(tmp_path: Path) -> None:
                 await asyncio.sleep(0.001)
             waiting = asyncio.create_task(placement.acquire(big("next")))
             await asyncio.sleep(0.05)
-            assert placement.usage() == (ROOM_FOR_TWO, placement.status("slow").taken_bytes)
+            assert placement.usage() == (ROOM_FOR_TWO, placement.taken_bytes("slow"))
             assert not waiting.done() and len(children()) == 1
             Path(f"{slow.paths[0]}.go").touch()
             await loading
@@ -253,7 +253,7 @@ def test_what_a_worker_really_takes_counts_from_then_on(monkeypatch: pytest.Monk
         time = FakeTime()
         async with placed(time, memory_limit_bytes=ROOM_FOR_TWO) as placement:
             await use(placement, big("a"), time)
-            assert placement.status("a").taken_bytes == 3 * GB // 2
+            assert placement.taken_bytes("a") == 3 * GB // 2
             await use(placement, big("b"), time)
             assert loaded(placement) == ["b"]
             with pytest.raises(InsufficientMemory, match="needs 1.5 GiB"):

@@ -109,7 +109,7 @@ class Spindll:
                 models.append(
                     LoadedModel(
                         name=status.id,
-                        memory_used=status.taken_bytes or loaded.model_bytes,
+                        memory_used=self._inference.taken_bytes(status.id) or loaded.model_bytes,
                         gpu_layers=num_on_gpus,
                         context_length=loaded.context_length,
                     )

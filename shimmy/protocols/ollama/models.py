@@ -48,7 +48,7 @@ class Models:
             found.append(
                 _entry(model)
                 | {
-                    "size": max(status.taken_bytes + on_devices, loaded.model_bytes),
+                    "size": max(self._inference.taken_bytes(status.id) + on_devices, loaded.model_bytes),
                     "expires_at": _NEVER if until is None else _time(min(time.time() + until, _LAST_UNIX)),
                     "size_vram": on_devices,
                     "context_length": loaded.context_length,

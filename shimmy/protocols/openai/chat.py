@@ -16,12 +16,9 @@ from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
+    common,
     new_id,
     refuse,
-    sampling,
-    scheduling,
-    speculative,
-    stop_strings,
     truncation,
 )
 from shimmy.protocols.openai.logprobs import chat_form
@@ -54,17 +51,13 @@ def generation_of(body: ChatRequest, tenant: str) -> Generation:
         id=new_id("chatcmpl"),
         model=body.model,
         prompt=chat_of(body),
-        sampling=sampling(body),
         max_tokens=max_tokens,
-        stop=stop_strings(body),
-        stop_tokens=body.stop_token_ids or [],
         num_choices=body.n or 1,
         logprobs=_num_logprobs(body),
-        speculative=speculative(body),
         prediction=content("prediction.content", body.prediction.content) if body.prediction else "",
         constraint=constraint(body),
         truncation=truncation(body, drops_turns=body.truncation == "auto"),
-        **scheduling(body, tenant),
+        **common(body, tenant),
     )
 
 

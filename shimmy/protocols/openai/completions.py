@@ -15,11 +15,8 @@ from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
+    common,
     new_id,
-    sampling,
-    scheduling,
-    speculative,
-    stop_strings,
     truncation,
 )
 from shimmy.protocols.openai.logprobs import completion_form
@@ -40,23 +37,20 @@ class Completions(Endpoint):
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         check_min_tokens(body, max_tokens)
         id = new_id("cmpl")
+        shared = common(body, request.state.tenant)
         generations = [
             Generation(
                 id=f"{id}-{number}",
                 model=body.model,
                 prompt=prompt,
-                sampling=sampling(body),
                 max_tokens=max_tokens,
-                stop=stop_strings(body),
-                stop_tokens=body.stop_token_ids or [],
                 num_choices=_num_choices(body),
                 logprobs=_num_logprobs(body),
                 echo=bool(body.echo),
                 echo_logprobs=bool(body.echo) and body.tells_tokens,
-                speculative=speculative(body),
                 constraint=constraint(body),
                 truncation=truncation(body),
-                **scheduling(body, request.state.tenant),
+                **shared,
             )
             for number, prompt in enumerate(prompts_of(body))
         ]

@@ -48,10 +48,14 @@ def check_min_tokens(body: CommonFields, max_tokens: int | None) -> None:
         raise RequestError(f"min_tokens: {body.min_tokens} are more than max_tokens, {max_tokens}", param="min_tokens")
 
 
-def scheduling(body: CommonFields, tenant: str) -> dict[str, Any]:
-    """The fields of a `Generation` that say whose it is, when it should run, and what it may share, for which its
-    adapters count."""
+def common(body: CommonFields, tenant: str) -> dict[str, Any]:
+    """The fields of a `Generation` that every kind of body has alike: how tokens are chosen, what ends it, whose it is,
+    when it should run, and what it may share, for which its adapters count. Raises `RequestError`."""
     return {
+        "sampling": sampling(body),
+        "stop": _stop_strings(body),
+        "stop_tokens": body.stop_token_ids or [],
+        "speculative": speculative(body),
         "priority": body.priority or 0,
         "tenant": tenant,
         "timeout_seconds": body.timeout,
@@ -86,7 +90,7 @@ def speculative(body: CommonFields) -> Speculative:
     return Speculative(body.speculative_type, body.speculative_n_max)
 
 
-def stop_strings(body: CommonFields) -> list[str]:
+def _stop_strings(body: CommonFields) -> list[str]:
     """An empty string stops nothing."""
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return [string for string in stop if string]

@@ -18,12 +18,9 @@ from shimmy.protocols.openai.endpoint import Endpoint
 from shimmy.protocols.openai.errors import encode_error_event
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
+    common,
     new_id,
     refuse,
-    sampling,
-    scheduling,
-    speculative,
-    stop_strings,
 )
 from shimmy.protocols.openai.wire import CommonFields
 from shimmy.server.protocol import json_response
@@ -65,13 +62,9 @@ class Infills(Endpoint):
             id=new_id("infill"),
             model=model,
             prompt=_prompt(body),
-            sampling=sampling(body),
             max_tokens=max(1, max_tokens) if max_tokens is not None else None,
-            stop=stop_strings(body),
-            stop_tokens=body.stop_token_ids or [],
-            speculative=speculative(body),
             constraint=constraint(body),
-            **scheduling(body, request.state.tenant),
+            **common(body, request.state.tenant),
         )
         events = observed(request.scope, model, self._inference.generate(generation))
         answer = _Answer(model, is_silent=max_tokens == 0)

@@ -8,11 +8,8 @@ from shimmy.core.request import Chat, Constraint, Generation, Reasoning
 from shimmy.protocols.openai.constraint import constraint, schema
 from shimmy.protocols.openai.generation import (
     check_min_tokens,
+    common,
     refuse,
-    sampling,
-    scheduling,
-    speculative,
-    stop_strings,
     truncation,
 )
 from shimmy.protocols.openai.responses.items import messages
@@ -44,15 +41,11 @@ def generation(body: ResponsesRequest, id: str, tenant: str) -> Generation:
         id=id,
         model=body.model,
         prompt=chat_of(body),
-        sampling=sampling(body),
         max_tokens=max_tokens,
-        stop=stop_strings(body),
-        stop_tokens=body.stop_token_ids or [],
         logprobs=(body.top_logprobs or 0) if body.tells_tokens else None,
-        speculative=speculative(body),
         constraint=constraint(body, _of_format(body)),
         truncation=truncation(body, drops_turns=body.truncation == "auto"),
-        **scheduling(body, tenant),
+        **common(body, tenant),
     )
 
 
