@@ -18,7 +18,7 @@ FlashAttention = Literal["auto", "on", "off"]
 SplitMode = Literal["none", "layer"]
 GpuBackend = Literal["auto", "cpu", "cuda", "hip", "metal", "sycl", "vulkan", "opencl"]
 RopeScaling = Literal["none", "linear", "yarn"]
-GpuLayers = Annotated[int, Meta(ge=0, le=9999)] | Literal["all"]
+GpuLayers = Annotated[int, Meta(ge=0, le=9999)] | Literal["all", "auto"]
 Layers = Annotated[int, Meta(ge=0, le=9999)]
 Part = Annotated[float, Meta(ge=0, le=1e9)]
 Factor = Annotated[float, Meta(ge=0, le=1e6)]
@@ -68,10 +68,25 @@ class EngineSettings(
 
     @property
     def num_gpu_layers(self) -> int:
-        """-1 is all. To name a GPU, or a backend that has some, is to want all layers there."""
-        if self.gpu_layers is not None:
-            return -1 if self.gpu_layers == "all" else self.gpu_layers
-        return -1 if self.device or self.gpu_backend not in (None, "auto", "cpu") else 0
+        """At most; -1 is all."""
+        if isinstance(self.gpu_layers, int):
+            return self.gpu_layers
+        return -1 if self.gpu_layers is not None or self._names_a_gpu else 0
+
+    @property
+    def fits_gpu_layers(self) -> bool:
+        """Whether as many layers go to GPUs as there is memory for. To name a GPU, or a backend that has some, is to
+        want that."""
+        return self.gpu_layers == "auto" or (self.gpu_layers is None and self._names_a_gpu)
+
+    @property
+    def needs_a_gpu(self) -> bool:
+        """Whether it is an error that there is none."""
+        return self.num_gpu_layers != 0 and (self._names_a_gpu or self.gpu_layers != "auto")
+
+    @property
+    def _names_a_gpu(self) -> bool:
+        return bool(self.device) or self.gpu_backend not in (None, "auto", "cpu")
 
     @property
     def has_yarn(self) -> bool:

@@ -67,9 +67,10 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 class ListDevices(msgspec.Struct, frozen=True, tag="list_devices"):
     """Ask a worker that holds no model for the devices llama.cpp sees; `unusable` has the paths of libraries that must
-    not be opened, with the reasons."""
+    not be opened, with the reasons, and `only` is the one backend to open beside the CPU's."""
 
     unusable: dict[str, str] = {}
+    only: str | None = None
 
 
 class Quantize(msgspec.Struct, frozen=True, tag="quantize"):
@@ -120,8 +121,8 @@ class Opening(msgspec.Struct, frozen=True, tag="opening"):
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml", or empty for a
     model that generates no text; `layers` is how many of the model's layers each device has, the output layer included,
-    and `buffers` how many bytes of its weights each kind of memory; `adapters` has the scales that hold for requests
-    that do not say, in order."""
+    and `buffers` how many bytes of its weights each kind of memory; `gpus` has all bytes that were taken of each GPU, by
+    llama.cpp's account; `adapters` has the scales that hold for requests that do not say, in order."""
 
     context_length: int
     training_context_length: int
@@ -135,6 +136,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     load_seconds: float
     layers: dict[str, int] = {}
     buffers: dict[str, int] = {}
+    gpus: dict[str, int] = {}
     adapters: dict[str, float] = {}
 
 

@@ -19,12 +19,24 @@ FILE_TYPES |= dict(enumerate("IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL 
 FILE_TYPES |= dict(enumerate("IQ2_M IQ4_XS IQ1_M BF16".split(), 29))
 FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36))
 
+_INPUTS = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+
+
+class Weights(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of a model's tensors by what they belong to: layers, of these the experts, what makes vectors of tokens, and
+    what makes tokens of vectors. Without any of the last its place is taken by those before."""
+
+    layers: int
+    experts: int
+    input: int
+    output: int
+
 
 class Facts(msgspec.Struct, frozen=True):
     """What the header says; None where it is silent. Lengths in tokens; `quantization` as in "Q4_K_M"; `pooling` is how
     vectors are made of those of tokens; `capabilities` is what the model was made for; `sampling` has the fields of a
     request for which it has defaults of its own; `cache_row` is how many numbers the KV cache has of a token, of
-    its keys and of its values, in all layers."""
+    its keys and of its values, in all layers; `weights` is None where tensors are not named as llama.cpp does."""
 
     architecture: str | None
     name: str | None
@@ -41,6 +53,7 @@ class Facts(msgspec.Struct, frozen=True):
     sampling: dict[str, Any] = {}
     feed_forward_length: int | None = None
     cache_row: tuple[int, int] | None = None
+    weights: Weights | None = None
 
     @property
     def is_encoder(self) -> bool:
@@ -116,7 +129,25 @@ def _facts_of(headers: Sequence[Header]) -> Facts:
         sampling=own_sampling(first.metadata.get, lambda key, value: None),
         feed_forward_length=first.integer(f"{architecture}.feed_forward_length"),
         cache_row=_cache_row(first),
+        weights=_weights(headers),
     )
+
+
+def _weights(headers: Sequence[Header]) -> Weights | None:
+    """By the names of llama-arch.cpp."""
+    sizes = dict.fromkeys(Weights.__struct_fields__, 0)
+    for header in headers:
+        for tensor in header.tensors:
+            name = tensor.name
+            if name.startswith("blk."):
+                sizes["layers"] += tensor.size_bytes
+                if "exps." in name:
+                    sizes["experts"] += tensor.size_bytes
+            elif name.startswith(_INPUTS):
+                sizes["input"] += tensor.size_bytes
+            elif name.startswith("output."):
+                sizes["output"] += tensor.size_bytes
+    return Weights(**sizes) if sizes["layers"] else None
 
 
 def _cache_row(header: Header) -> tuple[int, int] | None:

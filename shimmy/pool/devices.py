@@ -10,8 +10,8 @@ from shimmy.pool.process import Spawn, spawn_worker
 _ANSWER_SECONDS = 60.0
 
 
-async def list_devices(spawn: Spawn = spawn_worker) -> ipc.Devices:
-    """Raises what the worker says is wrong, or `ShimmyError` when it ends, misbehaves or stays silent.
+async def list_devices(spawn: Spawn = spawn_worker, only: str | None = None) -> ipc.Devices:
+    """Of all backends, or of `only` one beside the CPU's. Raises what the worker says is wrong, or `ShimmyError` when it ends, misbehaves or stays silent.
 
     A library that ends the worker becomes a backend that is absent: the next worker is told to leave it alone.
     """
@@ -22,7 +22,7 @@ async def list_devices(spawn: Spawn = spawn_worker) -> ipc.Devices:
         inquiry = Inquiry("list its devices", ipc.Devices, ipc.Opening, lambda notice: opened.append(notice.path))
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await inquiry.ask(spawn, ipc.ListDevices(unusable))
+                return await inquiry.ask(spawn, ipc.ListDevices(unusable, only))
         except TimeoutError as error:
             what = f", opening {opened[-1]}" if opened else ""
             raise ShimmyError(f"the worker process did not list its devices in {_ANSWER_SECONDS:g} s{what}") from error

@@ -99,6 +99,16 @@ class Group:
         """Main memory that other models cannot have."""
         return sum(each.taken_bytes for each in self.workers)
 
+    @property
+    def gpu_bytes(self) -> dict[str, int]:
+        """By the name of the GPU."""
+        names = {name: None for each in self.workers if each.needs is not None for name in each.needs.gpu_bytes}
+        return {name: self.taken(name) for name in names}
+
+    def taken(self, place: str) -> int:
+        """The same of any place."""
+        return sum(each.taken(place) for each in self.workers)
+
     async def acquire(self) -> "Handle":
         """The ready handle with the fewest requests, of several the one that was used last, whose cache has the most
         recent prompts. Loads one worker where none is ready, or raises why there is none."""

@@ -15,10 +15,11 @@ import msgspec
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost, from_fault
 from shimmy.pool.expiry import Expiry
+from shimmy.pool.gpus import survey_with
 from shimmy.pool.group import Group
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import Spawn, spawn_worker
-from shimmy.pool.room import Room, Usage, system_memory
+from shimmy.pool.room import GpuUsage, Room, Usage, system_memory
 from shimmy.pool.stay import Stay
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model
     from shimmy.pool.adapters import Adapters
     from shimmy.pool.draft import DraftModel
+    from shimmy.pool.gpus import Survey
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -62,15 +64,17 @@ class Placement:
         keep_alive_seconds: float = inf,
         num_workers: int = 1,
         measure: "Callable[[], Memory | None]" = system_memory,
+        survey: "Survey | None" = None,
     ) -> None:
-        """Without a limit models may take what `measure` says is left. `keep_alive_seconds` is how long they stay after
+        """Without a limit models may take what `measure` says is left; of GPUs it is what `survey` says, or a worker that
+        is asked. `keep_alive_seconds` is how long they stay after
         their last request, unless that says otherwise, and `num_workers` how many each one has."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
-        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure)
+        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey or survey_with(spawn))
         self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
         self._tools = Tools(spawn, clock, sleep, on_progress, self.note_change, self._room, self.tally)
@@ -172,6 +176,11 @@ class Placement:
         group = self._groups.get(model_id)
         return group.taken_bytes if group is not None else 0
 
+    def gpu_bytes(self, model_id: str) -> dict[str, int]:
+        """The same of each GPU; llama.cpp's own figures once it is loaded."""
+        group = self._groups.get(model_id)
+        return group.gpu_bytes if group is not None else {}
+
     def stay_of(self, model_id: str) -> Stay:
         """How long it stays, to be read and changed."""
         return self._stays.setdefault(model_id, Stay(self._keep_alive_seconds))
@@ -185,6 +194,10 @@ class Placement:
     def usage(self) -> Usage:
         """Of main memory, by all models together."""
         return self._room.usage()
+
+    def gpu_usage(self) -> dict[str, GpuUsage]:
+        """The same of GPUs, by name."""
+        return self._room.gpu_usage()
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""

@@ -1,4 +1,4 @@
-"""Room for models in main memory: compares what one needs with what there is, and has idle ones leave for it.
+"""Room for models in main memory and on GPUs: compares what one needs with what there is, and has idle ones leave for it.
 
 Owns what is reserved for whom. Knows neither names nor processes' starts and ends: whom to end is told to `evict`.
 """
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shimmy.core.errors import InsufficientMemory
 from shimmy.core.sizes import binary_size
-from shimmy.pool.estimate import Estimate, estimate
+from shimmy.pool.demand import MAIN, Demand, Experience, Needs
+from shimmy.pool.gpus import Gpus, no_gpus
 
 if TYPE_CHECKING:
     from shimmy.hardware.memory import Memory
-    from shimmy.models.listing import Identity
     from shimmy.pool.group import Group
+    from shimmy.pool.gpus import Survey
     from shimmy.pool.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,14 @@ class Usage(NamedTuple):
     taken_bytes: int
 
 
+class GpuUsage(NamedTuple):
+    """In bytes: all that a GPU has, what models may take of it together, and what is reserved for them or taken."""
+
+    total_bytes: int
+    limit_bytes: int
+    taken_bytes: int
+
+
 class Room:
     """`residents` are all supervisors whose workers may still live; `candidates` the groups that names lead to, each of
     which leaves as a whole.
@@ -53,57 +62,72 @@ class Room:
         candidates: "Callable[[], Iterable[Group]]",
         evict: "Callable[[Group], Awaitable[None]]",
         measure: "Callable[[], Memory | None]" = system_memory,
+        survey: "Survey" = no_gpus,
     ) -> None:
-        """Without a limit it is what the system has left."""
+        """Without a limit it is what the system has left. `survey` tells what GPUs have left."""
         self._limit_bytes = limit_bytes
         self._residents, self._candidates = residents, candidates
         self._evict = evict
         self._measure = measure
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
-        # What models really took beside their cache, once they have been loaded.
-        self._measured: dict[Identity, int] = {}
+        self._gpus = Gpus(survey, residents)
+        self._experience = Experience()
 
     async def make(self, newcomer: "Supervisor") -> None:
         """Reserves what the model needs. Raises `InsufficientMemory` where it cannot have that."""
         gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
-        while (refusal := await self._reserve(newcomer)) is not None:
+        gpus = await self._gpus.for_layers(newcomer.options)
+        demand = Demand(newcomer.model, newcomer.options, gpus, self._experience)
+        while (refusal := await self._reserve(newcomer, demand)) is not None:
             # Without the turn: who fits meanwhile goes ahead.
             if not await self._wait(gives_up_at):
                 raise refusal
 
-    async def _reserve(self, newcomer: "Supervisor") -> InsufficientMemory | None:
+    async def _reserve(self, newcomer: "Supervisor", demand: Demand) -> InsufficientMemory | None:
         """Has as many leave as it takes. Returns what is in the way where that may pass, and raises it where not."""
         async with self._turn:
-            needed = self._needed_bytes(newcomer)
-            while (limit := self._limit()) is not None:
+            while True:
                 others = [each for each in self._residents() if each is not newcomer]
-                free = limit - sum(each.taken_bytes for each in others)
-                if needed <= free:
-                    break
-                lasting = sum(each.taken_bytes for each in others if self._is_to_stay(each, newcomer))
-                if needed > limit - lasting:
-                    raise self._refusal(newcomer, needed, free, limit)
+                demand.least_layers = self._layers_beside(newcomer, others)
+                limits = self._limits(demand)
+                free = _less(limits, others)
+                lasting = _less(limits, [each for each in others if self._is_to_stay(each, newcomer)])
+                if missing := (needs := demand.of(lasting)).missing(lasting):
+                    raise self._refusal(newcomer, missing[0], needs, free, limits)
                 victims = [] if newcomer.is_spare() else self._victims(newcomer)
-                if needed > free + sum(each.taken_bytes for each in victims):
-                    return self._refusal(newcomer, needed, free, limit)
-                log.info("model %s leaves: %s needs its memory", victims[0].model.id, newcomer.model.id)
-                await self._evict(victims[0])
-            newcomer.reserved_bytes = needed
+                reachable = {place: left + sum(each.taken(place) for each in victims) for place, left in free.items()}
+                if missing := (best := demand.of(reachable)).missing(reachable):
+                    return self._refusal(newcomer, missing[0], best, free, limits)
+                missing = (needs := demand.of(free)).missing(free)
+                if not missing and needs.num_layers >= best.num_layers:
+                    break
+                victim = next(each for each in victims if any(map(each.taken, missing or demand.gpus)))
+                log.info("model %s leaves: %s needs its memory", victim.model.id, newcomer.model.id)
+                await self._evict(victim)
+            self._give(newcomer, demand, needs)
         return None
+
+    def _give(self, newcomer: "Supervisor", demand: Demand, needs: Needs) -> None:
+        newcomer.needs, newcomer.load_options = needs, demand.options(needs.layers)
+        if demand.fits_layers:
+            placed = ", ".join(f"{number} on {name}" for name, number in needs.layers.items() if number)
+            log.info("model %s gets as many layers on GPUs as fit: %s", newcomer.model.id, placed or "none")
 
     def note_loaded(self, supervisor: "Supervisor") -> None:
         """Correct what was estimated by what the worker really took."""
-        if (held := supervisor.held()) is None:
+        held, loaded, guessed = supervisor.held(), supervisor.loaded, supervisor.needs
+        if loaded is None or guessed is None:
             return
-        taken = held.anonymous_bytes + held.mapped_bytes
-        guess = self._estimate(supervisor)
-        self._measured[supervisor.model.identity] = taken
-        supervisor.reserved_bytes = self._needed_bytes(supervisor)
-        log.info(
-            "model %s took %s, %s were estimated",
-            *(supervisor.model.id, binary_size(taken), binary_size(guess.weights_bytes + guess.process_bytes)),
-        )
+        taken = None if held is None else held.anonymous_bytes + held.mapped_bytes
+        supervisor.needs = self._experience.note(supervisor.model, guessed, taken, loaded.gpus)
+        guess = guessed.estimate
+        took = {name: (size, guess.gpu_bytes.get(name, 0)) for name, size in loaded.gpus.items()}
+        if taken is not None:
+            took["main memory"] = taken, guess.weights_bytes + guess.process_bytes
+        for place, (size, expected) in took.items():
+            told = binary_size(size), place, binary_size(expected)
+            log.info("model %s took %s of %s, %s were estimated", supervisor.model.id, *told)
 
     def note_change(self) -> None:
         """Somebody has become idle, or has left: who waits looks again."""
@@ -111,6 +135,14 @@ class Room:
 
     def usage(self) -> Usage:
         return Usage(self._limit(), sum(each.taken_bytes for each in self._residents()))
+
+    def gpu_usage(self) -> dict[str, GpuUsage]:
+        """By name, of those that layers were to go to; limits as they were when that was last so."""
+        residents = list(self._residents())
+        return {
+            name: GpuUsage(each.total_bytes, each.limit_bytes, sum(resident.taken(name) for resident in residents))
+            for name, each in self._gpus.limits.items()
+        }
 
     def _limit(self) -> int | None:
         if self._limit_bytes is not None:
@@ -120,17 +152,29 @@ class Room:
             return None
         # What ours have is not left any more, but could be. The pages of files count as left all the time.
         ours = sum(held.anonymous_bytes for each in self._residents() if (held := each.held()) is not None)
+        ours += sum(self._shared_bytes(each) for each in self._residents())
         return found.available_bytes - found.total_bytes // SPARE_PART + ours
 
-    def _needed_bytes(self, supervisor: "Supervisor") -> int:
-        guess = self._estimate(supervisor)
-        fixed = self._measured.get(supervisor.model.identity)
-        if fixed is None:
-            return guess.total_bytes
-        return fixed + guess.compute_bytes + guess.cache_bytes
+    def _shared_bytes(self, resident: "Supervisor") -> int:
+        """Main memory that it has through a GPU, which is no process's own."""
+        needs = resident.needs
+        if needs is None or resident.loaded is None:
+            return 0
+        return sum(needs.bytes.get(name, 0) for name in needs.shared)
 
-    def _estimate(self, supervisor: "Supervisor") -> Estimate:
-        return estimate(supervisor.model, supervisor.options)
+    def _limits(self, demand: Demand) -> dict[str, int]:
+        """By place; those that are not known are not among them."""
+        found = {name: self._gpus.limits[name] for name in demand.gpus if name in self._gpus.limits}
+        limits = {name: each.cautious_bytes if demand.fits_layers else each.limit_bytes for name, each in found.items()}
+        main = self._limit()
+        return limits if main is None else {MAIN: main, **limits}
+
+    def _layers_beside(self, newcomer: "Supervisor", others: "Iterable[Supervisor]") -> int:
+        """As many as those that another worker of the model has: with fewer, its requests would be slower."""
+        if not newcomer.is_spare():
+            return 0
+        beside = (each.needs.num_layers for each in others if self._is_rival(each, newcomer) and each.needs is not None)
+        return max(beside, default=0)
 
     def _victims(self, newcomer: "Supervisor") -> "list[Group]":
         """Those of the lowest priority first, and of these the one that was used longest ago."""
@@ -161,16 +205,34 @@ class Room:
             return False
         return True
 
-    def _refusal(self, newcomer: "Supervisor", needed: int, free: int, limit: int) -> InsufficientMemory:
+    def _refusal(
+        self, newcomer: "Supervisor", place: str, needs: Needs, free: dict[str, int], limits: dict[str, int]
+    ) -> InsufficientMemory:
         """With what can be done about it."""
-        free, limit = max(0, free), max(0, limit)
-        remedies = "unload other models, or serve with a smaller --ctx"
-        if self._limit_bytes is not None:
-            remedies = f"raise --memory-budget, {remedies}"
+        needed, left, limit = needs.bytes[place], max(0, free[place]), max(0, limits[place])
+        where, device = ("memory", {}) if place == MAIN else (f"memory on {place}", {"device": place})
         return InsufficientMemory(
-            f"model {newcomer.model.id!r} needs {binary_size(needed)} of memory, and {binary_size(free)} of"
-            f" {binary_size(limit)} are free: {remedies}",
+            f"model {newcomer.model.id!r} needs {binary_size(needed)} of {where}, and {binary_size(left)} of"
+            f" {binary_size(limit)} are free: {self._remedies(place)}",
             needed_bytes=needed,
-            free_bytes=free,
+            free_bytes=left,
             limit_bytes=limit,
+            **device,
         )
+
+    def _remedies(self, place: str) -> str:
+        usual = "unload other models, or serve with a smaller --ctx"
+        if place != MAIN:
+            return f"put fewer layers there (--gpu-layers; with auto as many as fit), {usual}"
+        if self._limit_bytes is not None:
+            return f"raise --memory-budget, {usual}"
+        return f"{usual}; or allow more with --memory-budget, which is slow: weights are read from the disk again and again"
+
+
+def _less(limits: dict[str, int], takers: "Iterable[Supervisor]") -> dict[str, int]:
+    """What they leave of it."""
+    left = dict(limits)
+    for each in takers:
+        for place in left:
+            left[place] -= each.taken(place)
+    return left

@@ -10,12 +10,14 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, Fault, ModelFailed, ShimmyError, WorkerLost, from_fault
+from shimmy.pool.demand import MAIN
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.process import Spawn
 from shimmy.pool.stay import Stay
 
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
+    from shimmy.pool.demand import Needs
     from shimmy.pool.room import Room
 
 log = logging.getLogger(__name__)
@@ -88,16 +90,17 @@ class Supervisor:
         stay: Stay | None = None,
         is_spare: Callable[[], bool] = lambda: False,
     ) -> None:
-        """How long it stays loaded, and whether the model answers without it: others read that."""
+        """How long it stays loaded, and whether the model answers without it: others read that. Who finds room for it
+        sets `needs`, which others cannot have meanwhile, and `load_options`, as it is loaded then."""
         self.model = model
         self.options = options
         self.stay = stay or Stay()
         self.is_spare = is_spare
-        self.reserved_bytes = 0
+        self.load_options = options
+        self.needs: Needs | None = None
         self.idle_since = tools.clock()
         self.phase: Phase = "unloaded"
         self.fraction = 0.0
-        self._load = ipc.Load(list(model.paths), options)
         self._tools = tools
         self._crashes = Crashes(tools.clock)
         self._handle: Handle | None = None
@@ -139,7 +142,14 @@ class Supervisor:
     def taken_bytes(self) -> int:
         """Main memory that others cannot have: what is reserved for it, or what it has where that is more."""
         held = self.held()
-        return max(self.reserved_bytes, sum(held) if held is not None else 0)
+        return max(self._reserved(MAIN), sum(held) if held is not None else 0)
+
+    def taken(self, place: str) -> int:
+        """The same of any place."""
+        return self.taken_bytes if place == MAIN else self._reserved(place)
+
+    def _reserved(self, place: str) -> int:
+        return self.needs.bytes.get(place, 0) if self.needs is not None else 0
 
     def held(self) -> Held | None:
         """None where there is no worker, or where the system does not say."""
@@ -228,7 +238,8 @@ class Supervisor:
             log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:
-        handle = self._handle = Handle(self.model.id, self._load, self._progress, self._note_idle)
+        load = ipc.Load(list(self.model.paths), self.load_options)
+        handle = self._handle = Handle(self.model.id, load, self._progress, self._note_idle)
         try:
             await handle.open(self._tools.spawn)
         except ShimmyError as error:
@@ -245,7 +256,7 @@ class Supervisor:
 
     def _give_back(self) -> None:
         """Its memory, for which others may wait."""
-        self.reserved_bytes = 0
+        self.needs = None
         if self._tools.room is not None:
             self._tools.room.note_change()
 

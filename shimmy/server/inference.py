@@ -207,9 +207,17 @@ class Inference:
         """Main memory of one model."""
         return self._placement.taken_bytes(model_id)
 
+    def gpu_bytes(self, model_id: str) -> dict[str, int]:
+        """Memory of one model on each GPU."""
+        return self._placement.gpu_bytes(model_id)
+
     def usage(self) -> Usage:
         """Of main memory, by all models."""
         return self._placement.usage()
+
+    def gpu_usage(self) -> "dict[str, GpuUsage]":
+        """Of GPUs, by name."""
+        return self._placement.gpu_usage()
 
     async def unload(self, name: str) -> bool:
         """End the workers of a model that nobody uses, and return once they are gone; False for one in use."""

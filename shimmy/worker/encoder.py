@@ -11,7 +11,7 @@ from shimmy.hardware.cpu import num_usable_cores
 from shimmy.worker.embedding import Embedder, Job
 from shimmy.worker.embedding_inputs import InputReader, default_pooling
 from shimmy.worker.intake import Intake
-from shimmy.worker.llama.model import Model
+from shimmy.worker.llama.model import Model, gpu_bytes
 from shimmy.worker.llama.pooled import BATCH_TOKENS, PooledContext
 from shimmy.worker.loop import Closed, Command
 from shimmy.worker.sequence import Request
@@ -45,6 +45,8 @@ class EncoderEngine:
             cpu_variant=self._cpu_variant,
             load_seconds=load_seconds,
             layers=self._model.layers,
+            buffers=self._model.buffers,
+            gpus=gpu_bytes(self._model),
         )
 
     def run(self, messages: Iterable[ipc.ToWorker], send: Callable[[ipc.Events | ipc.Answer], None]) -> None:

@@ -25,7 +25,7 @@ from shimmy.worker.fingerprint import Fingerprint, content
 from shimmy.worker.intake import Intake
 from shimmy.worker.llama.context import Context
 from shimmy.worker.llama.libllama import llama
-from shimmy.worker.llama.model import Model
+from shimmy.worker.llama.model import Model, gpu_bytes
 from shimmy.worker.llama.probe import Probe
 from shimmy.worker.llama.recipe import Recipes
 from shimmy.worker.llama.sampler import Sampler
@@ -96,6 +96,7 @@ class Engine:
             load_seconds=load_seconds,
             layers=self._model.layers,
             buffers=self._model.buffers,
+            gpus=gpu_bytes(self._model, *([self._draft] if self._draft is not None else [])),
             adapters=self._adapters.scales,
         )
 

@@ -31,8 +31,8 @@ def main() -> int:
     send = channel.Sender(sending)
     code = 0
     match next(messages, None):
-        case startup.ListDevices(unusable):
-            _list_devices(unusable, send)
+        case startup.ListDevices(unusable, only):
+            _list_devices(unusable, only, send)
         case startup.Quantize() as job:
             _quantize(job, messages, send)
         case startup.Convert() as job:
@@ -46,11 +46,11 @@ def main() -> int:
     os._exit(code)
 
 
-def _list_devices(unusable: dict[str, str], send: channel.Sender) -> None:
+def _list_devices(unusable: dict[str, str], only: str | None, send: channel.Sender) -> None:
     from shimmy.worker.llama.devices import listing
 
     try:
-        send(listing(lambda path: send(startup.Opening(path)), unusable))
+        send(listing(lambda path: send(startup.Opening(path)), unusable, only))
     except (ShimmyError, OSError) as error:
         send(startup.LoadFailed(_as_fault(error)))
 

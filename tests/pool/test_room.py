@@ -150,11 +150,17 @@ def test_who_waits_for_room_holds_up_nobody_who_fits() -> None:
     run(test())
 
 
-@pytest.mark.parametrize(("limit", "remedy"), [(ROOM_FOR_TWO, "raise --memory-budget, "), (None, "")])
-def test_a_refusal_says_what_can_be_done(limit: int | None, remedy: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "first", "last"),
+    [
+        (ROOM_FOR_TWO, "raise --memory-budget, ", "$"),
+        (None, "", "; or allow more with --memory-budget, which is slow: "),
+    ],
+)
+def test_a_refusal_says_what_can_be_done(limit: int | None, first: str, last: str) -> None:
     async def test() -> None:
         async with placed(memory_limit_bytes=limit, measure=lambda: Memory(3 * GB, 2 * GB)) as placement:
-            text = rf" are free: {remedy}unload other models, or serve with a smaller --ctx$"
+            text = rf" are free: {first}unload other models, or serve with a smaller --ctx{last}"
             with pytest.raises(InsufficientMemory, match=text):
                 await placement.acquire(big("huge", 3 * GB))
 

@@ -6,8 +6,9 @@ libggml-*.so lies in the current directory.
 
 import ctypes as c
 import os
+import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from shimmy.worker.llama.libllama import backend_file, find, llama, load_backend
 _DEBUG_LEVEL, _INFO_LEVEL, _ERROR_LEVEL = 1, 2, 4
 # llama-model.cpp, load_tensors: once for each layer, the output layer included. No function says the same.
 _LAYER, _DEVICE, _REST = b"load_tensors: layer ", b" assigned to device ", b", is_swa"
-# The same, once for each buffer: "load_tensors:   CPU_Mapped model buffer size =   12.34 MiB".
-_TENSORS, _BUFFER, _UNIT = b"load_tensors: ", b" model buffer size = ", b" MiB"
+# The same, once for each buffer: "load_tensors:   CPU_Mapped model buffer size =   12.34 MiB", and as well for caches,
+# adapters and what is computed with.
+_TENSORS, _BUFFER, _UNIT = b"load_tensors: ", b" buffer size = ", b" MiB"
 
 _recent_errors: deque[str] = deque(maxlen=20)
 _layers: dict[str, int] = {}
 _buffers: dict[str, int] = {}
+# Of everything that was made, weights included.
+_made: dict[str, int] = {}
 _listeners: list[Callable[[str], None]] = []
 
 
@@ -37,10 +41,12 @@ def _on_log(level: int, text: bytes, _data: Any) -> None:
     elif level == _DEBUG_LEVEL and text and text.startswith(_LAYER) and _DEVICE in text:
         device = text.partition(_DEVICE)[2].partition(_REST)[0].decode("utf-8", "replace")
         _layers[device] = _layers.get(device, 0) + 1
-    elif level == _INFO_LEVEL and text and text.startswith(_TENSORS) and _BUFFER in text:
-        name, _, size = text.removeprefix(_TENSORS).partition(_BUFFER)
-        kind = name.strip().decode("utf-8", "replace")
-        _buffers[kind] = _buffers.get(kind, 0) + int(float(size.partition(_UNIT)[0]) * (1 << 20))
+    elif level == _INFO_LEVEL and text and _BUFFER in text:
+        name, _, size = text.partition(_BUFFER)
+        kind = name.split()[1].decode("utf-8", "replace")
+        num_bytes = int(float(size.partition(_UNIT)[0]) * (1 << 20))
+        for buffers in (_made, _buffers) if text.startswith(_TENSORS) else (_made,):
+            buffers[kind] = buffers.get(kind, 0) + num_bytes
     for listener in _listeners:
         listener((text or b"").decode("utf-8", "replace"))
 
@@ -72,6 +78,15 @@ def placed() -> tuple[dict[str, int], dict[str, int]]:
     _layers.clear()
     _buffers.clear()
     return found
+
+
+def taken_of(devices: Iterable[str]) -> dict[str, int]:
+    """Bytes of all that this process has made so far on each of the devices, by the names of its buffers: those of
+    "CUDA1" are called "CUDA1", or "CUDA1_Split", or like "RPC0[host:port]"."""
+    return {
+        device: sum(size for kind, size in _made.items() if re.fullmatch(rf"{re.escape(device)}(\D.*)?", kind))
+        for device in devices
+    }
 
 
 def start() -> str:

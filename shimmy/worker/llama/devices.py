@@ -18,14 +18,15 @@ _KINDS = ["cpu", "gpu", "integrated gpu", "accelerator", "meta"]
 _GPU_KINDS = ("gpu", "integrated gpu")
 
 
-def listing(on_open: Callable[[str], None], unusable: Mapping[str, str]) -> Devices:
-    """Every device, the optional backends loaded, and why others are not. `on_open`, `unusable`: see `optional.load`.
+def listing(on_open: Callable[[str], None], unusable: Mapping[str, str], only: str | None = None) -> Devices:
+    """Every device, the optional backends loaded (or `only` one), and why others are not. `on_open`, `unusable`: see
+    `optional.load`.
 
     What a library does to this process it does before the next one is opened: its devices are asked for at once.
     """
     variant = backend.start()
     found, loaded, absent = [_described(handle) for handle in _handles()], [], []
-    for name in optional.BACKENDS:
+    for name in optional.BACKENDS if only is None else (only,):
         known = set(_handles())
         try:
             loaded.append(LoadedBackend(name, optional.load(name, on_open, unusable)))

@@ -42,6 +42,12 @@ class Offload(msgspec.Struct, frozen=True):
 ON_THE_CPU = Offload()
 
 
+def gpu_bytes(*models: "Model") -> dict[str, int]:
+    """What this process has on each GPU that layers of the models went to."""
+    names = {name: None for model in models for name in model.layers if name != "CPU"}
+    return backend.taken_of(names) if names else {}
+
+
 class InfillTokens(NamedTuple):
     """What marks the parts of a text that has a gap; `repository` and `file` begin other texts that belong to it."""
 

@@ -1,0 +1,112 @@
+"""How much of each GPU models may take: asked before a load that may put layers there, since others use GPUs too.
+
+Asks through a worker without a model; the library that knows is never loaded here.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from shimmy.core.errors import ShimmyError
+
+if TYPE_CHECKING:
+    from shimmy.core.engine_settings import EngineSettings
+    from shimmy.core.ipc import Device
+    from shimmy.core.startup import EngineOptions
+    from shimmy.pool.process import Spawn
+    from shimmy.pool.supervisor import Supervisor
+
+    Survey = Callable[[str | None], Awaitable[list[Device]]]
+
+log = logging.getLogger(__name__)
+
+# This part of a GPU's memory, but no more than that, is left to others where we choose how many layers go there.
+_SPARE_PART = 16
+_MAX_SPARE_BYTES = 1 << 30
+
+
+class GpuLimit(NamedTuple):
+    limit_bytes: int
+    total_bytes: int
+
+    @property
+    def cautious_bytes(self) -> int:
+        return self.limit_bytes - min(self.total_bytes // _SPARE_PART, _MAX_SPARE_BYTES)
+
+
+async def no_gpus(only: str | None) -> "list[Device]":
+    return []
+
+
+def survey_with(spawn: "Spawn") -> "Survey":
+    async def survey(only: str | None) -> "list[Device]":
+        from shimmy.pool.devices import list_devices
+
+        return (await list_devices(spawn, only)).devices
+
+    return survey
+
+
+class Gpus:
+    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it.
+    `residents` are all supervisors whose workers may still live."""
+
+    def __init__(self, survey: "Survey", residents: "Callable[[], Iterable[Supervisor]]") -> None:
+        self.limits: dict[str, GpuLimit] = {}
+        self._survey = survey
+        self._residents = residents
+        self._without: set[str | None] = set()
+
+    async def for_layers(self, options: "EngineOptions") -> "list[Device] | None":
+        """Those that layers may go to, none where none shall. None where that is for llama.cpp to say, and to refuse."""
+        settings = _settings(options)
+        if settings is None or not settings.num_gpu_layers:
+            return []
+        from shimmy.pool.offload import usable
+
+        return usable(await self._found(settings), settings)
+
+    async def _found(self, settings: "EngineSettings") -> "list[Device]":
+        only = None if settings.gpu_backend in (None, "auto") else settings.gpu_backend
+        if only in self._without and not settings.needs_a_gpu:
+            return []
+        before = self._ours()
+        try:
+            devices = await self._survey(only)
+        except ShimmyError as error:
+            log.warning("what GPUs have free is not known: %s", error.message)
+            return []
+        gpus = [device for device in devices if "gpu" in device.kind]
+        if not gpus:
+            # Where there is none, each load would else take the time to ask.
+            self._without.add(only)
+        self._note(gpus, before)
+        return gpus
+
+    def _note(self, gpus: "list[Device]", before: dict[str, int | None]) -> None:
+        after = self._ours()
+        for gpu in gpus:
+            ours = [each.get(gpu.name, 0) for each in (before, after)]
+            known = [each for each in ours if each is not None]
+            # How much of what is not free was taken by one of ours that was being loaded, nobody knows.
+            if len(known) == len(ours) or gpu.name not in self.limits:
+                self.limits[gpu.name] = GpuLimit(gpu.free_bytes + max(known, default=0), gpu.total_bytes)
+
+    def _ours(self) -> dict[str, int | None]:
+        """What models have on each GPU; None where one is being loaded there, or is about to end."""
+        ours: dict[str, int | None] = {}
+        for each in self._residents():
+            for name, num_bytes in (each.needs.gpu_bytes if each.needs is not None else {}).items():
+                sum_ = ours.get(name, 0)
+                ours[name] = None if sum_ is None or each.loaded is None else sum_ + num_bytes
+        return ours
+
+
+def _settings(options: "EngineOptions") -> "EngineSettings | None":
+    if not options.settings:
+        return None
+    from shimmy.core.engine_settings import EngineSettings
+
+    return msgspec.msgpack.decode(options.settings, type=EngineSettings)
