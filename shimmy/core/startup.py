@@ -121,8 +121,8 @@ class Opening(msgspec.Struct, frozen=True, tag="opening"):
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is ready. Lengths in tokens, sizes in bytes; `template_source` is "gguf" or "chatml", or empty for a
     model that generates no text; `layers` is how many of the model's layers each device has, the output layer included,
-    and `buffers` how many bytes of its weights each kind of memory; `gpus` has all bytes that were taken of each GPU, by
-    llama.cpp's account; `adapters` has the scales that hold for requests that do not say, in order."""
+    and `buffers` how many bytes of its weights each kind of memory; `gpus` has all bytes that were taken of each GPU,
+    by llama.cpp's account; `adapters` has the scales that hold for requests that do not say, in order."""
 
     context_length: int
     training_context_length: int

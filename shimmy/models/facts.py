@@ -23,8 +23,8 @@ _INPUTS = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_type
 
 
 class Weights(msgspec.Struct, frozen=True, array_like=True):
-    """Bytes of a model's tensors by what they belong to: layers, of these the experts, what makes vectors of tokens, and
-    what makes tokens of vectors. Without any of the last its place is taken by those before."""
+    """Bytes of a model's tensors by what they belong to: layers, of these the experts, what makes vectors of tokens,
+    and what makes tokens of vectors, which may be the same."""
 
     layers: int
     experts: int
@@ -54,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True):
     feed_forward_length: int | None = None
     cache_row: tuple[int, int] | None = None
     weights: Weights | None = None
+    num_heads: int | None = None
 
     @property
     def is_encoder(self) -> bool:
@@ -130,6 +131,7 @@ def _facts_of(headers: Sequence[Header]) -> Facts:
         feed_forward_length=first.integer(f"{architecture}.feed_forward_length"),
         cache_row=_cache_row(first),
         weights=_weights(headers),
+        num_heads=first.integer(f"{architecture}.attention.head_count"),
     )
 
 

@@ -19,13 +19,15 @@ MAIN = ""
 # As ggml calls those of the processor (worker/llama/devices.py).
 INTEGRATED = "integrated gpu"
 
+# So many times more is expected after a load that failed for want of memory.
+_MORE = 1.5
 # Layers by the names of GPUs, hashable.
 _Layers = tuple[tuple[str, int], ...]
 
 
 class Needs(NamedTuple):
-    """Bytes by place, and layers by GPU, as `estimate` has them, or corrected; `shared` are GPUs without memory of their
-    own, of which all counts as main memory, too."""
+    """Bytes by place, and layers by GPU, as `estimate` has them, or corrected; `shared` are GPUs without memory of
+    their own, of which all counts as main memory, too."""
 
     bytes: dict[str, int]
     layers: dict[str, int]
@@ -63,6 +65,12 @@ class Experience:
             if estimated.get(name):
                 self._gpus[model.identity, name] = num_bytes / estimated[name]
         return self.corrected(model, needs.layers, needs.estimate, needs.shared, dict(gpu_bytes) or needs.gpu_bytes)
+
+    def note_want(self, model: "Model", needs: Needs) -> None:
+        """There was less than it needs, though there should have been enough."""
+        for name in needs.estimate.gpu_bytes:
+            key = model.identity, name
+            self._gpus[key] = self._gpus.get(key, 1.0) * _MORE
 
     def corrected(
         self,

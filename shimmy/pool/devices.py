@@ -11,7 +11,8 @@ _ANSWER_SECONDS = 60.0
 
 
 async def list_devices(spawn: Spawn = spawn_worker, only: str | None = None) -> ipc.Devices:
-    """Of all backends, or of `only` one beside the CPU's. Raises what the worker says is wrong, or `ShimmyError` when it ends, misbehaves or stays silent.
+    """Of all backends, or of `only` one beside the CPU's. Raises what the worker says is wrong, or `ShimmyError` when
+    it ends, misbehaves or stays silent.
 
     A library that ends the worker becomes a backend that is absent: the next worker is told to leave it alone.
     """

@@ -16,7 +16,7 @@ from shimmy.core.startup import EngineOptions
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
-    from shimmy.models.facts import Weights
+    from shimmy.models.facts import Facts, Weights
     from shimmy.models.listing import Model
 
 # So many tokens of context are given without a look at the memory, and are all where a context cannot grow.
@@ -90,42 +90,57 @@ class Estimator:
     """For one model and the options it is loaded with."""
 
     def __init__(self, model: "Model", options: EngineOptions) -> None:
-        self.settings = settings = _settings(options)
-        self._facts = facts = model.facts
-        self._options = options
-        self._size_bytes = model.size_bytes
-        self._more_bytes = _file_bytes(options)
-        blocks = (facts.num_layers if facts is not None else None) or 0
-        # The output layer counts as one.
-        self.num_layers = blocks + 1
-        self._weights = (facts.weights if facts is not None else None) or _even(model.size_bytes, blocks)
-        row = (facts.cache_row if facts is not None else None) or (0, 0)
-        types = (settings.cache_type_k, settings.cache_type_v) if settings is not None else (None, None)
-        pairs = zip(row, types, strict=True)
-        self._cell_bytes = sum(count * _BLOCK_BYTES[kind or "f16"] // 32 for count, kind in pairs)
-        if facts is not None and facts.is_encoder:
-            self._cell_bytes = 0
+        self.settings = settings = settings_of(options)
+        facts = model.facts
+        self._is_silent = facts is None
+        self._size_bytes, self._more_bytes = model.size_bytes, _file_bytes(options)
+        self._num_blocks = num_blocks = (facts.num_layers if facts is not None else None) or 0
+        self._weights = (facts.weights if facts is not None else None) or _even(model.size_bytes, num_blocks)
+        self._vocabulary_size = (facts.vocabulary_size if facts is not None else None) or 0
+        self._cell_bytes = _cell_bytes(facts, settings) if facts is not None and not facts.is_encoder else 0
+        wanted, longest = options.context_length, facts.context_length if facts is not None else None
+        longest = min(wanted or (1 << 62), longest or FIXED_CELLS)
+        self._fixed_cells = min(longest, wanted or FIXED_CELLS)
+        self._first_cells = min(longest, FIRST_CELLS)
+        self._compute_bytes = self._output_bytes = self._scores_bytes = 0
+        if facts is not None:
+            self._set_buffers(facts, settings)
+
+    def _set_buffers(self, facts: "Facts", settings: "EngineSettings | None") -> None:
+        """What is computed with, for as many tokens as are computed at once."""
+        width, inner = facts.embedding_length or 0, facts.feed_forward_length or 0
+        floats = _FLOAT_BYTES * ((settings.ubatch_size if settings is not None else None) or _UBATCH_TOKENS)
+        self._compute_bytes = floats * (8 * width + 4 * inner)
+        # With the logits of all of them: on a GPU all of a buffer is there from the start.
+        self._output_bytes = floats * (self._vocabulary_size + 2 * width)
+        has_scores = settings is not None and settings.flash_attn == "off"
+        self._scores_bytes = floats * (facts.num_heads or 0) if has_scores else 0
+
+    @property
+    def num_layers(self) -> int:
+        """The output layer counts as one."""
+        return self._num_blocks + 1
 
     def of(self, layers: Mapping[str, int] | None = None) -> Estimate:
         """See `estimate`."""
         if layers is None:
             wanted = self.settings.num_gpu_layers if self.settings is not None else 0
             layers = {"": self.num_layers if wanted < 0 else min(wanted, self.num_layers)}
+        num_on_gpus = sum(layers.values())
         gpus = self._shares({name: count for name, count in layers.items() if count})
-        # What makes vectors of tokens stays, though it may be on a GPU as well, for the output layer.
-        gone = sum(share.weights_bytes for share in gpus.values()) - (0 if self._weights.output else self._output(gpus))
+        gone = sum(share.weights_bytes for share in gpus.values())
+        if gpus and not self._weights.output:
+            # What makes vectors of tokens is in both places then.
+            gone -= self._weights.input
         weights = max(0, self._size_bytes + self._more_bytes - gone)
-        facts = self._facts
-        if facts is None:
+        if self._is_silent:
             return Estimate(weights, _PROCESS_BYTES, 0, 0, 0, gpus)
-        longest = min(self._options.context_length or (1 << 62), facts.context_length or FIXED_CELLS)
-        grows = sys.platform == "linux" and not gpus
         return Estimate(
             weights_bytes=weights,
-            process_bytes=_PROCESS_BYTES + _VOCABULARY_BYTES * (facts.vocabulary_size or 0),
-            compute_bytes=self._layer_compute_bytes,
-            cell_bytes=self._cell_bytes - sum(share.cell_bytes for share in gpus.values()),
-            num_cells=min(longest, FIRST_CELLS if grows else self._options.context_length or FIXED_CELLS),
+            process_bytes=_PROCESS_BYTES + _VOCABULARY_BYTES * self._vocabulary_size,
+            compute_bytes=self._compute_bytes,
+            cell_bytes=self._cell_bytes - self._cells_on_gpus(max(0, num_on_gpus - 1)),
+            num_cells=self._first_cells if sys.platform == "linux" and not gpus else self._fixed_cells,
             gpus=gpus,
         )
 
@@ -134,51 +149,37 @@ class Estimator:
         shares = {}
         at = self.num_layers - sum(layers.values())
         for name, count in layers.items():
-            at += count
-            has_output = at == self.num_layers
-            blocks = count - has_output
-            weights = self._blocks_bytes(at - count, blocks) + self._more_bytes * count // self.num_layers
-            compute = self._layer_compute_bytes
-            if has_output:
+            num_blocks = min(count, self._num_blocks - at)
+            weights = self._blocks_bytes(at, num_blocks) + self._more_bytes * count // self.num_layers
+            compute = self._compute_bytes
+            if num_blocks < count:
                 weights += self._weights.output or self._weights.input
-                compute = max(compute, self._output_compute_bytes)
-            keeps_cache = self.settings is None or self.settings.kv_offload
-            cell = self._cell_bytes * blocks // max(1, self.num_layers - 1) if keeps_cache else 0
-            shares[name] = Share(weights, compute, cell)
+                compute = max(compute, self._output_bytes)
+            shares[name] = Share(weights, compute, self._cells_on_gpus(num_blocks) + self._scores_bytes)
+            at += count
         return shares
 
-    def _output(self, gpus: Mapping[str, Share]) -> int:
-        """Bytes of the input that some GPU has for an output, too."""
-        return self._weights.input if gpus else 0
+    def _cells_on_gpus(self, num_blocks: int) -> int:
+        """Of a token of context, if so many layers are there."""
+        if self.settings is not None and not self.settings.kv_offload:
+            return 0
+        return self._cell_bytes * num_blocks // max(1, self._num_blocks)
 
     def _blocks_bytes(self, first: int, count: int) -> int:
         """Of `count` layers from the one of this number on, without the experts that stay."""
-        num_blocks, settings = max(1, self.num_layers - 1), self.settings
-        weights = self._weights
-        kept = 0
+        weights, settings = self._weights, self.settings
+        num_kept = 0
         if settings is not None and settings.cpu_moe:
-            kept = count
+            num_kept = count
         elif settings is not None and settings.n_cpu_moe:
-            kept = min(count, max(0, settings.n_cpu_moe - first))
-        return weights.layers * count // num_blocks - weights.experts * kept // num_blocks
+            num_kept = min(count, max(0, settings.n_cpu_moe - first))
+        return (weights.layers * count - weights.experts * num_kept) // max(1, self._num_blocks)
 
-    @property
-    def _ubatch_tokens(self) -> int:
-        return (self.settings.ubatch_size if self.settings is not None else None) or _UBATCH_TOKENS
 
-    @property
-    def _layer_compute_bytes(self) -> int:
-        if self._facts is None:
-            return 0
-        width, inner = self._facts.embedding_length or 0, self._facts.feed_forward_length or 0
-        return self._ubatch_tokens * _FLOAT_BYTES * (8 * width + 4 * inner)
-
-    @property
-    def _output_compute_bytes(self) -> int:
-        """For the logits of all tokens of a batch, which a GPU has memory for from the start."""
-        if self._facts is None:
-            return 0
-        return self._ubatch_tokens * _FLOAT_BYTES * ((self._facts.vocabulary_size or 0) + 2 * (self._facts.embedding_length or 0))
+def _cell_bytes(facts: "Facts", settings: "EngineSettings | None") -> int:
+    types = (settings.cache_type_k, settings.cache_type_v) if settings is not None else (None, None)
+    pairs = zip(facts.cache_row or (0, 0), types, strict=True)
+    return sum(count * _BLOCK_BYTES[kind or "f16"] // 32 for count, kind in pairs)
 
 
 def _even(size_bytes: int, num_blocks: int) -> "Weights":
@@ -189,7 +190,8 @@ def _even(size_bytes: int, num_blocks: int) -> "Weights":
     return Weights(layers=layers, experts=0, input=0, output=size_bytes - layers)
 
 
-def _settings(options: EngineOptions) -> "EngineSettings | None":
+def settings_of(options: EngineOptions) -> "EngineSettings | None":
+    """Unpacked, if anything of them is set."""
     if not options.settings:
         return None
     from shimmy.core.engine_settings import EngineSettings

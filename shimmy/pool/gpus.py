@@ -7,9 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
 from shimmy.core.errors import ShimmyError
+from shimmy.pool.estimate import settings_of
 
 if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
@@ -60,8 +59,8 @@ class Gpus:
         self._without: set[str | None] = set()
 
     async def for_layers(self, options: "EngineOptions") -> "list[Device] | None":
-        """Those that layers may go to, none where none shall. None where that is for llama.cpp to say, and to refuse."""
-        settings = _settings(options)
+        """Those that layers may go to, if any shall. None where that is for llama.cpp to say, and to refuse."""
+        settings = settings_of(options)
         if settings is None or not settings.num_gpu_layers:
             return []
         from shimmy.pool.offload import usable
@@ -102,11 +101,3 @@ class Gpus:
                 sum_ = ours.get(name, 0)
                 ours[name] = None if sum_ is None or each.loaded is None else sum_ + num_bytes
         return ours
-
-
-def _settings(options: "EngineOptions") -> "EngineSettings | None":
-    if not options.settings:
-        return None
-    from shimmy.core.engine_settings import EngineSettings
-
-    return msgspec.msgpack.decode(options.settings, type=EngineSettings)

@@ -66,15 +66,16 @@ class Placement:
         measure: "Callable[[], Memory | None]" = system_memory,
         survey: "Survey | None" = None,
     ) -> None:
-        """Without a limit models may take what `measure` says is left; of GPUs it is what `survey` says, or a worker that
-        is asked. `keep_alive_seconds` is how long they stay after
-        their last request, unless that says otherwise, and `num_workers` how many each one has."""
+        """Without a limit models may take what `measure` says is left, and of GPUs what `survey` says, or a worker that
+        is asked. `keep_alive_seconds` is how long they stay after their last request, unless that says otherwise, and
+        `num_workers` how many each one has."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
-        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey or survey_with(spawn))
+        survey = survey or survey_with(spawn)
+        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey)
         self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
         self._tools = Tools(spawn, clock, sleep, on_progress, self.note_change, self._room, self.tally)

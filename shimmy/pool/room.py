@@ -1,4 +1,4 @@
-"""Room for models in main memory and on GPUs: compares what one needs with what there is, and has idle ones leave for it.
+"""Room for models in main memory and on GPUs: what one needs beside what there is, and who is to leave for it.
 
 Owns what is reserved for whom. Knows neither names nor processes' starts and ends: whom to end is told to `evict`.
 """
@@ -8,15 +8,15 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from shimmy.core.errors import InsufficientMemory
+from shimmy.core.errors import InsufficientMemory, ShimmyError
 from shimmy.core.sizes import binary_size
 from shimmy.pool.demand import MAIN, Demand, Experience, Needs
 from shimmy.pool.gpus import Gpus, no_gpus
 
 if TYPE_CHECKING:
     from shimmy.hardware.memory import Memory
-    from shimmy.pool.group import Group
     from shimmy.pool.gpus import Survey
+    from shimmy.pool.group import Group
     from shimmy.pool.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 30.0
 # This part of all memory is left to others, as workers leave it (worker/growth.py).
 SPARE_PART = 16
+# How ggml and its backends say it.
+_WANT_OF_MEMORY = ("alloc", "memory")
 
 
 def system_memory() -> "Memory | None":
@@ -129,6 +131,18 @@ class Room:
             told = binary_size(size), place, binary_size(expected)
             log.info("model %s took %s of %s, %s were estimated", supervisor.model.id, *told)
 
+    def expects_more(self, supervisor: "Supervisor", error: ShimmyError) -> bool:
+        """Whether a load that failed is worth another try: it was for want of memory, as many layers as seemed to fit
+        were on GPUs, and from now on that is taken to be fewer."""
+        needs = supervisor.needs
+        if needs is None or not needs.num_layers or supervisor.load_options is supervisor.options:
+            return False
+        if not any(word in error.message for word in _WANT_OF_MEMORY):
+            return False
+        self._experience.note_want(supervisor.model, needs)
+        log.warning("model %s is tried with fewer layers on GPUs", supervisor.model.id)
+        return True
+
     def note_change(self) -> None:
         """Somebody has become idle, or has left: who waits looks again."""
         self._changed.set()
@@ -226,7 +240,9 @@ class Room:
             return f"put fewer layers there (--gpu-layers; with auto as many as fit), {usual}"
         if self._limit_bytes is not None:
             return f"raise --memory-budget, {usual}"
-        return f"{usual}; or allow more with --memory-budget, which is slow: weights are read from the disk again and again"
+        return (
+            f"{usual}; or allow more with --memory-budget; weights are then read from the disk again and again"
+        )
 
 
 def _less(limits: dict[str, int], takers: "Iterable[Supervisor]") -> dict[str, int]:

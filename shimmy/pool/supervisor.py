@@ -218,9 +218,7 @@ class Supervisor:
         while not self._leaving:
             self.fraction = 0.0
             await self._tools.sleep(self._crashes.delay_seconds())
-            if self._tools.room is not None:
-                await self._tools.room.make(self)
-            handle = await self._open()
+            handle = await self._load()
             self.idle_since = ready_at = self._tools.clock()
             self._progress(1.0)
             if self._tools.room is not None:
@@ -237,6 +235,19 @@ class Supervisor:
                 raise ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
             log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
 
+    async def _load(self) -> Handle:
+        """With fewer layers on GPUs where there seemed to be room for more, and was not."""
+        room = self._tools.room
+        while True:
+            if room is not None:
+                await room.make(self)
+            try:
+                return await self._open()
+            except ShimmyError as error:
+                if room is None or not room.expects_more(self, error):
+                    self._crashes.record(0.0)
+                    raise
+
     async def _open(self) -> Handle:
         load = ipc.Load(list(self.model.paths), self.load_options)
         handle = self._handle = Handle(self.model.id, load, self._progress, self._note_idle)
@@ -244,7 +255,6 @@ class Supervisor:
             await handle.open(self._tools.spawn)
         except ShimmyError as error:
             self._tools.tally["failed_loads"] += 1
-            self._crashes.record(0.0)
             await handle.close(error)
             raise
         self._tools.tally["loads"] += 1

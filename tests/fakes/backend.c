@@ -22,7 +22,7 @@
 #define API_VERSION 2
 #endif
 
-enum { GET_NAME = 0, GET_MEMORY = 2, GET_TYPE = 3, GET_PROPS = 4, GET_BUFFER_TYPE = 6, NUM_FUNCTIONS = 15 };
+enum { GET_NAME = 0, GET_MEMORY = 2, GET_TYPE = 3, GET_PROPS = 4, INIT = 5, GET_BUFFER_TYPE = 6, NUM_FUNCTIONS = 15 };
 enum { CPU = 0, GPU_TYPE = 1 };
 
 struct device {
@@ -86,6 +86,11 @@ struct buffer_type {
     void *functions[4];
     struct device *device;
     void *context;
+};
+
+struct backend {
+    void *guid, *functions[16];
+    struct device *device;
 };
 
 struct capabilities {
@@ -167,6 +172,14 @@ static struct buffer *alloc_on_gpu(struct buffer_type *type, size_t size)
 static const char *buffer_name(struct buffer_type *type) { return GPU; }
 static struct buffer_type *gpu_buffer_type(struct device *device) { return &gpu_buffers; }
 
+static struct backend *gpu_backend(struct device *device, const char *parameters)
+{
+    struct backend *backend = ((struct backend * (*)(struct device *, const char *)) cpu->functions[INIT])(cpu, parameters);
+    /* By this it is known where buffers for computing go. */
+    backend->device = device;
+    return backend;
+}
+
 static void own_memory(struct device *device)
 {
     gpu_buffers = *ggml_backend_cpu_buffer_type();
@@ -174,6 +187,7 @@ static void own_memory(struct device *device)
     gpu_buffers.alloc_buffer = alloc_on_gpu;
     gpu_buffers.device = device;
     device->functions[GET_MEMORY] = gpu_memory;
+    device->functions[INIT] = gpu_backend;
     device->functions[GET_BUFFER_TYPE] = gpu_buffer_type;
 }
 #endif

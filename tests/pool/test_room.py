@@ -154,7 +154,7 @@ def test_who_waits_for_room_holds_up_nobody_who_fits() -> None:
     ("limit", "first", "last"),
     [
         (ROOM_FOR_TWO, "raise --memory-budget, ", "$"),
-        (None, "", "; or allow more with --memory-budget, which is slow: "),
+        (None, "", "; or allow more with --memory-budget; weights are "),
     ],
 )
 def test_a_refusal_says_what_can_be_done(limit: int | None, first: str, last: str) -> None:
