@@ -27,7 +27,7 @@ ENGINE_TABLE = "shimmy.engine"
 FLAGLESS = "shimmy.flagless"
 # Name, variable, what a value looks like, help; each is checked as the field of `EngineSettings` with its name.
 _ENGINE_OPTIONS = (
-    ("gpu-layers", "SHIMMY_GPU_LAYERS", "NUMBER|all", "Layers of a model that go to a GPU."),
+    ("gpu-layers", "SHIMMY_GPU_LAYERS", "NUMBER|all|auto", "Layers of a model that go to a GPU."),
     ("gpu-backend", "SHIMMY_GPU_BACKEND", "NAME", "Use the GPUs of this backend only, or cpu."),
     ("split-mode", "SHIMMY_SPLIT_MODE", "none|layer", "Use one GPU, or share layers out."),
     ("tensor-split", "SHIMMY_TENSOR_SPLIT", "PART,...", "How much each GPU gets."),

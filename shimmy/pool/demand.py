@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from shimmy.core.startup import EngineOptions
-from shimmy.pool.estimate import Estimate, Estimator
+from shimmy.pool.estimate import UNNAMED_GPU, Estimate, Estimator
 
 if TYPE_CHECKING:
     from shimmy.core.ipc import Device
@@ -80,8 +80,8 @@ class Experience:
         shared: list[str],
         gpu_bytes: dict[str, int] | None = None,
     ) -> Needs:
-        """`gpu_bytes` where they are known; without a name nobody can count them."""
-        known = gpu_bytes or {name: size for name, size in self.gpu_bytes(model, guess).items() if name}
+        """`gpu_bytes` where they are known; on a GPU of which nothing is known nobody can count them."""
+        known = gpu_bytes or {name: size for name, size in self.gpu_bytes(model, guess).items() if name != UNNAMED_GPU}
         fixed = self._main.get((model.identity, tuple(layers.items())))
         main = guess.total_bytes if fixed is None else fixed + guess.compute_bytes + guess.cache_bytes
         return Needs({MAIN: main + sum(known.get(name, 0) for name in shared), **known}, layers, guess, shared)

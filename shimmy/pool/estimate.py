@@ -27,6 +27,8 @@ _UBATCH_TOKENS = 512
 _PROCESS_BYTES = 16 << 20
 _VOCABULARY_BYTES = 200
 _FLOAT_BYTES = 4
+# Where the settings say that layers go to some GPU, and nobody knows which there are.
+UNNAMED_GPU = "GPU"
 # Bytes of 32 numbers, by the type of the KV cache.
 _BLOCK_BYTES = {
     "f32": 128,
@@ -125,7 +127,7 @@ class Estimator:
         """See `estimate`."""
         if layers is None:
             wanted = self.settings.num_gpu_layers if self.settings is not None else 0
-            layers = {"": self.num_layers if wanted < 0 else min(wanted, self.num_layers)}
+            layers = {UNNAMED_GPU: self.num_layers if wanted < 0 else min(wanted, self.num_layers)}
         num_on_gpus = sum(layers.values())
         gpus = self._shares({name: count for name, count in layers.items() if count})
         gone = sum(share.weights_bytes for share in gpus.values())

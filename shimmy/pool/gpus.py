@@ -30,9 +30,10 @@ class GpuLimit(NamedTuple):
     limit_bytes: int
     total_bytes: int
 
-    @property
-    def cautious_bytes(self) -> int:
-        return self.limit_bytes - min(self.total_bytes // _SPARE_PART, _MAX_SPARE_BYTES)
+    def for_models(self, *, is_cautious: bool) -> int:
+        """Bytes. What we choose to put there leaves some to others."""
+        spare = min(self.total_bytes // _SPARE_PART, _MAX_SPARE_BYTES) if is_cautious else 0
+        return self.limit_bytes - spare
 
 
 async def no_gpus(only: str | None) -> "list[Device]":

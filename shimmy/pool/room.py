@@ -178,8 +178,8 @@ class Room:
 
     def _limits(self, demand: Demand) -> dict[str, int]:
         """By place; those that are not known are not among them."""
-        found = {name: self._gpus.limits[name] for name in demand.gpus if name in self._gpus.limits}
-        limits = {name: each.cautious_bytes if demand.fits_layers else each.limit_bytes for name, each in found.items()}
+        known = self._gpus.limits
+        limits = {name: known[name].for_models(is_cautious=demand.fits_layers) for name in demand.gpus if name in known}
         main = self._limit()
         return limits if main is None else {MAIN: main, **limits}
 
@@ -240,9 +240,7 @@ class Room:
             return f"put fewer layers there (--gpu-layers; with auto as many as fit), {usual}"
         if self._limit_bytes is not None:
             return f"raise --memory-budget, {usual}"
-        return (
-            f"{usual}; or allow more with --memory-budget; weights are then read from the disk again and again"
-        )
+        return f"{usual}; or allow more with --memory-budget; weights are then read from the disk again and again"
 
 
 def _less(limits: dict[str, int], takers: "Iterable[Supervisor]") -> dict[str, int]:

@@ -39,6 +39,8 @@ METRICS = {
     "shimmy_worker_crashes_total": ("counter", "Workers that died while their model was loaded."),
     "shimmy_memory_limit_bytes": ("gauge", "Main memory that models may take together; none where it is not known."),
     "shimmy_memory_taken_bytes": ("gauge", "Main memory that models take, or that is kept for them."),
+    "shimmy_gpu_memory_limit_bytes": ("gauge", "Memory of each GPU that models may take together, when last asked."),
+    "shimmy_gpu_memory_taken_bytes": ("gauge", "Memory of each GPU that models take, or that is kept for them."),
 }
 
 
@@ -170,6 +172,12 @@ class Metrics:
                     yield f"{name} {limit}"
             case "shimmy_memory_taken_bytes":
                 yield f"{name} {self._inference.usage().taken_bytes}"
+            case "shimmy_gpu_memory_limit_bytes":
+                for gpu, usage in self._inference.gpu_usage().items():
+                    yield f"{name}{{gpu={_quoted(gpu)}}} {usage.limit_bytes}"
+            case "shimmy_gpu_memory_taken_bytes":
+                for gpu, usage in self._inference.gpu_usage().items():
+                    yield f"{name}{{gpu={_quoted(gpu)}}} {usage.taken_bytes}"
 
     def _counted(self, name: str, label: str, tallies: dict[str, str]) -> Iterator[str]:
         """What the pool has counted, by its names, each with the value of the label that stands for it."""
@@ -183,6 +191,12 @@ class Metrics:
         """Whether a loaded model does; None where none is loaded."""
         loaded = [status.loaded for status in self._inference.statuses() if status.loaded is not None]
         return any(device != "CPU" for each in loaded for device in each.layers) if loaded else None
+
+
+def _quoted(label: str) -> str:
+    for mark in ("\\", '"', "\n"):
+        label = label.replace(mark, "\\n" if mark == "\n" else f"\\{mark}")
+    return f'"{label}"'
 
 
 def diagnosis() -> dict[str, Any]:

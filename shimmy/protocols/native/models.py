@@ -71,6 +71,9 @@ class Models:
         answer: dict[str, Any] = {"model": name, "status": status.state, "loaded": status.loaded is not None}
         if status.loaded is not None:
             answer["workers"] = status.num_workers
+            answer["memory_bytes"] = self._inference.taken_bytes(status.id)
+            answer["gpu_memory_bytes"] = self._inference.gpu_bytes(status.id)
+            answer["layers"] = status.loaded.layers
         if status.state == "loading":
             answer["fraction"] = status.fraction
         if status.reason is not None:

@@ -43,14 +43,14 @@ class Models:
             model, loaded = models.get(status.id), status.loaded
             if model is None or loaded is None:
                 continue
-            on_devices = status.num_workers * sum(size for kind, size in loaded.buffers.items() if not _is_host(kind))
+            on_gpus = sum(self._inference.gpu_bytes(status.id).values())
             until = status.expires_in_seconds
             found.append(
                 _entry(model)
                 | {
-                    "size": max(self._inference.taken_bytes(status.id) + on_devices, loaded.model_bytes),
+                    "size": max(self._inference.taken_bytes(status.id) + on_gpus, loaded.model_bytes),
                     "expires_at": _NEVER if until is None else _time(min(time.time() + until, _LAST_UNIX)),
-                    "size_vram": on_devices,
+                    "size_vram": on_gpus,
                     "context_length": loaded.context_length,
                     "workers": status.num_workers,
                 }
@@ -146,10 +146,6 @@ def _parameters(facts: Any) -> list[str]:
     """The file's own defaults for sampling, each a line of a Modelfile."""
     own = facts.sampling if facts else {}
     return [f"{_PARAMETERS.get(name, name)} {value}" for name, value in own.items() if name != "samplers"]
-
-
-def _is_host(kind: str) -> bool:
-    return kind.startswith(("CPU", "AMX")) or kind.endswith("_Host")
 
 
 def _text(value: object) -> str:
