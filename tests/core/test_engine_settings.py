@@ -94,6 +94,7 @@ def test_values_there_are_not(fields: dict[str, Any]) -> None:
     [
         ({}, 0),
         ({"gpu_layers": "all"}, -1),
+        ({"gpu_layers": "auto"}, -1),
         ({"gpu_layers": 7, "device": ["CUDA0"]}, 7),
         ({"device": ["CUDA0"]}, -1),
         ({"gpu_backend": "cuda"}, -1),
@@ -104,6 +105,27 @@ def test_values_there_are_not(fields: dict[str, Any]) -> None:
 )
 def test_how_many_layers_go_to_a_gpu(fields: dict[str, Any], layers: int) -> None:
     assert table(**fields).num_gpu_layers == layers
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits", "needs"),
+    [
+        ({}, False, False),
+        ({"gpu_layers": "auto"}, True, False),
+        ({"gpu_layers": "all"}, False, True),
+        ({"gpu_layers": 3}, False, True),
+        ({"device": ["CUDA0"]}, True, True),
+        ({"gpu_backend": "cuda"}, True, True),
+        ({"gpu_backend": "cuda", "gpu_layers": 0}, False, False),
+        ({"gpu_backend": "cuda", "gpu_layers": 5}, False, True),
+        ({"gpu_backend": "cuda", "gpu_layers": "auto"}, True, True),
+    ],
+)
+def test_who_chooses_the_number_of_layers_and_whether_none_is_an_error(
+    fields: dict[str, Any], fits: bool, needs: bool
+) -> None:
+    settings = table(**fields)
+    assert (settings.fits_gpu_layers, settings.needs_a_gpu) == (fits, needs)
 
 
 def test_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -455,6 +455,17 @@ def load_script(path: str) -> str:
     return rest[12 : 12 + length].decode()
 
 
+def layers_on_gpus(options: ipc.EngineOptions) -> dict[str, int]:
+    """As far as the settings say on which."""
+    if not options.settings:
+        return {}
+    from shimmy.core.engine_settings import EngineSettings
+
+    settings = msgspec.msgpack.decode(options.settings, type=EngineSettings)
+    parts = settings.tensor_split or (max(0, settings.num_gpu_layers),)
+    return {name: int(number) for name, number in zip(settings.device, parts, strict=False)}
+
+
 def load(path: str, options: ipc.EngineOptions) -> str | None:
     """Says what every prompt is to be taken for."""
     order, *arguments = load_script(path).split(" ")
@@ -472,6 +483,9 @@ def load(path: str, options: ipc.EngineOptions) -> str | None:
             os._exit(1)
         case "mute":
             threading.Event().wait()
+        case "fits" if sum(layers_on_gpus(options).values()) > int(arguments[0]):
+            send(ipc.LoadFailed(Fault("model_failed", "failed to allocate buffer")))
+            os._exit(1)
     send(
         ipc.Loaded(
             context_length=options.context_length or CONTEXT_LENGTH,
@@ -484,6 +498,7 @@ def load(path: str, options: ipc.EngineOptions) -> str | None:
             template_source="" if order == "encoder" else "chatml",
             cpu_variant="fake",
             load_seconds=0.01,
+            layers=layers_on_gpus(options),
         )
     )
     return " ".join(arguments) if order == "answer" else None

@@ -12,6 +12,7 @@ from shimmy.core.ipc import Adapter, EngineOptions
 from shimmy.models.facts import Facts, inspect
 from shimmy.models.listing import Model
 from shimmy.pool.estimate import FIRST_CELLS, FIXED_CELLS, estimate
+from tests.fakes.gguf_writer import TensorSpec
 from tests.fakes.gguf_writer import model as header
 from tests.fakes.pool import fake_model
 
@@ -86,6 +87,72 @@ def test_what_is_on_gpus_takes_no_main_memory(tmp_path: Path) -> None:
     assert estimate(sized(tmp_path), options(20_000, gpu_layers=1)).num_cells == 16384
     every = estimate(sized(tmp_path), options(gpu_layers="all"))
     assert (every.weights_bytes, every.cache_bytes) == (0, 0)
+
+
+def named(tmp_path: Path, **metadata: Any) -> Model:
+    """Four layers of 300 floats, 200 of them of experts, and 100 that make vectors of tokens; with `output` as many
+    that make tokens of vectors. Its vocabulary has 260 tokens."""
+    tensors = [TensorSpec("token_embd.weight", (100,))]
+    for number in range(4):
+        tensors.append(TensorSpec(f"blk.{number}.attn_q.weight", (100,)))
+        tensors.append(TensorSpec(f"blk.{number}.ffn_up_exps.weight", (200,)))
+    if metadata.pop("output", False):
+        tensors.append(TensorSpec("output.weight", (100,)))
+    written = header(llama__block_count=4, llama__embedding_length=10, llama__feed_forward_length=20, **metadata)
+    written.tensors = tensors
+    written.write(tmp_path / "named.gguf")
+    size = sum(tensor.num_bytes() for tensor in tensors)
+    return msgspec.structs.replace(fake_model("named"), size_bytes=size, facts=facts_of(tmp_path / "named.gguf"))
+
+
+LAYER, EMBEDDING, LOGITS = 4 * 300, 4 * 100, 512 * 4 * (260 + 2 * 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "layers", "main", "gpus"),
+    [
+        ({}, {}, 4 * LAYER + EMBEDDING, {}),
+        # The last layer is the one that makes tokens, of the same numbers that stay where they are.
+        ({}, {"A": 1}, 4 * LAYER + EMBEDDING, {"A": EMBEDDING}),
+        ({}, {"A": 3}, 2 * LAYER + EMBEDDING, {"A": 2 * LAYER + EMBEDDING}),
+        ({}, {"A": 2, "B": 3}, EMBEDDING, {"A": 2 * LAYER, "B": 2 * LAYER + EMBEDDING}),
+        ({"cpu_moe": True}, {"A": 5}, EMBEDDING + 4 * 800, {"A": 4 * 400 + EMBEDDING}),
+        ({"n_cpu_moe": 3}, {"A": 2, "B": 3}, EMBEDDING + 3 * 800, {"A": 2 * 400, "B": 400 + LAYER + EMBEDDING}),
+    ],
+)
+def test_weights_are_where_their_layers_are(
+    settings: dict[str, Any], layers: dict[str, int], main: int, gpus: dict[str, int], tmp_path: Path
+) -> None:
+    found = estimate(named(tmp_path), options(**settings), layers)
+    assert found.weights_bytes == main
+    assert {name: share.weights_bytes for name, share in found.gpus.items()} == gpus
+
+
+def test_an_output_of_its_own_leaves_main_memory(tmp_path: Path) -> None:
+    found = estimate(named(tmp_path, output=True), options(), {"A": 5})
+    assert (found.weights_bytes, found.gpus["A"].weights_bytes) == (EMBEDDING, 4 * LAYER + EMBEDDING)
+
+
+def test_what_a_gpu_computes_with(tmp_path: Path) -> None:
+    """The logits of a batch, where the output layer is; and the scores of all heads without flash attention."""
+    found = estimate(named(tmp_path), options(), {"A": 2, "B": 3})
+    assert [share.compute_bytes for share in found.gpus.values()] == [512 * 4 * (8 * 10 + 4 * 20), LOGITS]
+    heads = {"llama__attention__head_count": 2}
+    plain, without = (
+        estimate(named(tmp_path, **heads), options(100, **settings), {"A": 5}).gpu_bytes["A"]
+        for settings in ({}, {"flash_attn": "off", "ubatch_size": 512})
+    )
+    assert without - plain == 2 * 512 * 4 * 100
+
+
+def test_the_cache_is_where_its_layers_are(tmp_path: Path) -> None:
+    heads = {"llama__attention__head_count": 2}
+    row = 2 * 10 * 2
+    found = estimate(named(tmp_path, **heads), options(), {"A": 2, "B": 1})
+    assert found.cell_bytes == 2 * row
+    assert {name: share.cell_bytes for name, share in found.gpus.items()} == {"A": 2 * row, "B": 0}
+    kept = estimate(named(tmp_path, **heads), options(kv_offload=False), {"A": 5})
+    assert (kept.cell_bytes, kept.gpus["A"].cell_bytes) == (4 * row, 0)
 
 
 def test_drafts_and_adapters_count_and_files_that_are_gone_do_not(tmp_path: Path) -> None:

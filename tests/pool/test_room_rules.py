@@ -3,13 +3,17 @@
 import asyncio
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import InsufficientMemory
+from shimmy.core.ipc import Device
 from shimmy.core.startup import EngineOptions
 from shimmy.pool import room as room_module
+from shimmy.pool.demand import MAIN, Needs
 from shimmy.pool.group import Group
 from shimmy.pool.room import Room
 from shimmy.pool.stay import Priority, Stay
@@ -23,15 +27,17 @@ LIMIT = 1000 * MB
 class Resident:
     """As much of a supervisor, and of a group with one worker, as Room looks at."""
 
-    def __init__(self, id: int, num_megabytes: int) -> None:
+    def __init__(self, id: int, num_megabytes: int, **settings: Any) -> None:
         self.model: Any = fake_model(str(id))
         self.model = type(self.model)(
             **{field: getattr(self.model, field) for field in self.model.__struct_fields__}
             | {"size_bytes": num_megabytes * MB, "identity": ((0, id, num_megabytes, 0),)}
         )
-        self.options = EngineOptions()
+        self.options = EngineOptions(settings=msgspec.msgpack.encode(EngineSettings(**settings)) if settings else b"")
         self.stay = Stay()
-        self.reserved_bytes = 0
+        self.needs: Needs | None = None
+        self.load_options = self.options
+        self.loaded: object | None = None
         self.is_idle = True
         self.is_leaving = False
         self.is_spare = lambda: False
@@ -39,7 +45,10 @@ class Resident:
 
     @property
     def taken_bytes(self) -> int:
-        return self.reserved_bytes
+        return self.taken(MAIN)
+
+    def taken(self, place: str) -> int:
+        return self.needs.bytes.get(place, 0) if self.needs is not None else 0
 
     def held(self) -> None:
         return None
@@ -103,6 +112,54 @@ async def _play(steps: list[tuple[str, int, int]]) -> None:
             case "low" | "high" if id in loaded:
                 loaded[id].stay.priority = Priority[act.upper()]
         assert room.usage().taken_bytes <= LIMIT
+
+
+@given(STEPS)
+def test_a_gpu_never_has_more_than_it_can_and_idle_ones_leave_for_layers(steps: list[tuple[str, int, int]]) -> None:
+    asyncio.run(_play_on_a_gpu(steps))
+
+
+async def _play_on_a_gpu(steps: list[tuple[str, int, int]]) -> None:
+    """Each model is one layer, which has a place there or not."""
+    loaded: dict[int, Resident] = {}
+
+    def taken() -> int:
+        return sum(each.taken("G0") for each in loaded.values())
+
+    async def survey(only: str | None) -> list[Device]:
+        return [Device("G0", "", "gpu", "", LIMIT - taken(), LIMIT)]
+
+    async def evict(victim: Group) -> None:
+        resident = cast(Resident, victim)
+        assert resident.is_idle and not resident.stay.pinned and resident.taken("G0")
+        del loaded[int(resident.model.id)]
+
+    def residents() -> list[Supervisor]:
+        return cast(list[Supervisor], list(loaded.values()))
+
+    room = Room(None, residents, lambda: cast(list[Group], list(loaded.values())), evict, lambda: None, survey)
+    for time, (act, id, size) in enumerate(steps):
+        match act:
+            case "load" if id not in loaded:
+                newcomer = Resident(id, size, gpu_layers="auto")
+                before = dict(loaded)
+                await room.make(cast(Supervisor, newcomer))
+                assert newcomer.needs is not None
+                if not newcomer.needs.num_layers:
+                    # Nor would it have had one without all that could have left.
+                    staying = [each for each in before.values() if each.stay.pinned or not each.is_idle]
+                    assert sum(each.taken("G0") for each in staying) + size * MB > LIMIT - LIMIT // 16
+                    assert loaded == before
+                newcomer.loaded = object()
+                newcomer.idle_since = time
+                loaded[id] = newcomer
+            case "use" | "finish" if id in loaded:
+                loaded[id].is_idle = act == "finish"
+                loaded[id].idle_since = time
+            case "pin" | "unpin" if id in loaded:
+                loaded[id].stay.pinned = act == "pin"
+        assert taken() <= LIMIT - LIMIT // 16
+        assert all(usage == (LIMIT, LIMIT, taken()) for usage in room.gpu_usage().values())
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,265 @@
+"""Who may be loaded where layers go to GPUs, in fake workers that say which settings they were loaded with."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.errors import InsufficientMemory, ShimmyError
+from shimmy.core.ipc import Device, EngineOptions
+from shimmy.hardware import memory as memory_module
+from shimmy.models.facts import inspect
+from shimmy.models.listing import Model
+from shimmy.pool.placement import Placement
+from tests.fakes.clock import FakeTime
+from tests.fakes.gguf_writer import model as header
+from tests.fakes.pool import fake_model, fake_spawn, generation, run, scripted_model
+from tests.pool.placed import say
+
+GB = 1 << 30
+NUM_BLOCKS = 19
+# Of which a sixteenth is left to others where we choose.
+GPU_BYTES = 16 * GB
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fake worker really takes says nothing of what a model would."""
+    monkeypatch.setattr(memory_module, "anonymous_bytes", lambda pid: None)
+
+
+class Machine:
+    """A placement, and the GPUs of its machine: what its models have there is not free."""
+
+    def __init__(self, *gpus: str, kind: str = "gpu") -> None:
+        self.num_surveys = 0
+        self.only: str | None = None
+        self.others_bytes = 0
+        self._gpus = gpus
+        self._kind = kind
+        self.placement: Placement
+
+    async def survey(self, only: str | None) -> list[Device]:
+        self.num_surveys += 1
+        self.only = only
+        usage = self.placement.gpu_usage()
+        taken = {name: (usage[name].taken_bytes if name in usage else 0) + self.others_bytes for name in self._gpus}
+        found = [Device("CPU", "a CPU", "cpu", "CPU", GPU_BYTES, GPU_BYTES)]
+        return found + [
+            Device(name, "a GPU", self._kind, "Fake", GPU_BYTES - taken[name], GPU_BYTES) for name in self._gpus
+        ]
+
+    async def use(self, model: Model, time: FakeTime | None = None) -> dict[str, int]:
+        """The layers that it has on GPUs."""
+        if time is not None:
+            time.now += 1
+        assert await say(await self.placement.acquire(model), "hello") == "hello"
+        return self.layers(model.id)
+
+    def layers(self, id: str) -> dict[str, int]:
+        loaded = self.placement.status(id).loaded
+        assert loaded is not None
+        return loaded.layers
+
+    @property
+    def loaded(self) -> Sequence[str]:
+        return [status.id for status in self.placement.statuses() if status.state == "ready"]
+
+
+@asynccontextmanager
+async def machine(
+    *gpus: str,
+    time: FakeTime | None = None,
+    kind: str = "gpu",
+    survey: Callable[[str | None], Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Machine]:
+    made, time = Machine(*gpus, kind=kind), time or FakeTime()
+    made.placement = Placement(
+        EngineOptions(context_length=256, settings=msgspec.msgpack.encode(EngineSettings(**settings))),
+        spawn=fake_spawn,
+        clock=time.clock,
+        sleep=time.sleep,
+        measure=lambda: None,
+        survey=survey or made.survey,
+    )
+    try:
+        yield made
+    finally:
+        await made.placement.close()
+
+
+@pytest.fixture
+def of_gigabytes(tmp_path: Path) -> Callable[..., Model]:
+    """A model of 20 layers, the output layer among them, which are all of it."""
+    path = tmp_path / "header.gguf"
+    header(llama__block_count=NUM_BLOCKS).write(path)
+    facts = inspect((str(path),)).facts
+
+    def made(id: str, num_gigabytes: int, load: str | None = None) -> Model:
+        model = fake_model(id) if load is None else scripted_model(id, tmp_path, load)
+        return msgspec.structs.replace(model, size_bytes=num_gigabytes * GB, facts=facts)
+
+    return made
+
+
+def test_as_many_layers_as_there_is_memory_for(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", gpu_layers="auto") as here:
+            # 15 GB, in which 14 layers of one fit with what is computed with.
+            assert await here.use(of_gigabytes("large", 20)) == {"G0": 14}
+            assert 14 * GB < here.placement.gpu_bytes("large")["G0"] < 15 * GB
+            usage = here.placement.gpu_usage()["G0"]
+            assert (usage.total_bytes, usage.limit_bytes) == (GPU_BYTES, GPU_BYTES)
+            assert 5 * GB < here.placement.taken_bytes("large") < 7 * GB
+        async with machine("G0", gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("small", 10)) == {"G0": 20}
+            here.others_bytes = 9 * GB
+            await here.placement.unload("small")
+            assert await here.use(of_gigabytes("small", 10)) == {"G0": 11}
+
+    run(test())
+
+
+def test_to_name_a_gpu_is_to_want_as_many_there_as_fit(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", "G1", device=("g1",)) as here:
+            assert await here.use(of_gigabytes("large", 20)) == {"G1": 14}
+            assert here.only is None
+        async with machine("G0", gpu_backend="vulkan") as here:
+            assert await here.use(of_gigabytes("large", 20)) == {"G0": 14}
+            assert here.only == "vulkan"
+
+    run(test())
+
+
+def test_several_gpus_share(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", "G1", gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("large", 40)) == {"G0": 7, "G1": 7}
+        async with machine("G0", "G1", gpu_layers="auto", tensor_split=(3, 1)) as here:
+            assert await here.use(of_gigabytes("large", 40)) == {"G0": 7, "G1": 2}
+        async with machine("G0", "G1", gpu_layers="auto", main_gpu=1) as here:
+            assert await here.use(of_gigabytes("large", 40)) == {"G1": 7}
+
+    run(test())
+
+
+def test_an_idle_model_leaves_for_more_layers_and_one_without_any_there_does_not(
+    of_gigabytes: Callable[..., Model],
+) -> None:
+    async def test() -> None:
+        time = FakeTime()
+        async with machine("G0", time=time, gpu_layers="auto") as here:
+            busy = await here.placement.acquire(of_gigabytes("first", 14))
+            stream = await busy.submit(generation("!stall 1"))
+            await anext(stream)
+            # It does not wait for the other one either.
+            assert await here.use(of_gigabytes("second", 20), time) == {}
+            assert here.loaded == ["first", "second"]
+            busy.abort(stream)
+            while here.placement.num_running("first"):
+                await asyncio.sleep(0.001)
+            time.now += 1
+            assert await here.use(of_gigabytes("third", 10), time) == {"G0": 20}
+            assert here.loaded == ["second", "third"]
+            assert await here.use(of_gigabytes("small", 1), time) == {"G0": 20}
+            assert here.loaded == ["second", "small", "third"]
+
+    run(test())
+
+
+def test_a_number_of_layers_is_kept_or_refused(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        time = FakeTime()
+        async with machine("G0", time=time, gpu_layers=10, device=("G0",)) as here:
+            assert await here.use(of_gigabytes("first", 20), time) == {"G0": 10}
+            assert await here.use(of_gigabytes("second", 10), time) == {"G0": 10}
+            assert await here.use(of_gigabytes("third", 20), time) == {"G0": 10}
+            assert here.loaded == ["second", "third"]
+            here.placement.stay_of("third").pinned = True
+            with pytest.raises(
+                InsufficientMemory, match=r"needs 1\d.\d GiB of memory on G0, and .*--gpu-lay"
+            ) as raised:
+                await here.placement.acquire(of_gigabytes("huge", 25))
+            assert raised.value.details["device"] == "G0"
+            assert raised.value.details["limit_bytes"] == GPU_BYTES
+            assert raised.value.details["needed_bytes"] > 12 * GB > raised.value.details["free_bytes"]
+            assert here.loaded == ["second", "third"]
+
+    run(test())
+
+
+def test_another_worker_has_as_many_layers_or_there_is_none(
+    of_gigabytes: Callable[..., Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with machine("G0", gpu_layers="auto") as here:
+            here.placement.want_workers("small", 2)
+            here.placement.want_workers("large", 2)
+            assert await here.use(of_gigabytes("small", 5)) == {"G0": 20}
+            while here.placement.status("small").num_workers < 2:
+                await asyncio.sleep(0.001)
+            assert here.placement.gpu_bytes("small")["G0"] > 10 * GB
+            await here.placement.unload("small")
+            assert await here.use(of_gigabytes("large", 10)) == {"G0": 20}
+            while "model large has 1 of 2 workers: model 'large' needs " not in caplog.text:
+                await asyncio.sleep(0.001)
+            assert here.placement.status("large").num_workers == 1
+
+    run(test())
+
+
+def test_what_did_not_fit_after_all_is_tried_with_fewer_layers(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("large", 20, "fits 10")) == {"G0": 9}
+            assert here.placement.tally["failed_loads"] == 1
+            assert await here.use(of_gigabytes("never", 20, "fits 0")) == {}
+        async with machine("G0", gpu_layers=12, device=("G0",)) as here:
+            with pytest.raises(ShimmyError, match="failed to allocate"):
+                await here.placement.acquire(of_gigabytes("large", 20, "fits 10"))
+            assert here.placement.tally["failed_loads"] == 1
+
+    run(test())
+
+
+def test_a_gpu_of_the_processor_has_main_memory(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", kind="integrated gpu", gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("large", 20)) == {"G0": 14}
+            assert here.placement.taken_bytes("large") > 20 * GB
+
+    run(test())
+
+
+def test_without_gpus_nobody_is_asked_twice(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine(gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("a", 1)) == {}
+            assert await here.use(of_gigabytes("b", 1)) == {}
+            assert here.num_surveys == 1 and not here.placement.gpu_usage()
+        async with machine("G0", gpu_layers=0) as here:
+            assert await here.use(of_gigabytes("a", 1)) == {}
+            assert here.num_surveys == 0
+
+    run(test())
+
+
+def test_where_nobody_can_say_what_is_free_the_cpu_computes(of_gigabytes: Callable[..., Model]) -> None:
+    async def fails(only: str | None) -> list[Device]:
+        raise ShimmyError("the worker process ended, and did not list its devices")
+
+    async def test() -> None:
+        async with machine(survey=fails, gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("a", 1)) == {}
+        # What was asked for is for the worker to refuse.
+        async with machine(survey=fails, gpu_layers=3, device=("G0",)) as here:
+            assert await here.use(of_gigabytes("a", 1)) == {"G0": 3}
+
+    run(test())
