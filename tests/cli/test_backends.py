@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from shimmy.worker.llama.trust import exposure
 from tests import program
+from tests.cli.machine import NAME, Machine
 from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program
 
 pytestmark = [
@@ -23,55 +23,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
 ]
 
-SOURCE = Path(__file__).parents[1] / "fakes" / "backend.c"
-NAME = "libggml-vulkan.so"
 MODEL = ["--model-path", str(DEMO)]
 GENERATE = ["generate", DEMO_ID, *MODEL, "--prompt", "Hi", "--max-tokens", "4", "--temperature", "0"]
-
-
-class Machine:
-    """A home and a current directory, both empty; `backends` is what the data folder has for them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-        self.here = folder / "here"
-        self.backends = self.home / ".local" / "share" / "shimmy" / "backends"
-        self._marker = folder / "marker"
-        for made in (self.here, self.backends):
-            made.mkdir(parents=True)
-
-    def backend(self, path: Path, *flags: str) -> Path:
-        """A library that marks that it was opened."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        marking = f'-DMARKER="{self._marker}"'
-        subprocess.run(["cc", "-shared", "-fPIC", marking, str(SOURCE), "-o", str(path), *flags], check=True)
-        path.chmod(0o755)
-        return path
-
-    def gpu(self) -> Path:
-        """A backend that works, where it should be."""
-        return self.backend(self.backends / NAME, '-DGPU="Fake0"')
-
-    @property
-    def num_opened(self) -> int:
-        return len(self._marker.read_text().splitlines()) if self._marker.exists() else 0
-
-    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        given = {"PATH": os.environ["PATH"], "HOME": str(self.home), **environment}
-        return program.run(*arguments, cwd=self.here, env=given)
-
-    def gpu_info(self, **environment: str) -> dict[str, Any]:
-        """It never fails for what a backend does."""
-        done = self.run("gpu-info", "--json", **environment)
-        assert (done.returncode, done.stderr) == (0, "")
-        told = json.loads(done.stdout)
-        assert told["devices"][0]["name"] == "CPU"
-        return dict(told)
-
-    def reason(self, **environment: str) -> str:
-        """Why the backend is absent."""
-        told = {absent["name"]: absent["reason"] for absent in self.gpu_info(**environment)["absent"]}
-        return str(told["vulkan"])
 
 
 @pytest.fixture
