@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     @property
     def fits(self) -> bool | None:
         """None where there is not enough known to say."""
-        from shimmy.pool.demand import MAIN
+        from shimmy.pool.supervisor import MAIN
 
         needed = {MAIN: self.estimate.total_bytes, **self.estimate.gpu_bytes}
         if any(size > self.free_bytes[place] for place, size in needed.items() if place in self.free_bytes):
@@ -72,7 +72,8 @@ def _fits(name: str, settings: "Settings", contexts: "Sequence[int]", limit: int
 
     from shimmy.cli.list import scanned
     from shimmy.core.startup import EngineOptions
-    from shimmy.pool.demand import MAIN, Demand, Experience
+    from shimmy.pool.demand import Demand, Experience
+    from shimmy.pool.supervisor import MAIN
 
     model = scanned(settings.model_path, settings.model_dirs).find(name)
     options = EngineOptions(settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine))
@@ -93,10 +94,13 @@ def _gpus(options: "EngineOptions") -> "tuple[list[Device] | None, dict[str, Gpu
     if not options.settings:
         return [], {}
     from shimmy.cli.interrupt import run
-    from shimmy.pool.gpus import Gpus, survey_with
-    from shimmy.pool.process import spawn_worker
+    from shimmy.pool.devices import list_devices
+    from shimmy.pool.gpus import Gpus
 
-    gpus = Gpus(survey_with(spawn_worker), lambda: ())
+    async def survey(only: str | None) -> "list[Device]":
+        return (await list_devices(only=only)).devices
+
+    gpus = Gpus(survey, lambda: ())
     return run(gpus.for_layers(options)), gpus.limits
 
 

@@ -9,13 +9,12 @@ import msgspec
 
 from shimmy.core.startup import EngineOptions
 from shimmy.pool.estimate import UNNAMED_GPU, Estimate, Estimator
+from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
     from shimmy.core.ipc import Device
     from shimmy.models.listing import Identity, Model
 
-# The place that is no GPU.
-MAIN = ""
 # As ggml calls those of the processor (worker/llama/devices.py).
 INTEGRATED = "integrated gpu"
 

@@ -111,7 +111,8 @@ class Estimator:
     def _set_buffers(self, facts: "Facts", settings: "EngineSettings | None") -> None:
         """What is computed with, for as many tokens as are computed at once."""
         width, inner = facts.embedding_length or 0, facts.feed_forward_length or 0
-        floats = _FLOAT_BYTES * ((settings.ubatch_size if settings is not None else None) or _UBATCH_TOKENS)
+        at_once = (settings.ubatch_size if settings is not None else None) or _UBATCH_TOKENS
+        floats = _FLOAT_BYTES * min(at_once, self._fixed_cells)
         self._compute_bytes = floats * (8 * width + 4 * inner)
         # With the logits of all of them: on a GPU all of a buffer is there from the start.
         self._output_bytes = floats * (self._vocabulary_size + 2 * width)

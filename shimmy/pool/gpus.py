@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from shimmy.core.engine_settings import EngineSettings
     from shimmy.core.ipc import Device
     from shimmy.core.startup import EngineOptions
-    from shimmy.pool.process import Spawn
     from shimmy.pool.supervisor import Supervisor
 
     Survey = Callable[[str | None], Awaitable[list[Device]]]
@@ -36,24 +35,11 @@ class GpuLimit(NamedTuple):
         return self.limit_bytes - spare
 
 
-async def no_gpus(only: str | None) -> "list[Device]":
-    return []
-
-
-def survey_with(spawn: "Spawn") -> "Survey":
-    async def survey(only: str | None) -> "list[Device]":
-        from shimmy.pool.devices import list_devices
-
-        return (await list_devices(spawn, only)).devices
-
-    return survey
-
-
 class Gpus:
     """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it.
     `residents` are all supervisors whose workers may still live."""
 
-    def __init__(self, survey: "Survey", residents: "Callable[[], Iterable[Supervisor]]") -> None:
+    def __init__(self, survey: "Survey | None", residents: "Callable[[], Iterable[Supervisor]]") -> None:
         self.limits: dict[str, GpuLimit] = {}
         self._survey = survey
         self._residents = residents
@@ -70,7 +56,7 @@ class Gpus:
 
     async def _found(self, settings: "EngineSettings") -> "list[Device]":
         only = None if settings.gpu_backend in (None, "auto") else settings.gpu_backend
-        if only in self._without and not settings.needs_a_gpu:
+        if self._survey is None or (only in self._without and not settings.needs_a_gpu):
             return []
         before = self._ours()
         try:

@@ -15,11 +15,10 @@ import msgspec
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost, from_fault
 from shimmy.pool.expiry import Expiry
-from shimmy.pool.gpus import survey_with
 from shimmy.pool.group import Group
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import Spawn, spawn_worker
-from shimmy.pool.room import GpuUsage, Room, Usage, system_memory
+from shimmy.pool.room import Room, Usage, system_memory
 from shimmy.pool.stay import Stay
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
@@ -74,7 +73,7 @@ class Placement:
         self._adapters = adapters
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
-        survey = survey or survey_with(spawn)
+        survey = survey or self._survey
         self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey)
         self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
@@ -196,7 +195,7 @@ class Placement:
         """Of main memory, by all models together."""
         return self._room.usage()
 
-    def gpu_usage(self) -> dict[str, GpuUsage]:
+    def gpu_usage(self) -> dict[str, Usage]:
         """The same of GPUs, by name."""
         return self._room.gpu_usage()
 
@@ -310,6 +309,11 @@ class Placement:
     async def _make_way(self, group: Group) -> None:
         self.tally["evictions"] += 1
         await asyncio.wait([self._remove(group)])
+
+    async def _survey(self, only: str | None) -> list[ipc.Device]:
+        from shimmy.pool.devices import list_devices
+
+        return (await list_devices(self._tools.spawn, only)).devices
 
     def _expire(self, group: Group) -> None:
         self.tally["expirations"] += 1

@@ -6,16 +6,17 @@ Owns what is reserved for whom. Knows neither names nor processes' starts and en
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from shimmy.core.errors import InsufficientMemory, ShimmyError
 from shimmy.core.sizes import binary_size
-from shimmy.pool.demand import MAIN, Demand, Experience, Needs
-from shimmy.pool.gpus import Gpus, no_gpus
+from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
     from shimmy.hardware.memory import Memory
-    from shimmy.pool.gpus import Survey
+    from shimmy.pool.demand import Demand, Experience, Needs
+    from shimmy.pool.gpus import Gpus, Survey
     from shimmy.pool.group import Group
     from shimmy.pool.supervisor import Supervisor
 
@@ -42,14 +43,6 @@ class Usage(NamedTuple):
     taken_bytes: int
 
 
-class GpuUsage(NamedTuple):
-    """In bytes: all that a GPU has, what models may take of it together, and what is reserved for them or taken."""
-
-    total_bytes: int
-    limit_bytes: int
-    taken_bytes: int
-
-
 class Room:
     """`residents` are all supervisors whose workers may still live; `candidates` the groups that names lead to, each of
     which leaves as a whole.
@@ -64,29 +57,44 @@ class Room:
         candidates: "Callable[[], Iterable[Group]]",
         evict: "Callable[[Group], Awaitable[None]]",
         measure: "Callable[[], Memory | None]" = system_memory,
-        survey: "Survey" = no_gpus,
+        survey: "Survey | None" = None,
     ) -> None:
-        """Without a limit it is what the system has left. `survey` tells what GPUs have left."""
+        """Without a limit it is what the system has left. `survey` tells what GPUs have left; without it there are
+        none."""
         self._limit_bytes = limit_bytes
         self._residents, self._candidates = residents, candidates
         self._evict = evict
         self._measure = measure
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._gpus = Gpus(survey, residents)
-        self._experience = Experience()
+        self._survey = survey
+
+    @cached_property
+    def _experience(self) -> "Experience":
+        # Not before there is a model to load.
+        from shimmy.pool.demand import Experience
+
+        return Experience()
+
+    @cached_property
+    def _gpus(self) -> "Gpus":
+        from shimmy.pool.gpus import Gpus
+
+        return Gpus(self._survey, self._residents)
 
     async def make(self, newcomer: "Supervisor") -> None:
         """Reserves what the model needs. Raises `InsufficientMemory` where it cannot have that."""
         gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
-        gpus = await self._gpus.for_layers(newcomer.options)
+        from shimmy.pool.demand import Demand
+
+        gpus = await self._gpus.for_layers(newcomer.options) if newcomer.options.settings else []
         demand = Demand(newcomer.model, newcomer.options, gpus, self._experience)
         while (refusal := await self._reserve(newcomer, demand)) is not None:
             # Without the turn: who fits meanwhile goes ahead.
             if not await self._wait(gives_up_at):
                 raise refusal
 
-    async def _reserve(self, newcomer: "Supervisor", demand: Demand) -> InsufficientMemory | None:
+    async def _reserve(self, newcomer: "Supervisor", demand: "Demand") -> InsufficientMemory | None:
         """Has as many leave as it takes. Returns what is in the way where that may pass, and raises it where not."""
         async with self._turn:
             while True:
@@ -110,7 +118,7 @@ class Room:
             self._give(newcomer, demand, needs)
         return None
 
-    def _give(self, newcomer: "Supervisor", demand: Demand, needs: Needs) -> None:
+    def _give(self, newcomer: "Supervisor", demand: "Demand", needs: "Needs") -> None:
         newcomer.needs, newcomer.load_options = needs, demand.options(needs.layers)
         if demand.fits_layers:
             placed = ", ".join(f"{number} on {name}" for name, number in needs.layers.items() if number)
@@ -150,12 +158,12 @@ class Room:
     def usage(self) -> Usage:
         return Usage(self._limit(), sum(each.taken_bytes for each in self._residents()))
 
-    def gpu_usage(self) -> dict[str, GpuUsage]:
+    def gpu_usage(self) -> dict[str, Usage]:
         """By name, of those that layers were to go to; limits as they were when that was last so."""
         residents = list(self._residents())
         return {
-            name: GpuUsage(each.total_bytes, each.limit_bytes, sum(resident.taken(name) for resident in residents))
-            for name, each in self._gpus.limits.items()
+            name: Usage(limit.limit_bytes, sum(each.taken(name) for each in residents))
+            for name, limit in self._gpus.limits.items()
         }
 
     def _limit(self) -> int | None:
@@ -176,12 +184,12 @@ class Room:
             return 0
         return sum(needs.bytes.get(name, 0) for name in needs.shared)
 
-    def _limits(self, demand: Demand) -> dict[str, int]:
+    def _limits(self, demand: "Demand") -> dict[str, int]:
         """By place; those that are not known are not among them."""
-        known = self._gpus.limits
-        limits = {name: known[name].for_models(is_cautious=demand.fits_layers) for name in demand.gpus if name in known}
-        main = self._limit()
-        return limits if main is None else {MAIN: main, **limits}
+        found = {} if (main := self._limit()) is None else {MAIN: main}
+        for name in demand.gpus:
+            found[name] = self._gpus.limits[name].for_models(is_cautious=demand.fits_layers)
+        return found
 
     def _layers_beside(self, newcomer: "Supervisor", others: "Iterable[Supervisor]") -> int:
         """As many as those that another worker of the model has: with fewer, its requests would be slower."""
@@ -220,7 +228,7 @@ class Room:
         return True
 
     def _refusal(
-        self, newcomer: "Supervisor", place: str, needs: Needs, free: dict[str, int], limits: dict[str, int]
+        self, newcomer: "Supervisor", place: str, needs: "Needs", free: dict[str, int], limits: dict[str, int]
     ) -> InsufficientMemory:
         """With what can be done about it."""
         needed, left, limit = needs.bytes[place], max(0, free[place]), max(0, limits[place])

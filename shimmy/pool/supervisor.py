@@ -10,7 +10,6 @@ import msgspec
 
 from shimmy.core import ipc
 from shimmy.core.errors import Draining, Fault, ModelFailed, ShimmyError, WorkerLost, from_fault
-from shimmy.pool.demand import MAIN
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.process import Spawn
 from shimmy.pool.stay import Stay
@@ -27,6 +26,8 @@ LONGEST_DELAY_SECONDS = 30.0
 STABLE_SECONDS = 60.0
 MAX_CRASHES = 3
 CRASH_WINDOW_SECONDS = 300.0
+# Main memory among the places where a model takes memory; the others are GPUs, by their names.
+MAIN = ""
 
 Phase = Literal["unloaded", "loading", "ready", "failed", "restarting"]
 

@@ -18,7 +18,7 @@ from shimmy.core.request import Chat, Embedding, Generation, Prompt
 from shimmy.pool.admission import Admission
 from shimmy.pool.handle import Handle
 from shimmy.pool.placement import ModelStatus, Placement
-from shimmy.pool.room import GpuUsage, Usage
+from shimmy.pool.room import Usage
 from shimmy.pool.stay import Priority, PriorityName
 from shimmy.pool.stream import Stream
 from shimmy.pool.suspects import Asked, Suspects
@@ -215,7 +215,7 @@ class Inference:
         """Of main memory, by all models."""
         return self._placement.usage()
 
-    def gpu_usage(self) -> dict[str, GpuUsage]:
+    def gpu_usage(self) -> dict[str, Usage]:
         """Of GPUs, by name."""
         return self._placement.gpu_usage()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 90
+CONTEXT_LENGTH = 256
 
 
 @contextmanager
@@ -36,8 +37,8 @@ def remote_gpus(num_devices: int) -> Iterator[str]:
 
 
 def load(endpoint: str, model: Path, **settings: Any) -> dict[str, Any]:
-    """`settings` as in the `[engine]` table, with `_`. Returns `error`, or else `layers`, `buffers`, `overridden` (each
-    tensor whose place was overridden, and the place), `log`, and the greedy `text` that follows a prompt."""
+    """`settings` as in the `[engine]` table, with `_`. Returns `error`, or else `layers`, `buffers`, `gpus`,
+    `overridden` (each tensor whose place was overridden, and the place), `log`, and the greedy `text` that follows."""
     table = {name.replace("_", "-"): value for name, value in settings.items()}
     command = [sys.executable, "-m", "tests.fakes.remote_gpu", "load", endpoint, str(model), json.dumps(table)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
@@ -104,7 +105,9 @@ def _load(endpoint: str, model: str, settings: str) -> None:
     register(registry)
     table = msgspec.json.decode(settings, type=EngineSettings)
     adapters, given = tuple(map(parse_adapter, table.lora)), msgspec.msgpack.encode(table)
-    options = EngineOptions(context_length=256, num_sequences=1, num_threads=1, settings=given, adapters=adapters)
+    options = EngineOptions(
+        context_length=CONTEXT_LENGTH, num_sequences=1, num_threads=1, settings=given, adapters=adapters
+    )
     log: list[str] = []
     try:
         with backend.listening(log.append):
@@ -118,7 +121,7 @@ def _load(endpoint: str, model: str, settings: str) -> None:
     mark = " buffer type overridden to "
     overridden = dict((line.split()[1], line.split(mark)[1]) for line in lines if mark in line)
     facts = engine.facts(0.0)
-    told = {"layers": facts.layers, "buffers": facts.buffers, "overridden": overridden}
+    told = {"layers": facts.layers, "buffers": facts.buffers, "gpus": facts.gpus, "overridden": overridden}
     print(json.dumps({**told, "log": lines, "text": session.text("a")}))
     sys.stdout.flush()
     os._exit(0)

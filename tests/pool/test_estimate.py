@@ -139,10 +139,13 @@ def test_what_a_gpu_computes_with(tmp_path: Path) -> None:
     assert [share.compute_bytes for share in found.gpus.values()] == [512 * 4 * (8 * 10 + 4 * 20), LOGITS]
     heads = {"llama__attention__head_count": 2}
     plain, without = (
-        estimate(named(tmp_path, **heads), options(100, **settings), {"A": 5}).gpu_bytes["A"]
+        estimate(named(tmp_path, **heads), options(1000, **settings), {"A": 5}).gpu_bytes["A"]
         for settings in ({}, {"flash_attn": "off", "ubatch_size": 512})
     )
-    assert without - plain == 2 * 512 * 4 * 100
+    assert without - plain == 2 * 512 * 4 * 1000
+    # No more tokens are computed at once than there are cells.
+    short = estimate(named(tmp_path), options(64), {"A": 5}).gpus["A"]
+    assert short.compute_bytes == LOGITS * 64 // 512
 
 
 def test_the_cache_is_where_its_layers_are(tmp_path: Path) -> None:

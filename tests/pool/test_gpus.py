@@ -6,10 +6,10 @@ import msgspec
 
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.ipc import Device, EngineOptions
-from shimmy.pool.demand import MAIN, Needs
+from shimmy.pool.demand import Needs
 from shimmy.pool.estimate import Estimate
 from shimmy.pool.gpus import GpuLimit, Gpus
-from shimmy.pool.supervisor import Supervisor
+from shimmy.pool.supervisor import MAIN, Supervisor
 from tests.fakes.pool import run
 
 OPTIONS = EngineOptions(settings=msgspec.msgpack.encode(EngineSettings(gpu_layers="all")))

@@ -13,11 +13,11 @@ from shimmy.core.errors import InsufficientMemory
 from shimmy.core.ipc import Device
 from shimmy.core.startup import EngineOptions
 from shimmy.pool import room as room_module
-from shimmy.pool.demand import MAIN, Needs
+from shimmy.pool.demand import Needs
 from shimmy.pool.group import Group
 from shimmy.pool.room import Room
 from shimmy.pool.stay import Priority, Stay
-from shimmy.pool.supervisor import Supervisor
+from shimmy.pool.supervisor import MAIN, Supervisor
 from tests.fakes.pool import fake_model
 
 MB = 1 << 20
@@ -159,7 +159,7 @@ async def _play_on_a_gpu(steps: list[tuple[str, int, int]]) -> None:
             case "pin" | "unpin" if id in loaded:
                 loaded[id].stay.pinned = act == "pin"
         assert taken() <= LIMIT - LIMIT // 16
-        assert all(usage == (LIMIT, LIMIT, taken()) for usage in room.gpu_usage().values())
+        assert all(usage == (LIMIT, taken()) for usage in room.gpu_usage().values())
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.fakes.remote_gpu import load, remote_gpus
+from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.ipc import EngineOptions
+from shimmy.models.facts import inspect
+from shimmy.pool.estimate import estimate
+from tests.fakes.pool import fake_model
+from tests.fakes.remote_gpu import CONTEXT_LENGTH, load, remote_gpus
+from tests.program import DEMO
 from tests.worker import tiny_models
 from tests.worker.lora_files import adapter
 
@@ -110,6 +117,19 @@ def test_layers(settings: dict[str, Any], layers: dict[str, int], endpoint: str,
 )
 def test_gpus_that_are_not_there(settings: dict[str, Any], error: str, endpoint: str, model: Path) -> None:
     assert load(endpoint, model, **settings)["error"].startswith(error)
+
+
+@pytest.mark.parametrize("settings", [{"gpu_layers": 12}, {"gpu_layers": "all", "flash_attn": "off"}])
+def test_what_was_estimated_is_taken(settings: dict[str, Any], endpoint: str) -> None:
+    """By weights, cache and buffers for computing of the demo model."""
+    told = load(endpoint, DEMO, device=["RPC0"], **settings)
+    model = msgspec.structs.replace(
+        fake_model("demo"), size_bytes=DEMO.stat().st_size, facts=inspect((str(DEMO),)).facts
+    )
+    packed = msgspec.msgpack.encode(EngineSettings(**settings))
+    layers = {"RPC0": told["layers"]["RPC0"]}
+    estimated = estimate(model, EngineOptions(context_length=CONTEXT_LENGTH, settings=packed), layers).gpu_bytes
+    assert told["gpus"] == pytest.approx(estimated, rel=0.03)
 
 
 def test_the_cache_can_stay(endpoint: str, model: Path, plain: dict[str, Any]) -> None:
