@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INTEGRATED = "integrated gpu"
 
 # So many times more is expected after a load that failed for want of memory.
-_MORE = 1.5
+_MORE, _TOO_MUCH = 1.5, 1e9
 # Layers by the names of GPUs, hashable.
 _Layers = tuple[tuple[str, int], ...]
 
@@ -54,22 +54,30 @@ class Experience:
         self._main: dict[tuple[Identity, _Layers], int] = {}
         # Of each GPU, as a part of what was estimated.
         self._gpus: dict[tuple[Identity, str], float] = {}
+        self._were_short: set[Identity] = set()
 
     def note(self, model: "Model", needs: Needs, main_bytes: int | None, gpu_bytes: Mapping[str, int]) -> Needs:
         """What is known of a model that was loaded, its cache still empty. Returns what it needs, corrected by that."""
         if main_bytes is not None:
             self._main[model.identity, tuple(needs.layers.items())] = main_bytes
         estimated = needs.estimate.gpu_bytes
+        if model.identity in self._were_short and not needs.num_layers:
+            # That no layer fits is not for ever.
+            self._gpus = {key: ratio for key, ratio in self._gpus.items() if key[0] != model.identity}
+        self._were_short.discard(model.identity)
         for name, num_bytes in gpu_bytes.items():
             if estimated.get(name):
                 self._gpus[model.identity, name] = num_bytes / estimated[name]
         return self.corrected(model, needs.layers, needs.estimate, needs.shared, dict(gpu_bytes) or needs.gpu_bytes)
 
     def note_want(self, model: "Model", needs: Needs) -> None:
-        """There was less than it needs, though there should have been enough."""
+        """There was less than it needs, though there should have been enough. The second time in a row nothing is
+        taken to fit any more: each attempt is a load."""
+        more = _TOO_MUCH if model.identity in self._were_short else _MORE
+        self._were_short.add(model.identity)
         for name in needs.estimate.gpu_bytes:
             key = model.identity, name
-            self._gpus[key] = self._gpus.get(key, 1.0) * _MORE
+            self._gpus[key] = self._gpus.get(key, 1.0) * more
 
     def corrected(
         self,
@@ -122,9 +130,9 @@ class Demand:
             return self._options
         from shimmy.pool.offload import as_planned
 
-        return msgspec.structs.replace(
-            self._options, settings=msgspec.msgpack.encode(as_planned(settings, layers, self.gpus))
-        )
+        is_whole = sum(layers.values()) == self._estimator.num_layers
+        planned = as_planned(settings, layers, self.gpus, is_whole=is_whole)
+        return msgspec.structs.replace(self._options, settings=msgspec.msgpack.encode(planned))
 
     def _layers(self, free_bytes: Mapping[str, int]) -> dict[str, int]:
         settings = self._estimator.settings

@@ -94,6 +94,7 @@ class Estimator:
     def __init__(self, model: "Model", options: EngineOptions) -> None:
         self.settings = settings = settings_of(options)
         facts = model.facts
+        self._has_draft = bool(options.draft_paths)
         self._is_silent = facts is None
         self._size_bytes, self._more_bytes = model.size_bytes, _file_bytes(options)
         self._num_blocks = num_blocks = (facts.num_layers if facts is not None else None) or 0
@@ -148,16 +149,21 @@ class Estimator:
         )
 
     def _shares(self, layers: Mapping[str, int]) -> dict[str, Share]:
-        """The last layers, in the order of the GPUs. Adapters and draft models are shared out like them."""
+        """The last layers, in the order of the GPUs. A draft model has few, which go there too, and adapters are small:
+        they count there as a whole."""
         shares = {}
-        at = self.num_layers - sum(layers.values())
+        num_layers = sum(layers.values())
+        at = self.num_layers - num_layers
         for name, count in layers.items():
             num_blocks = min(count, self._num_blocks - at)
-            weights = self._blocks_bytes(at, num_blocks) + self._more_bytes * count // self.num_layers
+            weights = self._blocks_bytes(at, num_blocks) + self._more_bytes * count // num_layers
             compute = self._compute_bytes
             if num_blocks < count:
                 weights += self._weights.output or self._weights.input
                 compute = max(compute, self._output_bytes)
+                if self._has_draft:
+                    # It has the same vocabulary.
+                    compute += self._output_bytes
             shares[name] = Share(weights, compute, self._cells_on_gpus(num_blocks) + self._scores_bytes)
             at += count
         return shares

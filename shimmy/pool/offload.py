@@ -22,7 +22,7 @@ _DISCRETE = "gpu"
 
 
 def usable(devices: "Sequence[Device]", settings: "EngineSettings") -> "list[Device] | None":
-    """Those that layers may go to, in llama.cpp's order; None where one is asked for that there is not."""
+    """Those that layers may go to, in llama.cpp's order; None where what is asked for is not there."""
     gpus = [device for device in devices if device.kind in (_DISCRETE, INTEGRATED)]
     if settings.device:
         by_name = {device.name.lower(): device for device in gpus}
@@ -33,10 +33,12 @@ def usable(devices: "Sequence[Device]", settings: "EngineSettings") -> "list[Dev
     else:
         # Those of the processor are used where there are no others.
         gpus = [device for device in gpus if device.kind == _DISCRETE] or gpus
-    if settings.main_gpu is not None or settings.split_mode == "none":
-        number = settings.main_gpu or 0
-        gpus = gpus[number : number + 1]
-    return gpus if gpus or not settings.needs_a_gpu else None
+    if not gpus:
+        return None if settings.needs_a_gpu else []
+    if len(settings.tensor_split) > len(gpus) or (settings.main_gpu or 0) >= len(gpus):
+        return None
+    is_one = settings.main_gpu is not None or settings.split_mode == "none"
+    return [gpus[settings.main_gpu or 0]] if is_one else gpus
 
 
 def share(num_layers: int, parts: "Mapping[str, float]") -> dict[str, int]:
@@ -68,8 +70,11 @@ def as_many_as_fit(
     return share(number, parts) if number else {}
 
 
-def as_planned(settings: "EngineSettings", layers: Mapping[str, int], gpus: "Sequence[str]") -> "EngineSettings":
-    """The settings that make llama.cpp do what was planned for `gpus`. Without a layer nothing of GPUs is opened."""
+def as_planned(
+    settings: "EngineSettings", layers: Mapping[str, int], gpus: "Sequence[str]", *, is_whole: bool
+) -> "EngineSettings":
+    """The settings that make llama.cpp do what was planned for `gpus`; `is_whole` where that is all layers that it may
+    find. Without a layer nothing of GPUs is opened."""
     if not any(layers.values()):
         none = {"device": (), "gpu_backend": None, "split_mode": None, "main_gpu": None, "tensor_split": ()}
         return msgspec.structs.replace(settings, gpu_layers=0, **none)
@@ -77,7 +82,7 @@ def as_planned(settings: "EngineSettings", layers: Mapping[str, int], gpus: "Seq
     is_split = len(gpus) > 1
     return msgspec.structs.replace(
         settings,
-        gpu_layers=sum(layers.values()),
+        gpu_layers="all" if is_whole else sum(layers.values()),
         device=tuple(gpus),
         split_mode=settings.split_mode if is_split else None,
         main_gpu=None,

@@ -84,9 +84,9 @@ class Room:
 
     async def make(self, newcomer: "Supervisor") -> None:
         """Reserves what the model needs. Raises `InsufficientMemory` where it cannot have that."""
-        gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
         from shimmy.pool.demand import Demand
 
+        gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
         gpus = await self._gpus.for_layers(newcomer.options) if newcomer.options.settings else []
         demand = Demand(newcomer.model, newcomer.options, gpus, self._experience)
         while (refusal := await self._reserve(newcomer, demand)) is not None:

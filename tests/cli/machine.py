@@ -3,10 +3,13 @@
 import json
 import os
 import subprocess
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tests import program
+from tests.program import DEMO_ID, LIMIT_SECONDS, Program
 
 SOURCE = Path(__file__).parents[1] / "fakes" / "backend.c"
 NAME = "libggml-vulkan.so"
@@ -61,3 +64,14 @@ class Machine:
         """Why the backend is absent."""
         told = {absent["name"]: absent["reason"] for absent in self.gpu_info(**environment)["absent"]}
         return str(told["vulkan"])
+
+
+def ask(running: Program, model: str = DEMO_ID) -> Any:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    request = urllib.request.Request(f"{running.url}/v1/chat/completions", json.dumps(body).encode())
+    request.add_header("content-type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        return json.load(error)

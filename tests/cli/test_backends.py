@@ -1,21 +1,17 @@
 """Optional backends, with libraries that are compiled here and leave a mark when they are opened: only when they are
 asked for, from two folders and no others, and never when somebody else could have put them there."""
 
-import json
 import os
 import re
 import shutil
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shimmy.worker.llama.trust import exposure
 from tests import program
-from tests.cli.machine import NAME, Machine
-from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program
+from tests.cli.machine import NAME, Machine, ask
+from tests.program import DEMO, DEMO_ID
 
 pytestmark = [
     pytest.mark.program,
@@ -30,17 +26,6 @@ GENERATE = ["generate", DEMO_ID, *MODEL, "--prompt", "Hi", "--max-tokens", "4", 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
-
-
-def ask(running: Program) -> Any:
-    body = {"model": DEMO_ID, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-    request = urllib.request.Request(f"{running.url}/v1/chat/completions", json.dumps(body).encode())
-    request.add_header("content-type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        return json.load(error)
 
 
 def test_opened_only_when_asked_for(machine: Machine) -> None:

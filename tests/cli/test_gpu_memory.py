@@ -3,15 +3,13 @@
 import json
 import re
 import shutil
-import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import program
-from tests.cli.machine import Machine
+from tests.cli.machine import Machine, ask
 from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program
 
 pytestmark = [
@@ -41,17 +39,6 @@ def two(tmp_path: Path) -> list[str]:
         # What is one file is one model.
         shutil.copyfile(DEMO, folder / f"{name}.gguf")
     return ["--model-dirs", str(folder)]
-
-
-def ask(running: Program, model: str = DEMO_ID) -> Any:
-    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-    request = urllib.request.Request(f"{running.url}/v1/chat/completions", json.dumps(body).encode())
-    request.add_header("content-type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        return json.load(error)
 
 
 def metric(running: Program, name: str) -> int:

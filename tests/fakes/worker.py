@@ -462,7 +462,7 @@ def layers_on_gpus(options: ipc.EngineOptions) -> dict[str, int]:
     from shimmy.core.engine_settings import EngineSettings
 
     settings = msgspec.msgpack.decode(options.settings, type=EngineSettings)
-    parts = settings.tensor_split or (max(0, settings.num_gpu_layers),)
+    parts = settings.tensor_split or (settings.num_gpu_layers,)
     return {name: int(number) for name, number in zip(settings.device, parts, strict=False)}
 
 

@@ -64,7 +64,8 @@ def test_those_that_llama_cpp_would_take() -> None:
     assert names(gpu_layers="all", main_gpu=1) == ["G1"]
     assert names(gpu_layers="auto", split_mode="none") == ["G0"]
     # What is wrong with it says the worker.
-    assert names(gpu_layers="all", main_gpu=2) is None
+    assert names(gpu_layers="all", main_gpu=2) is names(gpu_layers="auto", main_gpu=2) is None
+    assert names(gpu_layers="auto", tensor_split=(1.0, 1.0, 1.0)) is None
     there = there[:2]
     assert names(gpu_layers="auto") == ["I0"]
     there = there[:1]
@@ -73,11 +74,11 @@ def test_those_that_llama_cpp_would_take() -> None:
 
 def test_settings_that_say_what_was_planned() -> None:
     given = EngineSettings(gpu_layers="auto", split_mode="layer", cache_type_k="q8_0", cpu_moe=True)
-    two = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"])
+    two = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"], is_whole=False)
     assert (two.gpu_layers, two.device, two.tensor_split) == (7, ("G0", "G1"), (3.0, 4.0))
-    one = as_planned(EngineSettings(gpu_layers="auto", main_gpu=1), {"G1": 4}, ["G1"])
-    assert (one.gpu_layers, one.device, one.tensor_split, one.main_gpu) == (4, ("G1",), (), None)
-    none = as_planned(given, {}, ["G0", "G1"])
+    one = as_planned(EngineSettings(gpu_layers="auto", main_gpu=1), {"G1": 4}, ["G1"], is_whole=True)
+    assert (one.gpu_layers, one.device, one.tensor_split, one.main_gpu) == ("all", ("G1",), (), None)
+    none = as_planned(given, {}, ["G0", "G1"], is_whole=False)
     assert none.num_gpu_layers == 0 and not none.device
     for planned in (two, one, none):
         check(planned)

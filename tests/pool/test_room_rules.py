@@ -53,6 +53,16 @@ class Resident:
     def held(self) -> None:
         return None
 
+    def undergo(self, act: str, time: int) -> None:
+        match act:
+            case "use" | "finish":
+                self.is_idle = act == "finish"
+                self.idle_since = time
+            case "pin" | "unpin":
+                self.stay.pinned = act == "pin"
+            case "low" | "high":
+                self.stay.priority = Priority[act.upper()]
+
 
 STEPS = st.lists(
     st.tuples(
@@ -104,13 +114,8 @@ async def _play(steps: list[tuple[str, int, int]]) -> None:
                 else:
                     newcomer.idle_since = time
                     loaded[id] = newcomer
-            case "use" | "finish" if id in loaded:
-                loaded[id].is_idle = act == "finish"
-                loaded[id].idle_since = time
-            case "pin" | "unpin" if id in loaded:
-                loaded[id].stay.pinned = act == "pin"
-            case "low" | "high" if id in loaded:
-                loaded[id].stay.priority = Priority[act.upper()]
+            case _ if id in loaded:
+                loaded[id].undergo(act, time)
         assert room.usage().taken_bytes <= LIMIT
 
 
@@ -153,11 +158,8 @@ async def _play_on_a_gpu(steps: list[tuple[str, int, int]]) -> None:
                 newcomer.loaded = object()
                 newcomer.idle_since = time
                 loaded[id] = newcomer
-            case "use" | "finish" if id in loaded:
-                loaded[id].is_idle = act == "finish"
-                loaded[id].idle_since = time
-            case "pin" | "unpin" if id in loaded:
-                loaded[id].stay.pinned = act == "pin"
+            case _ if id in loaded:
+                loaded[id].undergo(act, time)
         assert taken() <= LIMIT - LIMIT // 16
         assert all(usage == (LIMIT, taken()) for usage in room.gpu_usage().values())
 
