@@ -138,8 +138,7 @@ def test_loading_again_brings_a_new_process_and_the_status_says_so() -> None:
         first = await server.say("!pid")
         assert (await server.ask("POST", "/api/models/echo/load")).status == 200
         status = (await server.ask("GET", "/api/models/echo/status")).json()
-        switch = {"state": "done"}
-        assert status == {"model": "echo", "status": "ready", "loaded": True, "workers": 1, "switch": switch}
+        assert (status["status"], status["workers"], status["switch"]) == ("ready", 1, {"state": "done"})
         assert await server.say("!pid") != first
         metrics = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
         assert 'shimmy_model_switches_total{outcome="ok"} 1' in metrics

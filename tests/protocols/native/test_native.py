@@ -90,7 +90,10 @@ def test_models_are_loaded_and_unloaded_for_real() -> None:
         assert await status() == {"model": "echo", "status": "unloaded", "loaded": False}
         loaded = (await server.ask("POST", "/api/models/echo/load")).json()
         assert loaded == {"message": "Model echo is loaded", "status": "loaded"}
-        assert await status() == {"model": "echo", "status": "ready", "loaded": True, "workers": 1}
+        ready = await status()
+        assert ready.pop("memory_bytes") > 0
+        places = {"gpu_memory_bytes": {}, "layers": {}}
+        assert ready == {"model": "echo", "status": "ready", "loaded": True, "workers": 1, **places}
         pid = await server.say("!pid")
         assert Path(f"/proc/{pid}").exists()
         unloaded = (await server.ask("POST", "/api/models/echo/unload")).json()
