@@ -180,7 +180,7 @@ class Unavailable(ShimmyError):
 
 
 class InsufficientMemory(Unavailable):
-    """A model would not fit; details: `needed_bytes`, `free_bytes`, `limit_bytes`."""
+    """A model would not fit; details: `needed_bytes`, `free_bytes`, `limit_bytes`, and `device` for memory of a GPU."""
 
     code = "insufficient_memory"
 

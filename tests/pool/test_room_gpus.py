@@ -163,10 +163,11 @@ def test_an_idle_model_leaves_for_more_layers_and_one_without_any_there_does_not
             # It does not wait for the other one either.
             assert await here.use(of_gigabytes("second", 20), time) == {}
             assert here.loaded == ["first", "second"]
+            # It has been idle for less time than the other one.
+            time.now += 1
             busy.abort(stream)
             while here.placement.num_running("first"):
                 await asyncio.sleep(0.001)
-            time.now += 1
             assert await here.use(of_gigabytes("third", 10), time) == {"G0": ALL}
             assert here.loaded == ["second", "third"]
             assert await here.use(of_gigabytes("small", 1), time) == {"G0": ALL}

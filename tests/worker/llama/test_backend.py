@@ -1,4 +1,4 @@
-"""Which variants of the CPU backend are tried, and in which order."""
+"""Which variants of the CPU backend are tried, in which order, and what the log tells of memory."""
 
 import sys
 from pathlib import Path
@@ -49,3 +49,22 @@ def test_flags_that_none_of_ours_has(opened: list[str], monkeypatch: pytest.Monk
     monkeypatch.setattr(cpu, "flags", lambda: {"asimd"})
     monkeypatch.setattr(cpu, "variants", lambda have: ["unknown"])
     assert backend._candidates()[0] == "haswell"
+
+
+def test_what_was_made_is_told_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what llama.cpp logs; names of buffers begin with those of their devices."""
+    monkeypatch.setattr(backend, "_made", {})
+    monkeypatch.setattr(backend, "_buffers", {})
+    for line in (
+        b"load_tensors:        CUDA1 model buffer size =   2.00 MiB\n",
+        b"load_tensors:  CUDA1_Split model buffer size =   1.00 MiB\n",
+        b"load_tensors:   CPU_Mapped model buffer size =  16.00 MiB\n",
+        b"llama_kv_cache:      CUDA1 KV buffer size =   4.00 MiB\n",
+        b"llama_kv_cache:     CUDA10 KV buffer size =   8.00 MiB\n",
+        b"sched_reserve:   CUDA_Host compute buffer size =  32.00 MiB\n",
+        b"sched_reserve: RPC0[127.0.0.1:50052] compute buffer size =   0.50 MiB\n",
+    ):
+        backend._on_log(2, line, None)
+    mib = 1 << 20
+    assert backend.taken_of(["CUDA1", "CUDA10", "RPC0"]) == {"CUDA1": 7 * mib, "CUDA10": 8 * mib, "RPC0": mib // 2}
+    assert backend.placed()[1] == {"CUDA1": 2 * mib, "CUDA1_Split": mib, "CPU_Mapped": 16 * mib}
