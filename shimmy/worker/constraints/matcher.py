@@ -6,6 +6,8 @@ from typing import Any
 
 from shimmy.core.errors import RequestError
 
+# How llguidance calls a grammar that derives no finite text.
+_WITHOUT_END = "NoExtensionBias"
 # In a mask, for a token that may come (LLMatcher.compute_logit_bias).
 ALLOWED = b"\xc8"
 
@@ -97,6 +99,8 @@ def explained(error: str) -> str:
     """llguidance's message without the text it is about, and without what is only of use to its authors."""
     lines = (line.strip() for line in error.replace("<non-verbose/>", "").splitlines())
     told = " ".join(line for line in lines if line and not _SOURCE.match(line))
+    if told.endswith(_WITHOUT_END):
+        return "nothing can meet it: it refers to itself without an end"
     return _PLACE.sub("", told).removeprefix("failed to compile JSON schema: ")[:300]
 
 
