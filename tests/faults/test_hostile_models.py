@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -204,6 +205,16 @@ def test_a_template_that_wants_all_memory_ends_its_own_process(server: Program) 
     status, answer = ask(server, "/v1/chat/completions", body)
     assert (status, answer["error"]["code"]) == (502, "worker_lost"), answer
     assert complete(server, DEMO_ID)[0] == 200
+
+
+def test_a_cache_that_is_too_small_for_all_at_once_serves_all(server: Program) -> None:
+    """llama.cpp has no cell left for most of them, again and again."""
+    body = {"model": "context-2-31", "max_tokens": 300, "ignore_eos": True}
+    with ThreadPoolExecutor(6) as threads:
+        asked = [threads.submit(ask, server, "/v1/completions", body | {"prompt": [n] * 200}) for n in range(10, 16)]
+    for status, answer in (each.result() for each in asked):
+        assert status == 200, answer
+        assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (300, "length")
 
 
 def test_a_folder_is_no_model(server: Program) -> None:
