@@ -96,6 +96,8 @@ HOSTILE: dict[str, tuple[ConstraintKind, Any]] = {
     "groups": ("grammar", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000),
     "repetitions": ("grammar", 'root ::= (("a"{1,2000}){1,2000}){1,2000}'),
     "ambiguous": ("grammar", 'start: a\na: a a a a | "x" | ""'),
+    "lines": ("grammar", "\n" * 16_000 + 'start: "a"'),
+    "names": ("grammar", "start[" * 2700),
     "rules": ("grammar", "\n".join([*RULES, "start: r0"])),
     "choices": ("choice", [f"choice number {number}" for number in range(1024)]),
 }  # fmt: skip
