@@ -313,7 +313,7 @@ class Inference:
                 self._suspects.note_crash(model, asked, handle.serial)
             raise
 
-    async def _acquire(self, name: str, keep_alive_seconds: float | None) -> Handle:
+    async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
         while True:
             try:
                 return await self._placement.acquire(await self._find(name), keep_alive_seconds)
