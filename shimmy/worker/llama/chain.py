@@ -32,7 +32,8 @@ _NO_SEED = 0xFFFFFFFF
 
 class Chain:
     """The native chain, and those of its links that count the prompt's tokens too, each with how many. `kept`, for an
-    answer that is constrained, has the likeliest tokens before any are ruled out; a chain within the chain goes on."""
+    answer that is constrained, has the likeliest tokens before any are ruled out; a chain within the chain goes on. It
+    must be there until `native` is freed."""
 
     def __init__(self, recipe: Recipe, choice: int) -> None:
         """`choice` shifts a given seed, so that the choices of one request differ."""
