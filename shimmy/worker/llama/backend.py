@@ -24,7 +24,7 @@ _DEBUG_LEVEL, _INFO_LEVEL, _ERROR_LEVEL = 1, 2, 4
 _LAYER, _DEVICE, _REST = b"load_tensors: layer ", b" assigned to device ", b", is_swa"
 # The same, once for each buffer: "load_tensors:   CPU_Mapped model buffer size =   12.34 MiB", and as well for caches,
 # adapters and what is computed with.
-_TENSORS, _BUFFER, _UNIT = b"load_tensors: ", b" buffer size = ", b" MiB"
+_TENSORS, _BUFFER, _UNIT = b"load_tensors:", b" buffer size = ", b" MiB"
 
 _recent_errors: deque[str] = deque(maxlen=20)
 _layers: dict[str, int] = {}
@@ -41,14 +41,23 @@ def _on_log(level: int, text: bytes, _data: Any) -> None:
     elif level == _DEBUG_LEVEL and text and text.startswith(_LAYER) and _DEVICE in text:
         device = text.partition(_DEVICE)[2].partition(_REST)[0].decode("utf-8", "replace")
         _layers[device] = _layers.get(device, 0) + 1
-    elif level == _INFO_LEVEL and text and _BUFFER in text:
-        name, _, size = text.partition(_BUFFER)
-        kind = name.split()[1].decode("utf-8", "replace")
-        num_bytes = int(float(size.partition(_UNIT)[0]) * (1 << 20))
-        for buffers in (_made, _buffers) if text.startswith(_TENSORS) else (_made,):
-            buffers[kind] = buffers.get(kind, 0) + num_bytes
+    elif level == _INFO_LEVEL and text and _BUFFER in text and _UNIT in text:
+        _note_buffer(text)
     for listener in _listeners:
         listener((text or b"").decode("utf-8", "replace"))
+
+
+def _note_buffer(text: bytes) -> None:
+    name, _, size = text.partition(_BUFFER)
+    function, kind, *_ = (*name.split(), b"", b"")
+    try:
+        num_bytes = int(float(size.partition(_UNIT)[0]) * (1 << 20))
+    except ValueError:
+        # It says something else.
+        return
+    for buffers in (_made, _buffers) if function == _TENSORS else (_made,):
+        place = kind.decode("utf-8", "replace")
+        buffers[place] = buffers.get(place, 0) + num_bytes
 
 
 _log_callback = abi.llama_log_callback(_on_log)

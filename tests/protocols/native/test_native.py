@@ -92,7 +92,7 @@ def test_models_are_loaded_and_unloaded_for_real() -> None:
         assert loaded == {"message": "Model echo is loaded", "status": "loaded"}
         ready = await status()
         assert ready.pop("memory_bytes") > 0
-        places = {"gpu_memory_bytes": {}, "layers": {}}
+        places: dict[str, Any] = {"gpu_memory_bytes": {}, "layers": {}}
         assert ready == {"model": "echo", "status": "ready", "loaded": True, "workers": 1, **places}
         pid = await server.say("!pid")
         assert Path(f"/proc/{pid}").exists()

@@ -62,6 +62,7 @@ def test_what_was_made_is_told_by_device(monkeypatch: pytest.MonkeyPatch) -> Non
         b"llama_kv_cache:      CUDA1 KV buffer size =   4.00 MiB\n",
         b"llama_kv_cache:     CUDA10 KV buffer size =   8.00 MiB\n",
         b"sched_reserve:   CUDA_Host compute buffer size =  32.00 MiB\n",
+        b"it has a buffer size = that nobody knows, in MiB\n",
         b"sched_reserve: RPC0[127.0.0.1:50052] compute buffer size =   0.50 MiB\n",
     ):
         backend._on_log(2, line, None)
