@@ -6,7 +6,6 @@ libggml-*.so lies in the current directory.
 
 import ctypes as c
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -92,10 +91,11 @@ def placed() -> tuple[dict[str, int], dict[str, int]]:
 def taken_of(devices: Iterable[str]) -> dict[str, int]:
     """Bytes of all that this process has made so far on each of the devices, by the names of its buffers: those of
     "CUDA1" are called "CUDA1", or "CUDA1_Split", or like "RPC0[host:port]"."""
-    return {
-        device: sum(size for kind, size in _made.items() if re.fullmatch(rf"{re.escape(device)}(\D.*)?", kind))
-        for device in devices
-    }
+    return {device: sum(size for kind, size in _made.items() if _is_of(kind, device)) for device in devices}
+
+
+def _is_of(kind: str, device: str) -> bool:
+    return kind.startswith(device) and not kind[len(device) :][:1].isdigit()
 
 
 def start() -> str:
