@@ -76,8 +76,8 @@ class Crashes:
 class Supervisor:
     """Owns the current handle of one model file, identity included, and the one task that loads and restarts it.
 
-    A load that fails is tried again when the model is asked for again; a worker that dies after it was ready is
-    restarted unasked. Both count as crashes.
+    A load that fails is tried again when the model is asked for again; a worker that dies is replaced unasked, within
+    one load once. Both count as crashes.
     """
 
     def __init__(
@@ -206,10 +206,6 @@ class Supervisor:
     async def _keep_loaded(self) -> None:
         """Returns only when the supervisor leaves; raises why the model cannot be kept."""
         while not self._leaving:
-            self.fraction = 0.0
-            await self._tools.sleep(self._crashes.delay_seconds())
-            if self._tools.room is not None:
-                await self._tools.room.make(self)
             handle = await self._open()
             self.idle_since = ready_at = self._tools.clock()
             self._progress(1.0)
@@ -228,16 +224,29 @@ class Supervisor:
             log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:
-        handle = self._handle = Handle(self.model.id, self._load, self._progress, self._note_idle)
-        try:
-            await handle.open(self._tools.spawn)
-        except ShimmyError as error:
-            self._tools.tally["failed_loads"] += 1
-            self._crashes.record(0.0)
-            await handle.close(error)
-            raise
-        self._tools.tally["loads"] += 1
-        return handle
+        """A ready one. Who loads the model may be killed for no fault of it, so one that dies without a word of what is
+        wrong has a successor."""
+        is_last = False
+        while True:
+            self.fraction = 0.0
+            await self._tools.sleep(self._crashes.delay_seconds())
+            if self._tools.room is not None:
+                await self._tools.room.make(self)
+            handle = self._handle = Handle(self.model.id, self._load, self._progress, self._note_idle)
+            try:
+                await handle.open(self._tools.spawn)
+            except ShimmyError as error:
+                self._tools.tally["failed_loads"] += 1
+                self._crashes.record(0.0)
+                if is_last or handle.state is not State.LOST or self._crashes.too_many():
+                    await handle.close(error)
+                    raise
+                is_last = True
+                self._give_back()
+                log.warning("model %s is loaded once more in %g s", self.model.id, self._crashes.delay_seconds())
+            else:
+                self._tools.tally["loads"] += 1
+                return handle
 
     def _note_idle(self) -> None:
         self.idle_since = self._tools.clock()

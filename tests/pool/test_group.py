@@ -263,7 +263,7 @@ def test_a_model_that_cannot_be_loaded_fails_once_for_all(tmp_path: Path) -> Non
     async def test() -> None:
         async with placed(num_workers=3) as placement:
             with pytest.raises(ModelFailed):
-                await placement.acquire(scripted_model("m", tmp_path, "exit 3"))
+                await placement.acquire(scripted_model("m", tmp_path, "fail model_failed no memory"))
             assert placement.tally["failed_loads"] == 1
             assert placement.status("m").state == "failed" and num_workers(placement) == 0
 
