@@ -65,29 +65,35 @@ class Inference:
         self.closing = asyncio.Event()
 
     async def generate(
-        self, request: Generation, keep_alive_seconds: float | None = None
+        self, request: Generation, keep_alive_seconds: float | None = None, *, whole: bool = False
     ) -> AsyncGenerator[list[Event], None]:
         """Batches of every event that waits, never empty; the first one starts with `Accepted`. From its end on the
         model stays loaded for `keep_alive_seconds` more, which may be `inf`.
 
         Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
-        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
+        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once,
+        and one lost later as well if the answer is wanted `whole`: then there is one batch.
         """
         from shimmy.pool.deadline import Deadline
 
         with self._admission.admit(request.tenant):
             deadline = Deadline(request, self._queue_seconds)
-            sent, meter, began_at = _Sent(), self.meter(request.tenant), self._clock()
+            sent, meter, began_at = _Sent(whole), self.meter(request.tenant), self._clock()
             while True:
                 try:
                     async with self._stream(request, deadline, keep_alive_seconds) as stream:
                         load_seconds = self._clock() - began_at
                         async for batch in stream:
-                            if fresh := _timed(sent.note(batch), load_seconds):
-                                if meter:
-                                    meter.note(fresh)
+                            fresh = _timed(sent.note(batch), load_seconds)
+                            if meter:
+                                meter.note(fresh)
+                            if whole:
+                                sent.kept += fresh
+                            elif fresh:
                                 yield fresh
-                        return
+                    if whole:
+                        yield sent.kept
+                    return
                 except WorkerLost:
                     if not sent.may_retry():
                         raise
@@ -361,9 +367,12 @@ def _timed(batch: list[Event], load_seconds: float) -> list[Event]:
 
 
 class _Sent:
-    """How far the client has seen a request, which decides whether a second try can go unnoticed."""
+    """How far a request has come, which decides whether a second try can go unnoticed. For a client that wants its
+    answer `whole`, what there is of it is `kept` until its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.kept: list[Event] = []
+        self._whole = whole
         self._accepted = self._text = self._retried = False
 
     def note(self, batch: list[Event]) -> list[Event]:
@@ -376,6 +385,7 @@ class _Sent:
 
     def may_retry(self) -> bool:
         """True once, as long as the client has seen no text."""
-        allowed = not self._text and not self._retried
+        allowed = (self._whole or not self._text) and not self._retried
         self._retried = True
+        del self.kept[1:]
         return allowed

@@ -32,8 +32,10 @@ class Endpoint:
             work = self._unload(body.model) if leaves else self._inference.preload(body.model, keep_alive)
             await until_disconnect(request.receive, work)
             return _json(answer.only("unload" if leaves else "load"))
-        events: Batches = observed(request.scope, body.model, self._inference.generate(generation, keep_alive))
-        if body.stream is not False:
+        whole = body.stream is False
+        answers = self._inference.generate(generation, keep_alive, whole=whole)
+        events: Batches = observed(request.scope, body.model, answers)
+        if not whole:
             return LineStream(answer.lines(events), encode_error_line, self._ping_seconds)
         return _json(await until_disconnect(request.receive, answer.whole(events)))
 
