@@ -126,6 +126,12 @@ class Group:
         if (self._filling is None or self._filling.done()) and self._tools.clock() >= self._fill_again_at:
             self._filling = asyncio.create_task(self._fill())
 
+    async def filled(self) -> None:
+        """Returns once all workers are loaded, or those that are missing cannot be had."""
+        self.fill()
+        if self._filling is not None:
+            await asyncio.wait([self._filling])
+
     async def retire(self) -> None:
         """Another file took the name, or nobody needs it: each worker ends once its last stream is over."""
         await self._end(each.retire() for each in self.workers)

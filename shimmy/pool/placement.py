@@ -111,11 +111,16 @@ class Placement:
 
     async def reload(self, model: "Model") -> None:
         """Load the model anew, its file changed or not; if it is loaded, it answers until the new one has been tried.
-        Raises why that failed."""
+        Raises why that failed. Returns once it has all of its workers, or as many as there is room for."""
         current = self._groups.get(model.id)
         if current is None or not current.is_ready or self._closed:
             await self.acquire(model)
-            return
+        else:
+            await self._replace(model, current)
+        if (group := self._groups.get(model.id)) is not None:
+            await group.filled()
+
+    async def _replace(self, model: "Model", current: Group) -> None:
         switch = self._running_switch(model.id)
         if switch is None or switch.model.identity != model.identity:
             switch = self._switch(model, current)

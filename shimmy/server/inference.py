@@ -162,7 +162,7 @@ class Inference:
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
-        Raises why that is not possible."""
+        Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
         await self._placement.reload(await self._find_settled(name))
 
     async def set_stay(
