@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model
     from shimmy.pool.adapters import Adapters
     from shimmy.pool.draft import DraftModel
+    from shimmy.pool.watchdog import Watchdog
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -61,10 +62,12 @@ class Placement:
         memory_limit_bytes: int | None = None,
         keep_alive_seconds: float = inf,
         num_workers: int = 1,
+        hang_seconds: float = inf,
         measure: "Callable[[], Memory | None]" = system_memory,
     ) -> None:
         """Without a limit models may take what `measure` says is left. `keep_alive_seconds` is how long they stay after
-        their last request, unless that says otherwise, and `num_workers` how many each one has."""
+        their last request, unless that says otherwise, and `num_workers` how many each one has. One that has done
+        nothing for `hang_seconds` though it has requests is ended."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
@@ -80,6 +83,8 @@ class Placement:
         self._switches: dict[str, Switch] = {}
         self._retiring: set[Group] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._hang_seconds = hang_seconds
+        self._watchdog: Watchdog | None = None
         self._closed = False
 
     async def acquire(self, model: "Model", keep_alive_seconds: float | None = None) -> Handle:
@@ -92,6 +97,7 @@ class Placement:
         handle = await self._acquire(model)
         # It may stay unused.
         self.note_change()
+        self._watch()
         return handle
 
     async def _acquire(self, model: "Model") -> Handle:
@@ -210,6 +216,8 @@ class Placement:
         self._closed = True
         draining = Draining("the server is shutting down")
         await self._expiry.close()
+        if self._watchdog is not None:
+            await self._watchdog.close()
         await asyncio.gather(
             *(switch.cancel(draining) for switch in self._switches.values()),
             *(group.close() for group in (*self._groups.values(), *self._retiring)),
@@ -310,6 +318,20 @@ class Placement:
         """Some worker may have nothing to do, or may have to stay for another time."""
         self._room.note_change()
         self._expiry.note_change()
+
+    def _watch(self) -> None:
+        """See to it that nobody waits for ever for the workers there are."""
+        if self._hang_seconds == inf:
+            return
+        if self._watchdog is None:
+            from shimmy.pool.watchdog import Watchdog
+
+            self._watchdog = Watchdog(self._handles, self._hang_seconds)
+        self._watchdog.note_work()
+
+    def _handles(self) -> list[Handle]:
+        """Of all workers that may have requests."""
+        return [handle for each in self._living() if (handle := each.ready_handle()) is not None]
 
     def _loaded(self) -> list[Group]:
         """Those that names lead to."""

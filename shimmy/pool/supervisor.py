@@ -112,23 +112,23 @@ class Supervisor:
 
     @property
     def loaded(self) -> ipc.Loaded | None:
-        handle = self._ready_handle()
+        handle = self.ready_handle()
         return handle.loaded if handle is not None else None
 
     @property
     def num_running(self) -> int:
         """Requests that the worker has."""
-        handle = self._ready_handle()
+        handle = self.ready_handle()
         return handle.num_streams if handle is not None else 0
 
     @property
     def is_ready(self) -> bool:
-        return self._ready_handle() is not None
+        return self.ready_handle() is not None
 
     @property
     def is_idle(self) -> bool:
         """Ready, and nobody uses it."""
-        handle = self._ready_handle()
+        handle = self.ready_handle()
         return handle is not None and handle.idle.is_set()
 
     @property
@@ -152,7 +152,7 @@ class Supervisor:
 
     async def acquire(self) -> Handle:
         """The ready handle; starts or joins the load. Raises why there is none; `WorkerLost` is worth another try."""
-        while (handle := self._ready_handle()) is None:
+        while (handle := self.ready_handle()) is None:
             self._begin()
             await self._changed.wait()
             if self._failure is not None:
@@ -162,7 +162,7 @@ class Supervisor:
     async def retire(self) -> None:
         """Another file took the name, or nobody needs it: no restarts, and an end once the last stream is over."""
         self._leaving = True
-        if (handle := self._ready_handle()) is not None:
+        if (handle := self.ready_handle()) is not None:
             await handle.idle.wait()
         await self.leave(WorkerLost("the model was unloaded, or its file replaced"))
 
@@ -181,7 +181,8 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._give_back()
 
-    def _ready_handle(self) -> Handle | None:
+    def ready_handle(self) -> Handle | None:
+        """None where there is none."""
         return self._handle if self._handle is not None and self._handle.state is State.READY else None
 
     def _begin(self) -> None:
