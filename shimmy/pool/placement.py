@@ -24,6 +24,7 @@ from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
 
 if TYPE_CHECKING:
+    from shimmy.core.request import Generation
     from shimmy.hardware.memory import Memory
     from shimmy.models.listing import Model
     from shimmy.pool.adapters import Adapters
@@ -87,27 +88,30 @@ class Placement:
         self._watchdog: Watchdog | None = None
         self._closed = False
 
-    async def acquire(self, model: "Model", keep_alive_seconds: float | None = None) -> Handle:
-        """A handle that is ready, loading the model when needed. Raises why that is not possible.
+    async def acquire(
+        self, model: "Model", keep_alive_seconds: float | None = None, request: "Generation | None" = None
+    ) -> Handle:
+        """A handle that is ready, the best one for `request`, loading the model when needed. Raises why that is not
+        possible.
 
         Whoever submits to it does so at once, before anything else is awaited: only then is the model known to be used.
         """
         if keep_alive_seconds is not None:
             self.stay_of(model.id).keep_alive_seconds = keep_alive_seconds
-        handle = await self._acquire(model)
+        handle = await self._acquire(model, request)
         # It may stay unused.
         self.note_change()
         self._watch()
         return handle
 
-    async def _acquire(self, model: "Model") -> Handle:
+    async def _acquire(self, model: "Model", request: "Generation | None") -> Handle:
         while True:
             if self._closed:
                 raise Draining("the server is shutting down")
             group = self._group(model)
             switch = self._running_switch(model.id)
             if group.is_ready or switch is None:
-                handle = await group.acquire()
+                handle = await group.acquire(request)
                 group.fill()
                 return handle
             # The old version is lost, and its file with it: the new one comes sooner.

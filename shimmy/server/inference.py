@@ -294,7 +294,7 @@ class Inference:
         async with AsyncExitStack() as until_over:
             async with deadline.waiting():
                 await until_over.enter_async_context(self._suspects.trial(request.model, request))
-                handle = await self._acquire(request.model, keep_alive_seconds)
+                handle = await self._acquire(request.model, keep_alive_seconds, request)
                 until_over.enter_context(self._suspicious(handle, request.model, request))
                 stream = await handle.submit(deadline.request())
             until_over.enter_context(self._running(handle, stream, deadline))
@@ -324,12 +324,15 @@ class Inference:
                 self._suspects.note_crash(model, asked, handle.serial)
             raise
 
-    async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
+    async def _acquire(
+        self, name: str, keep_alive_seconds: float | None = None, request: Generation | Embedding | None = None
+    ) -> Handle:
         """What was said with the request itself counts more than what was said beside it."""
+        generation = request if isinstance(request, Generation) else None
         seconds = keep_alive.said() if keep_alive_seconds is None else keep_alive_seconds
         while True:
             try:
-                return await self._placement.acquire(await self._find(name), seconds)
+                return await self._placement.acquire(await self._find(name), seconds, generation)
             except WorkerLost:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)
