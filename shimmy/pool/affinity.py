@@ -1,6 +1,6 @@
-"""Which worker of several a prompt goes to: the one that had the last prompt that began alike, which is in its cache.
+"""Which worker of several a prompt goes to: the one that had the last one that began alike, which is in its cache.
 
-Knows no tokens. A conversation begins with its messages up to the user's first, other prompts with so much of themselves.
+Knows no tokens. A conversation begins with its messages up to the first of the user, other prompts with so much text.
 """
 
 from collections.abc import Sequence
