@@ -243,7 +243,6 @@ class Supervisor:
                     await handle.close(error)
                     raise
                 is_last = True
-                self._give_back()
                 log.warning("model %s is loaded once more in %g s", self.model.id, self._crashes.delay_seconds())
             else:
                 self._tools.tally["loads"] += 1
