@@ -127,7 +127,11 @@ class Placement:
             await self.acquire(model)
         else:
             await self._replace(model, current)
-        if (group := self._groups.get(model.id)) is not None:
+        await self.filled(model.id)
+
+    async def filled(self, model_id: str) -> None:
+        """Returns once a model has all of its workers, or as many as there is room for."""
+        if (group := self._groups.get(model_id)) is not None:
             await group.filled()
 
     async def _replace(self, model: "Model", current: Group) -> None:

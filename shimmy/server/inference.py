@@ -163,7 +163,13 @@ class Inference:
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
         Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
-        await self._placement.reload(await self._find_settled(name))
+        model = await self._find_settled(name)
+        if self._placement.is_ready(model.id):
+            await self._placement.reload(model)
+        else:
+            # Should its file be replaced meanwhile, the new one will do.
+            await self._acquire(name)
+            await self._placement.filled(model.id)
 
     async def set_stay(
         self,

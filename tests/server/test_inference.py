@@ -507,6 +507,21 @@ def test_however_often_a_file_is_replaced_while_it_loads_nobody_is_lost(tmp_path
     run(test())
 
 
+def test_a_load_outlives_the_replacement_of_the_file_that_it_began_with(tmp_path: Path) -> None:
+    async def test() -> None:
+        catalog = FakeCatalog(scripted_model("echo", tmp_path, "hold"))
+        async with fake_inference(catalog=catalog) as inference:
+            loading = asyncio.create_task(inference.load("echo"))
+            await until_loading(inference)
+            catalog.available[:] = [scripted_model("echo", tmp_path, "ready")]
+            await inference.refresh(max_age_seconds=0)
+            assert await answer(inference, "late") == "late"
+            await loading
+            assert inference.tally["loads"] == 1
+
+    run(test())
+
+
 def test_preloading_loads_and_says_what_is_wrong(tmp_path: Path) -> None:
     async def test() -> None:
         broken = scripted_model("broken", tmp_path, "fail model_invalid bad magic")
