@@ -14,7 +14,13 @@ from shimmy.hardware.sleep import num_sleeps
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what threads do")
 LIMIT_SECONDS = 60.0
 READS = "import sys; sys.stdin.readline(); sys.stdin.readline()"
-RUNS_ASIDE = "import sys, threading; threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()"
+RUNS_ASIDE = """
+import threading
+def spin():
+    while True:
+        pass
+threading.Thread(target=spin).start()
+"""
 
 
 @contextmanager
