@@ -83,6 +83,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         memory_limit_bytes=settings.memory_budget_bytes,
         keep_alive_seconds=inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds,
         num_workers=settings.num_workers,
+        hang_seconds=settings.hang_seconds or inf,
     )
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)

@@ -36,7 +36,8 @@ class Responses:
         note(request, left_out(body))
         id = new_id("resp").replace("-", "_")
         wanted = generation(body, id, request.state.tenant)
-        batches = observed(request.scope, body.model, _in_our_words(self._inference.generate(wanted), body))
+        events = self._inference.generate(wanted, whole=not body.stream)
+        batches = observed(request.scope, body.model, _in_our_words(events, body))
         output = Output(body, id)
         if body.stream:
             encoder = Encoder(output)
