@@ -325,7 +325,7 @@ class Loop:
         """`is_cut` when the last token is not, or not all, in the text that is sent."""
         request_id, index, reply, warning = sequence.request.id, sequence.index, sequence.reply, None
         if reply is not None:
-            self._say(sequence, reply, reply.finish(), last=True)
+            self._say(sequence, reply, reply.finish(is_cut=is_cut or reason == "length"), last=True)
             warning = reply.warning
         else:
             self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shimmy.worker.chat.arguments import fault
-from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
+from shimmy.worker.chat.parts import CUT, CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
 from shimmy.worker.chat.plan import Plan
 from shimmy.worker.chat.reasoning import Channels, Splitter
 from shimmy.worker.text import StopScan, TextStream
@@ -91,13 +91,16 @@ class Reply:
         self.stop = self.stop or template_stop
         return said
 
-    def finish(self) -> list[Said]:
-        """What was held back; nothing after a stop string of the request's."""
+    def finish(self, *, is_cut: bool = False) -> list[Said]:
+        """What was held back; nothing after a stop string of the request's. `is_cut` if it was not the model that ended
+        the answer."""
         said: list[Said] = []
         if not self._stops.is_reached:
             rest = self._text.flush()
             self._num_read += len(rest)
-            said = self._read(rest) + self._ended()
+            said = self._read(rest) + self._ended(is_cut)
+        if is_cut and self.plan.calls is not None and self.plan.calls.is_required:
+            said = self._only_calls(said)
         for name, *arguments in self._unheld.values():
             if reason := fault(self.plan.unheld[name], "".join(arguments)):
                 self.warning = self.warning or f"the arguments of {name!r} do not meet its schema: {reason}"
@@ -108,11 +111,17 @@ class Reply:
         """How many characters of the model's have left, or were read as something else."""
         return self._num_read - self._stops.num_held
 
-    def _ended(self) -> list[Said]:
+    def _only_calls(self, said: list[Said]) -> list[Said]:
+        """Where nothing but calls may come, all text at the end is the beginning of one."""
+        if any(isinstance(part, Content) and part.text.strip() for part in said):
+            self.warning = self.warning or CUT
+        return [part for part in said if not isinstance(part, Content)]
+
+    def _ended(self, is_cut: bool) -> list[Said]:
         parts = self._splitter.finish() if self._splitter else []
         said = self._said(self._parsed(parts))
         if self._parser is not None:
-            said += self._said(self._parser.finish())
+            said += self._said(self._parser.finish(is_cut=is_cut))
         return said + self._held()
 
     def _held(self) -> list[Said]:

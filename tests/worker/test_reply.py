@@ -16,6 +16,7 @@ from shimmy.worker.sequence import Request
 from tests.worker.test_loop import Bench
 
 QWEN = "{{ '<think>' }}{{ '</think>' }}{{ '<tool_call>' }}"
+SPELLED = "{{ '<tool_call>' }}"
 END = "<end>"
 # Control tokens add nothing to a text; "<think>" is one here, "<tool_call>" is not, and "</think>" is no token at all.
 CONTROL = ["<think>", "<|other|>"]
@@ -270,6 +271,33 @@ def test_forced_tokens_are_told_and_the_one_they_replace_is_not() -> None:
 def test_a_call_that_was_cut_is_there_as_far_as_it_came() -> None:
     found = answered(CALL[:3], chat(tools=TOOLS), max_tokens=3)
     assert (found.finished.reason, found.calls) == ("length", [("f", '{"a"')])
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_a_mark_and_half_a_call_are_no_content_of_an_answer_that_was_cut(size: int) -> None:
+    says = re.findall(".{1,4}", "".join(CALL))[:size]
+    must = ToolChoice("required")
+    found = answered(says, chat(tools=TOOLS, tool_choice=must), template=SPELLED, max_tokens=size)
+    assert (found.text, found.finished.reason) == ("", "length")
+    assert found.finished.warning == "the answer ended within a call"
+    # What may yet become a mark may as well be text where there may be text.
+    found = answered(["Yes.\n", *says], chat(tools=TOOLS), template=SPELLED, max_tokens=size + 1)
+    is_marked = "<tool_call>" in "".join(says)
+    assert found.text == ("Yes." if is_marked else "Yes.\n" + "".join(says))
+    assert bool(found.finished.warning) == is_marked
+
+
+def test_a_call_that_a_stop_token_cuts_is_no_content_either() -> None:
+    words = [*CALL[:2], "<stop>"]
+    found = answered(words, chat(tools=TOOLS), stop_tokens=[len(SPECIAL) + 1])
+    assert (found.text, found.finished.warning) == ("", "the answer ended within a call")
+
+
+def test_whole_calls_before_the_cut_are_there() -> None:
+    says = [*CALL, "\n", *CALL[:2]]
+    found = answered(says, chat(tools=TOOLS, tool_choice=ToolChoice("required")), max_tokens=len(says))
+    assert (found.text, found.calls, found.finished.reason) == ("", [("f", '{"a": 1}')], "length")
+    assert found.finished.warning == "the answer ended within a call"
 
 
 def test_only_one_call_where_only_one_may_come() -> None:

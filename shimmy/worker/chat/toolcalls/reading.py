@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from shimmy.core.request import Tool
-from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Part, Thought
+from shimmy.worker.chat.parts import CUT, CallArguments, CallBegin, Content, Doubt, Part, Thought
 from shimmy.worker.chat.toolcalls.json_scanner import JsonScanner, NotJson
 
 MAX_CALL_CHARS = 1 << 20
@@ -50,6 +50,7 @@ class Reading:
         self._text = ""
         self._at = 0
         self._has_ended = False
+        self._is_cut = False
         self._kept: list[str] = []
         self._kept_chars = 0
         self._is_keeping = False
@@ -64,8 +65,9 @@ class Reading:
         self._go_on()
         return self._taken()
 
-    def finish(self) -> list[Part]:
+    def finish(self, *, is_cut: bool = False) -> list[Part]:
         self._has_ended = True
+        self._is_cut = is_cut
         self._go_on()
         if not self._is_after_call:
             self._put(Content("".join(self._blank)))
@@ -149,11 +151,14 @@ class Reading:
             self._parts.append(Doubt(reason))
 
     def _cut(self, is_guess: bool) -> None:
-        """The beginning of a call that has been told is all that there is to tell of it."""
+        """The beginning of a call that has been told is all that there is to tell of it, and what the mark of one began
+        would have become one."""
         text = "".join(self._kept) + self._rest()
         if self._is_open or text.strip():
-            self._doubt("the answer ended within a call", is_guess)
-        if not self._is_open:
+            self._doubt(CUT, is_guess)
+        if self._is_cut and not is_guess:
+            self._is_after_call = True
+        elif not self._is_open:
             self.say(text)
 
     def find(

@@ -9,12 +9,15 @@ import pytest
 
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Tool, ToolChoice
+from shimmy.worker.chat.parts import Content
+from shimmy.worker.chat.plan import Calls, Plan
 from shimmy.worker.chat.toolcalls import Dialect
 from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from shimmy.worker.constraints.compile import Compiler
 from shimmy.worker.constraints.libllguidance import llguidance
 from shimmy.worker.constraints.matcher import ALLOWED
 from shimmy.worker.constraints.vocabulary import tokenizer
+from shimmy.worker.reply import Reply
 from tests.worker.chat.toolcalls.answers import TOOLS, Answer, answer, pieces, read, tool
 
 DIALECTS = every_dialect()
@@ -140,6 +143,17 @@ def test_the_same_where_marks_are_control_tokens(dialect: Dialect) -> None:
     for text in texts:
         if text is not None:
             check(answer(read(dialect, [text])), choice)
+
+
+@EACH
+def test_where_calls_must_come_nothing_of_an_answer_that_was_cut_is_content(dialect: Dialect) -> None:
+    native = matcher(dialect.grammar(TOOLS, ToolChoice("required")))
+    text = next(text for text in (walk(native.deep_copy(), PLAIN, seed) for seed in range(20)) if text is not None)
+    plan = Plan(new_parser=lambda: dialect.parser(TOOLS, True), calls=Calls("", "tool_choice", True, False))
+    for length in {*range(1, len(text), 1 + len(text) // 40), *range(1, min(len(text), 40))}:
+        reply = Reply(plan, [])
+        said = [*reply.push(text[:length].encode()), *reply.finish(is_cut=True)]
+        assert not [part for part in said if isinstance(part, Content)]
 
 
 @EACH
