@@ -281,6 +281,8 @@ class Loop:
         self._say(sequence, reply, reply.push(piece))
         if awaited_answer and not reply.awaits_answer:
             sampler.begin_answer()
+        if reply.due is not None:
+            sampler.hold(*reply.due)
         if reply.is_over:
             self._finish(sequence, "stop", reply.stop, is_cut=reply.stop is not None)
         elif sampler.is_complete:
@@ -340,6 +342,8 @@ class Loop:
     def _is_met(self, sequence: Sequence, *, is_cut: bool) -> bool:
         """A constrained answer that says that it is whole must be."""
         if sequence.sent is None or sequence.sampler is None:
+            return True
+        if sequence.reply is not None and sequence.reply.is_all_calls:
             return True
         return sequence.sampler.is_met("".join(sequence.sent), is_cut=is_cut)
 

@@ -35,6 +35,8 @@ class Reply:
         self.num_thought = 0
         self.num_calls = 0
         self.warning: str | None = None
+        # With the last token a call came to where its arguments begin: the tool, and what came of them.
+        self.due: tuple[str, str] | None = None
         self._num_read = 0
         self._text = TextStream(template_stops)
         self._splitter = Splitter(plan.marks, plan.place, is_raw=plan.is_raw) if plan.marks else None
@@ -43,7 +45,7 @@ class Reply:
         self._stops = StopScan(plan.stops)
         self._ids: set[str] = set()
         # Of calls that are looked at when they are there: the name, then the arguments.
-        self._unheld: dict[int, list[str]] = {}
+        self._checked: dict[int, list[str]] = {}
         if plan.budget == 0:
             self.forced.extend(plan.skip)
 
@@ -63,6 +65,11 @@ class Reply:
         """Whether what comes next is no part of the answer yet."""
         return self.is_thinking if self._channels is None else not self._channels.has_answered
 
+    @property
+    def is_all_calls(self) -> bool:
+        """Whether calls have come, of which nothing is said by what the answer must be, and no answer."""
+        return self._channels is not None and self._channels.has_called and not self._channels.has_answered
+
     def close(self) -> None:
         """The thoughts end here."""
         self.forced.extend(self.plan.close)
@@ -71,7 +78,7 @@ class Reply:
         """Whether, instead of this piece, the thoughts must be closed: they would go on to the end (None), or end in
         the middle of a token whose rest the constraint has not seen."""
         terms = self.plan.terms
-        if terms is None or terms.callers is not None or not self.is_thinking:
+        if terms is None or terms.is_for_calls or not self.is_thinking:
             return False
         if piece is None or self._splitter is None:
             return piece is None
@@ -84,6 +91,7 @@ class Reply:
         if self._channels is not None:
             self._channels.push(text)
         said = self._read(text)
+        self.due = self._due() if self.plan.holds_arguments else None
         self._num_read += len(text)
         self.num_thought += was_thinking
         if self.plan.budget is not None and self.is_thinking and not self.forced:
@@ -101,8 +109,8 @@ class Reply:
             said = self._read(rest) + self._ended(is_cut)
         if is_cut and self.plan.calls is not None and self.plan.calls.is_required:
             said = self._only_calls(said)
-        for name, *arguments in self._unheld.values():
-            if reason := fault(self.plan.unheld[name], "".join(arguments)):
+        for name, *arguments in self._checked.values():
+            if reason := fault(self.plan.checked[name], "".join(arguments)):
                 self.warning = self.warning or f"the arguments of {name!r} do not meet its schema: {reason}"
         return said
 
@@ -128,6 +136,10 @@ class Reply:
         """What began like a stop string: none goes on behind a call."""
         held = self._stops.flush()
         return [Content(held)] if held else []
+
+    def _due(self) -> tuple[str, str] | None:
+        due = self._parser.due() if self._parser else None
+        return due and (due[0], due[1] + self._text.held)
 
     def _read(self, text: str) -> list[Said]:
         if not text:
@@ -161,12 +173,12 @@ class Reply:
                     self.num_calls += 1
                     said += self._held()
                     said.append(Named(call, name, self._id(call_id)))
-                    if name in self.plan.unheld:
-                        self._unheld[call] = [name]
+                    if name in self.plan.checked:
+                        self._checked[call] = [name]
                 case CallArguments(call, text):
                     said.append(part)
-                    if call in self._unheld:
-                        self._unheld[call].append(text)
+                    if call in self._checked:
+                        self._checked[call].append(text)
                 case Doubt(reason):
                     self.warning = self.warning or reason
         return said

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from shimmy.core.errors import RequestError
@@ -86,6 +87,40 @@ def test_tools_that_may_be_called_need_not_be(engine: Engine) -> None:
     session.submit("a", ask(), sampling=GREEDY, max_tokens=60)
     session.run()
     assert session.text("a") or calls_of(session.events, "a")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_strict_tool_that_need_not_be_called_gets_what_its_schema_says(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    """The demo model has no token that begins calls; a test has to begin one for it, up to where arguments begin."""
+    session = Session(engine)
+    opening = engine._model.tokenize('<tool_call>\n{"name": "get_weather", "arguments":', add_special=False)
+    planned = plan.Planner.of
+
+    def begun(self: plan.Planner, generation: Generation, prompt: str) -> plan.Plan | None:
+        found = planned(self, generation, prompt)
+        assert found is not None
+        return msgspec.structs.replace(found, budget=0, skip=tuple(opening))
+
+    monkeypatch.setattr(plan.Planner, "of", begun)
+    tools = [msgspec.structs.replace(TOOLS[0], strict=strict), TOOLS[1]]
+    for seed in range(4):
+        wild = Sampling(seed=seed, temperature=3.0, top_k=0, top_p=1.0, min_p=0.0)
+        session.submit(f"{seed}", ask(tools=tools), sampling=wild, max_tokens=250, logprobs=0)
+    session.run()
+    called = [call for seed in range(4) for call in calls_of(session.events, f"{seed}")[:1]]
+    met = [name == "get_weather" and is_weather(arguments) for name, arguments in called if ends(arguments)]
+    assert all(met) and len(met) >= 3 if strict else not met
+
+
+def ends(arguments: str) -> bool:
+    """Whether they are whole."""
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("grammar", ["root ::= [a-z]+", "start: /[a-z]+/"])

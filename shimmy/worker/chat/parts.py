@@ -2,7 +2,6 @@
 
 from typing import NamedTuple, Protocol
 
-
 CUT = "the answer ended within a call"
 
 
@@ -47,6 +46,11 @@ class Parser(Protocol):
 
     def push(self, text: str) -> list[Part]:
         """Takes some more text; returns what is certain by now."""
+        ...
+
+    def due(self) -> tuple[str, str] | None:
+        """If with the last push a call came to where its arguments begin: the name of its tool, and the text that came
+        behind that place."""
         ...
 
     def finish(self, *, is_cut: bool = False) -> list[Part]:
