@@ -145,7 +145,8 @@ class Splitter:
 
 class Channels:
     """The same for gpt-oss, whose answers are messages in channels, each behind a header: what is in `analysis` is
-    thought, and what goes to a function is a call. Its marks are tokens of their own, each of which comes as one piece; a dialect reads the text itself."""
+    thought, and what goes to a function is a call. Its marks are tokens of their own, each of which comes as one piece;
+    a dialect reads the text itself."""
 
     CLOSE = "<|end|><|start|>assistant"
     ANSWER = "<|channel|>final<|message|>"
