@@ -112,7 +112,7 @@ class Gate:
         """Calls are what their tokens were, whatever was sent of them."""
         if self._state is _State.HELD:
             return self._guide.is_met(text, is_cut=is_cut and not self._terms.is_calls)
-        return self._state is _State.FREE
+        return self._state is _State.FREE or self._terms.is_for_calls
 
     def _answering(self) -> _State:
         return _State.FREE if self._terms.is_for_calls else _State.HELD
