@@ -84,7 +84,7 @@ class MessageEncoder:
         delta = ending(event, self._max_tokens)
         if event.warning:
             delta["warning"] = event.warning
-        told = {"delta": delta, "usage": usage(event.usage), "timings": timings(event.timings)}
+        told: dict[str, object] = {"delta": delta, "usage": usage(event.usage), "timings": timings(event.timings)}
         return _named("message_delta", told)
 
 
