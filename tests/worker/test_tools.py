@@ -1,6 +1,7 @@
 """Tools with the demo model, which was never trained to call: what must be a call is one, and thoughts end in time."""
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -89,13 +90,12 @@ def test_tools_that_may_be_called_need_not_be(engine: Engine) -> None:
     assert session.text("a") or calls_of(session.events, "a")
 
 
-@pytest.mark.parametrize("strict", [True, False])
 def test_a_strict_tool_that_need_not_be_called_gets_what_its_schema_says(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, strict: bool
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The demo model has no token that begins calls; a test has to begin one for it, up to where arguments begin."""
     session = Session(engine)
-    opening = engine._model.tokenize('<tool_call>\n{"name": "get_weather", "arguments":', add_special=False)
+    opening = engine._model.tokenize('<tool_call>\n{"name": "go", "arguments":', add_special=False)
     planned = plan.Planner.of
 
     def begun(self: plan.Planner, generation: Generation, prompt: str) -> plan.Plan | None:
@@ -104,23 +104,18 @@ def test_a_strict_tool_that_need_not_be_called_gets_what_its_schema_says(
         return msgspec.structs.replace(found, budget=0, skip=tuple(opening))
 
     monkeypatch.setattr(plan.Planner, "of", begun)
-    tools = [msgspec.structs.replace(TOOLS[0], strict=strict), TOOLS[1]]
-    for seed in range(4):
-        wild = Sampling(seed=seed, temperature=3.0, top_k=0, top_p=1.0, min_p=0.0)
-        session.submit(f"{seed}", ask(tools=tools), sampling=wild, max_tokens=250, logprobs=0)
+    way = {"type": "object", "properties": {"to": {"enum": ["a", "b"]}}, "required": ["to"]}
+    schema = json.dumps(way | {"additionalProperties": False})
+    wild = Sampling(seed=1, temperature=3.0, top_k=0, top_p=1.0, min_p=0.0)
+    for name, strict in (("strict", True), ("loose", False)):
+        tools = [Tool("go", parameters=schema, strict=strict)]
+        session.submit(name, ask(tools=tools), sampling=wild, max_tokens=len(opening) + 32)
     session.run()
-    called = [call for seed in range(4) for call in calls_of(session.events, f"{seed}")[:1]]
-    met = [name == "get_weather" and is_weather(arguments) for name, arguments in called if ends(arguments)]
-    assert all(met) and len(met) >= 3 if strict else not met
-
-
-def ends(arguments: str) -> bool:
-    """Whether they are whole."""
-    try:
-        json.loads(arguments)
-    except ValueError:
-        return False
-    return True
+    # As far as there was room for them.
+    met = re.compile(r'\{\s*("to"\s*(:\s*("[ab]"\s*\}?)?)?)?')
+    ((called, arguments),) = calls_of(session.events, "strict")[:1]
+    assert called == "go" and met.fullmatch(arguments), arguments
+    assert not [1 for _, arguments in calls_of(session.events, "loose") if met.fullmatch(arguments)]
 
 
 @pytest.mark.parametrize("grammar", ["root ::= [a-z]+", "start: /[a-z]+/"])
