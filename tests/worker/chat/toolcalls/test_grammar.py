@@ -147,12 +147,12 @@ def test_the_same_where_marks_are_control_tokens(dialect: Dialect) -> None:
 
 
 @EACH
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 4])
 def test_arguments_that_are_held_are_those_of_the_calls(dialect: Dialect, size: int) -> None:
     """Whatever token a call's arguments begin in, all of what may be written may be written."""
     compiled = Compiled(matcher(dialect.held_arguments(TOOLS)), plain_tokenizer(), "tools", is_json=False)
     native = matcher(dialect.grammar(TOOLS, ToolChoice("required")))
-    texts = [text for text in (walk(native.deep_copy(), PLAIN, seed) for seed in range(6)) if text is not None]
+    texts = [text for text in (walk(native.deep_copy(), PLAIN, seed) for seed in range(4)) if text is not None]
     assert texts
     for text in texts:
         place = Gate(compiled.guide(), Terms(held=frozenset(tool.name for tool in TOOLS)))
