@@ -69,8 +69,8 @@ class Gate:
         there already, and nothing can be held to it any more."""
         if name in self._terms.held:
             self._guide = self._guide.anew()
-            if self._guide.take_text(f"{name}\n{text}") and not self._guide.is_whole:
-                self._state = _State.HELD
+            is_held = self._guide.take_text(f"{name}\n{text}") and not self._guide.is_whole
+            self._state = _State.HELD if is_held else _State.FREE
 
     def take(self, token: int) -> bool:
         if self._state is _State.HELD:
