@@ -340,7 +340,9 @@ class Loop:
         self._scheduler.finish(sequence)
 
     def _is_met(self, sequence: Sequence, *, is_cut: bool) -> bool:
-        """A constrained answer that says that it is whole must be."""
+        """A constrained answer that says that it is whole must be, and so must be a call."""
+        if is_cut and sequence.reply is not None and sequence.reply.has_half_call:
+            return False
         if sequence.sent is None or sequence.sampler is None:
             return True
         if sequence.reply is not None and sequence.reply.is_all_calls:

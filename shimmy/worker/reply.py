@@ -35,6 +35,8 @@ class Reply:
         self.num_thought = 0
         self.num_calls = 0
         self.warning: str | None = None
+        # Whether the answer ended within a call.
+        self.has_half_call = False
         # With the last token a call came to where its arguments begin: the tool, and what came of them.
         self.due: tuple[str, str] | None = None
         self._num_read = 0
@@ -122,7 +124,7 @@ class Reply:
     def _only_calls(self, said: list[Said]) -> list[Said]:
         """Where nothing but calls may come, all text at the end is the beginning of one."""
         if any(isinstance(part, Content) and part.text.strip() for part in said):
-            self.warning = self.warning or CUT
+            self._doubt(CUT)
         return [part for part in said if not isinstance(part, Content)]
 
     def _ended(self, is_cut: bool) -> list[Said]:
@@ -180,8 +182,12 @@ class Reply:
                     if call in self._checked:
                         self._checked[call].append(text)
                 case Doubt(reason):
-                    self.warning = self.warning or reason
+                    self._doubt(reason)
         return said
+
+    def _doubt(self, reason: str) -> None:
+        self.warning = self.warning or reason
+        self.has_half_call = self.has_half_call or reason == CUT
 
     def _content(self, text: str) -> list[Said]:
         safe, stop = self._stops.push(text)

@@ -293,9 +293,13 @@ def test_a_mark_and_half_a_call_are_no_content_of_an_answer_that_was_cut(size: i
 
 
 def test_a_call_that_a_stop_token_cuts_is_no_content_either() -> None:
-    words = [*CALL[:2], "<stop>"]
-    found = answered(words, chat(tools=TOOLS), stop_tokens=[len(SPECIAL) + 1])
-    assert (found.text, found.finished.warning) == ("", "the answer ended within a call")
+    for size, calls in ((2, []), (3, [("f", '{"a"')])):
+        says = [*CALL[:size], "<stop>"]
+        found = answered(says, chat(tools=TOOLS), stop_tokens=[len(SPECIAL) + size - 1])
+        assert (found.text, found.calls, found.finished.reason) == ("", calls, "length")
+        assert found.finished.warning == "the answer ended within a call"
+    found = answered([*CALL, "<stop>"], chat(tools=TOOLS), stop_tokens=[len(SPECIAL) + 4])
+    assert (found.calls, found.finished.reason, found.finished.warning) == ([("f", '{"a": 1}')], "tool_calls", None)
 
 
 def test_whole_calls_before_the_cut_are_there() -> None:
