@@ -6,14 +6,15 @@ outlasts the program where there is a `HeaderCache`.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound
 
 if TYPE_CHECKING:
     from shimmy.models.discovery import Source
-    from shimmy.models.listing import Change, Listing, Model, Skipped
+    from shimmy.models.facts import Inspection
+    from shimmy.models.listing import Change, Listing, Model, Sighting, Skipped
 
 log = logging.getLogger("shimmy.models")
 
@@ -29,6 +30,8 @@ class Catalog:
         self._cache = cache
         self._listing: Listing | None = None
         self._refreshing = threading.Lock()
+        # What headers have said that is not on disk yet.
+        self._read: list[tuple[Sighting, Inspection]] = []
         # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
         # thread that scans, which waits for it: it hands the change on and returns, and never scans itself.
         self.on_change: Callable[[Change], None] = lambda change: None
@@ -37,25 +40,42 @@ class Catalog:
         """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
         since the scan before, if there was one, after `on_change` has been told."""
         from shimmy.models.header_cache import HeaderCache
-        from shimmy.models.listing import changes
         from shimmy.models.scan import scan
 
         with self._refreshing:
             before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
             listing = scan(self._sources, before, cache.read() if cache and before is None else {})
-            self._listing = listing
-            changed = list(changes(before, listing)) if before is not None else []
-            for change in changed:
-                self._tell(change)
-            if cache and listing.read:
-                cache.add(listing.read)
+            changed = self._replace(listing)
+            if cache and self._read:
+                cache.add(self._read)
+            self._read = []
             return changed
 
-    def has_settled(self) -> bool:
-        """Whether a file that was being written seems to be whole now, so that it is time to scan again."""
-        from shimmy.models.scan import has_settled
+    def look_again(self, files: "Mapping[str, Source]") -> "list[Change] | None":
+        """The same when only these files can have changed, each a `.gguf` file in a folder that no source but its own
+        searches, and no shard: only they are looked at. None, and nothing done, where only a scan can tell."""
+        from shimmy.models.scan import look_again
 
-        return self._listing is not None and has_settled(self._listing)
+        with self._refreshing:
+            listing = look_again(self._listing, files) if self._listing is not None else None
+            return self._replace(listing) if listing is not None else None
+
+    def _replace(self, listing: "Listing") -> "list[Change]":
+        """What headers say is kept on disk with the next scan only: a file for all of them would be written for one."""
+        from shimmy.models.listing import changes
+
+        before, self._listing = self._listing, listing
+        self._read += listing.read
+        changed = list(changes(before, listing)) if before is not None else []
+        for change in changed:
+            self._tell(change)
+        return changed
+
+    def settled(self) -> set[str]:
+        """The paths of files that were being written and seem to be whole now, so that it is time to look again."""
+        from shimmy.models.scan import settled
+
+        return settled(self._listing) if self._listing is not None else set()
 
     def unsettled(self) -> set[str]:
         """The paths of files that may still be written."""

@@ -2,7 +2,7 @@
 Only data: reads no files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Literal
 
 import msgspec
@@ -62,7 +62,8 @@ class Listing:
 
     `inspections` are of all that was found, `read` those for which this scan had to read headers. `unsettled` are files
     that may still be written, each with when it was first seen as it is (monotonic); what is listed of such a file is
-    what was known of it before.
+    what was known of it before. `contested` are the ids, and the paths of files that were found twice, for which it
+    mattered in which order they were found.
     """
 
     def __init__(self) -> None:
@@ -74,6 +75,7 @@ class Listing:
         self.id_of_name: dict[str, str] = {}
         self.id_of_spelling: dict[str, str] = {}
         self.id_of_file: dict[tuple[int, int], str] = {}
+        self.contested: set[str] = set()
 
     def find(self, name: str) -> Model | None:
         """Exactly, then whatever the spelling; `name` also means `name:latest`, and the other way round."""
@@ -83,6 +85,23 @@ class Listing:
                 return self.models[found]
         return None
 
+    def without(self, paths: Set[str]) -> "Listing | None":
+        """A copy that has nothing of these files; None where what is listed of others depends on them."""
+        gone = {id for id, model in self.models.items() if not paths.isdisjoint(model.paths)}
+        if not self.contested.isdisjoint(gone | paths):
+            return None
+        rest = Listing()
+        rest.models = {id: model for id, model in self.models.items() if id not in gone}
+        forgotten = {self.models[id].identity for id in gone}
+        rest.inspections = {key: each for key, each in self.inspections.items() if key not in forgotten}
+        rest.unsettled = {each: at for each, at in self.unsettled.items() if paths.isdisjoint(each.paths)}
+        rest.skipped = [each for each in self.skipped if paths.isdisjoint(each.paths)]
+        rest.id_of_name = {name: id for name, id in self.id_of_name.items() if id not in gone}
+        rest.id_of_spelling = {name: id for name, id in self.id_of_spelling.items() if id not in gone}
+        rest.id_of_file = {file: id for file, id in self.id_of_file.items() if id not in gone}
+        rest.contested = set(self.contested)
+        return rest
+
 
 def changes(before: Listing, after: Listing) -> Iterator[Change]:
     """What goes first, so that a listener who makes room does it before it fills it."""
@@ -91,7 +110,7 @@ def changes(before: Listing, after: Listing) -> Iterator[Change]:
             yield Change(id, model, None)
     for id, model in after.models.items():
         known = before.models.get(id)
-        if known is None or _stamp(known) != _stamp(model):
+        if known is not model and (known is None or _stamp(known) != _stamp(model)):
             yield Change(id, known, model)
 
 

@@ -1,4 +1,5 @@
-"""One scan of all sources. Reads headers, of files that no scan has seen as they are; knows nothing of who asks.
+"""One scan of all sources, or a look at a few files. Reads headers, of files that no scan has seen as they are; knows
+nothing of who asks.
 
 What is still being written is not taken for a model: a file that appears or changes counts once it has been the same
 for `SETTLED_SECONDS`, by its own time or by ours. Of what the first scan finds nobody knows what it was before, so that
@@ -13,7 +14,7 @@ import msgspec
 
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
-from shimmy.models.folders import Found
+from shimmy.models.folders import Found, as_models
 from shimmy.models.listing import Listing, Model, Sighting, Skipped
 from shimmy.models.names import normalized, qualified
 
@@ -27,6 +28,23 @@ def scan(sources: Iterable[Source], before: Listing | None, cached: Mapping[Sigh
         for found in source.find():
             work.add(source, found)
     return work.finished()
+
+
+def look_again(before: Listing, files: Mapping[str, Source]) -> Listing | None:
+    """What `scan` would find if only these files have come, changed or gone since `before`. Each is a `.gguf` file, no
+    shard, in a folder that no source but its own searches. None where only a scan can tell, as the order in which files
+    are found decides. Blocking: looks at these files only, and reads their headers where `scan` would."""
+    others = before.without(files.keys())
+    if others is None:
+        return None
+    work = _Scan(before, {}, others)
+    for path, source in sorted(files.items()):
+        if os.path.isdir(path):
+            return None
+        for found in as_models([path] if os.path.isfile(path) else []):
+            work.add(source, found)
+    listing = work.finished()
+    return None if work.is_contested else listing
 
 
 def observe(paths: tuple[str, ...]) -> Sighting:
@@ -44,9 +62,10 @@ def is_written_now(path: str) -> bool:
         return False
 
 
-def has_settled(listing: Listing) -> bool:
-    """Whether another scan would take one of the files for what it is now."""
-    return any(_is_over(sighting, since) for sighting, since in listing.unsettled.items())
+def settled(listing: Listing) -> set[str]:
+    """The files that another scan would take for what they are now."""
+    over = (sighting for sighting, since in listing.unsettled.items() if _is_over(sighting, since))
+    return {path for sighting in over for path in sighting.paths}
 
 
 def _is_over(sighting: Sighting, since: float) -> bool:
@@ -63,8 +82,14 @@ def _is_new(sighting: Sighting, now_ns: int) -> bool:
 
 
 class _Scan:
-    def __init__(self, before: Listing | None, cached: Mapping[Sighting, Inspection]) -> None:
-        self.listing = Listing()
+    """Adds to `listing` what is found. `is_contested` when it has mattered for that in which order it was found."""
+
+    def __init__(
+        self, before: Listing | None, cached: Mapping[Sighting, Inspection], listing: Listing | None = None
+    ) -> None:
+        self.listing = listing or Listing()
+        self.is_contested = False
+        self._entered: set[str] = set()
         self._is_first = before is None
         self._before = before or Listing()
         self._cached = cached
@@ -78,7 +103,8 @@ class _Scan:
         file = identity[0][:2] if identity and not found.reason else None
         if file in self.listing.id_of_file:
             id = self.listing.id_of_file[file]
-            self.listing.id_of_name.setdefault(found.name, id)
+            self._contest(id, *found.paths)
+            self._lead(found.name, id)
             self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}"))
         elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
@@ -87,13 +113,23 @@ class _Scan:
         else:
             return
         for alias in found.aliases:
-            self.listing.id_of_name.setdefault(alias, id)
+            self._lead(alias, id)
 
     def finished(self) -> Listing:
         """Of names that are spelled alike the first leads to its model."""
         for name, id in self.listing.id_of_name.items():
-            self.listing.id_of_spelling.setdefault(normalized(name), id)
+            if id in self._entered and (first := self.listing.id_of_spelling.setdefault(normalized(name), id)) != id:
+                self._contest(first, id)
         return self.listing
+
+    def _lead(self, name: str, id: str) -> None:
+        """If the name leads nowhere yet."""
+        if (first := self.listing.id_of_name.setdefault(name, id)) != id:
+            self._contest(first, id)
+
+    def _contest(self, *ids_and_paths: str) -> None:
+        self.is_contested = True
+        self.listing.contested.update(ids_and_paths)
 
     def _entry(self, source: Source, found: Found, sighting: Sighting) -> Model | None:
         """What is to be said of a file; None when it is not to be listed."""
@@ -148,9 +184,11 @@ class _Scan:
     def _enter(self, source: Source, found: Found, entry: Model) -> str:
         own_name = qualified(found.name, found.paths[0] if found.paths else os.path.join(source.place, found.name))
         id = own_name if found.name in self.listing.models else found.name
+        self._lead(found.name, id)
         self.listing.models[id] = msgspec.structs.replace(entry, id=id, source=source.label)
         self.listing.id_of_name[id] = id
-        self.listing.id_of_name.setdefault(own_name, id)
+        self._lead(own_name, id)
+        self._entered.add(id)
         return id
 
     def _skip(self, source: Source, found: Found, reason: str) -> None:
