@@ -57,16 +57,16 @@ class Catalog:
         from shimmy.models.scan import look_again
 
         with self._refreshing:
-            listing = look_again(self._listing, files) if self._listing is not None else None
-            return self._replace(listing) if listing is not None else None
+            seen = look_again(self._listing, files) if self._listing is not None else None
+            return self._replace(*seen) if seen is not None else None
 
-    def _replace(self, listing: "Listing") -> "list[Change]":
+    def _replace(self, listing: "Listing", ids: set[str] | None = None) -> "list[Change]":
         """What headers say is kept on disk with the next scan only: a file for all of them would be written for one."""
         from shimmy.models.listing import changes
 
         before, self._listing = self._listing, listing
         self._read += listing.read
-        changed = list(changes(before, listing)) if before is not None else []
+        changed = list(changes(before, listing, ids)) if before is not None else []
         for change in changed:
             self._tell(change)
         return changed

@@ -75,6 +75,8 @@ class Listing:
         self.id_of_name: dict[str, str] = {}
         self.id_of_spelling: dict[str, str] = {}
         self.id_of_file: dict[tuple[int, int], str] = {}
+        self.id_of_path: dict[str, str] = {}
+        self.names_of: dict[str, list[str]] = {}
         self.contested: set[str] = set()
 
     def find(self, name: str) -> Model | None:
@@ -86,31 +88,42 @@ class Listing:
         return None
 
     def without(self, paths: Set[str]) -> "Listing | None":
-        """A copy that has nothing of these files; None where what is listed of others depends on them."""
-        gone = {id for id, model in self.models.items() if not paths.isdisjoint(model.paths)}
+        """A copy that has nothing of these files; None where what is listed of others depends on them. It takes little
+        time however many others there are."""
+        gone = {self.id_of_path[path] for path in paths if path in self.id_of_path}
         if not self.contested.isdisjoint(gone | paths):
             return None
         rest = Listing()
-        rest.models = {id: model for id, model in self.models.items() if id not in gone}
-        forgotten = {self.models[id].identity for id in gone}
-        rest.inspections = {key: each for key, each in self.inspections.items() if key not in forgotten}
-        rest.unsettled = {each: at for each, at in self.unsettled.items() if paths.isdisjoint(each.paths)}
+        for index in ("models", "inspections", "id_of_name", "id_of_spelling", "id_of_file", "id_of_path", "names_of"):
+            setattr(rest, index, getattr(self, index).copy())
+        for id in gone:
+            rest._forget(id)
+        rest.unsettled = {each: since for each, since in self.unsettled.items() if paths.isdisjoint(each.paths)}
         rest.skipped = [each for each in self.skipped if paths.isdisjoint(each.paths)]
-        rest.id_of_name = {name: id for name, id in self.id_of_name.items() if id not in gone}
-        rest.id_of_spelling = {name: id for name, id in self.id_of_spelling.items() if id not in gone}
-        rest.id_of_file = {file: id for file, id in self.id_of_file.items() if id not in gone}
         rest.contested = set(self.contested)
         return rest
 
+    def _forget(self, id: str) -> None:
+        model = self.models.pop(id)
+        self.inspections.pop(model.identity, None)
+        for name in self.names_of.pop(id):
+            del self.id_of_name[name]
+            self.id_of_spelling.pop(normalized(name), None)
+        for path in model.paths:
+            del self.id_of_path[path]
+        for device, inode, *_ in model.identity[:1]:
+            self.id_of_file.pop((device, inode), None)
 
-def changes(before: Listing, after: Listing) -> Iterator[Change]:
-    """What goes first, so that a listener who makes room does it before it fills it."""
-    for id, model in before.models.items():
-        if id not in after.models:
-            yield Change(id, model, None)
-    for id, model in after.models.items():
-        known = before.models.get(id)
-        if known is not model and (known is None or _stamp(known) != _stamp(model)):
+
+def changes(before: Listing, after: Listing, ids: Set[str] | None = None) -> Iterator[Change]:
+    """What goes first, so that a listener who makes room does it before it fills it. Of `ids` only, if no others can
+    have changed."""
+    for id in before.models if ids is None else sorted(ids):
+        if id in before.models and id not in after.models:
+            yield Change(id, before.models[id], None)
+    for id in after.models if ids is None else sorted(ids):
+        known, model = before.models.get(id), after.models.get(id)
+        if model is not None and (known is None or _stamp(known) != _stamp(model)):
             yield Change(id, known, model)
 
 

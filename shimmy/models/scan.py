@@ -30,10 +30,11 @@ def scan(sources: Iterable[Source], before: Listing | None, cached: Mapping[Sigh
     return work.finished()
 
 
-def look_again(before: Listing, files: Mapping[str, Source]) -> Listing | None:
-    """What `scan` would find if only these files have come, changed or gone since `before`. Each is a `.gguf` file, no
-    shard, in a folder that no source but its own searches. None where only a scan can tell, as the order in which files
-    are found decides. Blocking: looks at these files only, and reads their headers where `scan` would."""
+def look_again(before: Listing, files: Mapping[str, Source]) -> tuple[Listing, set[str]] | None:
+    """What `scan` would find if only these files have come, changed or gone since `before`, and the ids of models that
+    this concerns. Each is a `.gguf` file, no shard, in a folder that no source but its own searches. None where only a
+    scan can tell, as the order in which files are found decides. Blocking: looks at these files only, and reads their
+    headers where `scan` would."""
     others = before.without(files.keys())
     if others is None:
         return None
@@ -44,7 +45,10 @@ def look_again(before: Listing, files: Mapping[str, Source]) -> Listing | None:
         for found in as_models([path] if os.path.isfile(path) else []):
             work.add(source, found)
     listing = work.finished()
-    return None if work.is_contested else listing
+    if work.is_contested:
+        return None
+    ids = {found.id_of_path[path] for found in (before, listing) for path in files if path in found.id_of_path}
+    return listing, ids
 
 
 def observe(paths: tuple[str, ...]) -> Sighting:
@@ -89,11 +93,10 @@ class _Scan:
     ) -> None:
         self.listing = listing or Listing()
         self.is_contested = False
-        self._entered: set[str] = set()
+        self._led: list[str] = []
         self._is_first = before is None
         self._before = before or Listing()
         self._cached = cached
-        self._listed_before = {path: model for model in self._before.models.values() for path in model.paths}
         self._began_at = time.monotonic()
         self._began_ns = time.time_ns()
 
@@ -117,14 +120,20 @@ class _Scan:
 
     def finished(self) -> Listing:
         """Of names that are spelled alike the first leads to its model."""
-        for name, id in self.listing.id_of_name.items():
-            if id in self._entered and (first := self.listing.id_of_spelling.setdefault(normalized(name), id)) != id:
+        for name in self._led:
+            id = self.listing.id_of_name[name]
+            if (first := self.listing.id_of_spelling.setdefault(normalized(name), id)) != id:
                 self._contest(first, id)
         return self.listing
 
     def _lead(self, name: str, id: str) -> None:
         """If the name leads nowhere yet."""
-        if (first := self.listing.id_of_name.setdefault(name, id)) != id:
+        first = self.listing.id_of_name.get(name)
+        if first is None:
+            self.listing.id_of_name[name] = id
+            self.listing.names_of.setdefault(id, []).append(name)
+            self._led.append(name)
+        elif first != id:
             self._contest(first, id)
 
     def _contest(self, *ids_and_paths: str) -> None:
@@ -137,10 +146,12 @@ class _Scan:
             self.listing.unsettled[sighting] = self._before.unsettled.get(sighting, self._began_at)
             if not self._is_first:
                 # Of a model in several files one may be new.
-                known = next((self._listed_before[path] for path in found.paths if path in self._listed_before), None)
+                listed = self._before.id_of_path
+                known = next((listed[path] for path in found.paths if path in listed), None)
                 if known is None:
                     self._skip(source, found, "it is still being written")
-                return known
+                    return None
+                return self._before.models[known]
         inspection = self._inspection(found, sighting)
         if inspection.kind != "model" and not source.named:
             self._skip(source, found, inspection.invalid or inspection.kind)
@@ -187,8 +198,8 @@ class _Scan:
         self._lead(found.name, id)
         self.listing.models[id] = msgspec.structs.replace(entry, id=id, source=source.label)
         self.listing.id_of_name[id] = id
+        self.listing.id_of_path.update(dict.fromkeys(entry.paths, id))
         self._lead(own_name, id)
-        self._entered.add(id)
         return id
 
     def _skip(self, source: Source, found: Found, reason: str) -> None:

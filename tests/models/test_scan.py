@@ -297,7 +297,7 @@ class Folders(RuleBasedStateMachine):
         """Since the last call; None if that concerns other files, as the watch would know."""
         before, self.seen = self.seen, {name: observed(self.folder / name) for name in NAMES}
         names = {name for name in NAMES if self.seen[name] != before.get(name)}
-        if any(name.startswith("s-") or "folder" in (before.get(name), self.seen[name]) for name in names):
+        if any(name.startswith("s-") for name in names) or "folder" in {*before.values(), *self.seen.values()}:
             return None
         return {str(self.folder / name): self.sources[0] for name in names if name.endswith(".gguf")}
 
