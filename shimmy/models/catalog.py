@@ -12,20 +12,28 @@ from typing import TYPE_CHECKING
 from shimmy.core.errors import ModelInvalid, ModelNotFound
 
 if TYPE_CHECKING:
+    from shimmy.models.asking import Asking
     from shimmy.models.discovery import Source
     from shimmy.models.facts import Inspection
     from shimmy.models.listing import Change, Listing, Model, Sighting, Skipped
 
 log = logging.getLogger("shimmy.models")
 
+# How long a server waits for a place where models may be. What takes longer is not lost, only later.
+PATIENCE_SECONDS = 5.0
 _MAX_NAMES_IN_MESSAGE = 50
 
 
 class Catalog:
     """Cheap to make; empty until the first `refresh`, which imports what reads files."""
 
-    def __init__(self, sources: "Sequence[Source]", cache: str | None = None) -> None:
-        """`cache` is the file in which what headers say is kept, if it is."""
+    def __init__(
+        self, sources: "Sequence[Source]", cache: str | None = None, patience_seconds: float | None = None
+    ) -> None:
+        """`cache` is the file in which what headers say is kept, if it is. With `patience_seconds` no source is waited
+        for longer than that: what was known of it stays listed until it answers."""
+        self.patience_seconds = patience_seconds
+        self._asking: Asking | None = None
         self._sources = tuple(sources)
         self._cache = cache
         self._listing: Listing | None = None
@@ -39,12 +47,16 @@ class Catalog:
     def refresh(self) -> "list[Change]":
         """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
         since the scan before, if there was one, after `on_change` has been told."""
+        from shimmy.models.asking import Asking
         from shimmy.models.header_cache import HeaderCache
         from shimmy.models.scan import scan
 
         with self._refreshing:
+            if self._asking is None and self.patience_seconds is not None:
+                self._asking = Asking(self.patience_seconds)
             before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
-            listing = scan(self._sources, before, cache.read() if cache and before is None else {})
+            listing = scan(self._sources, before, cache.read() if cache and before is None else {}, self._asking)
+            self._tell_silent(set(before.silent if before else ()), set(listing.silent))
             changed = self._replace(listing)
             if cache and self._read:
                 cache.add(self._read)
@@ -70,6 +82,12 @@ class Catalog:
         for change in changed:
             self._tell(change)
         return changed
+
+    def _tell_silent(self, before: "set[Source]", now: "set[Source]") -> None:
+        for source in now - before:
+            log.warning("%s: %s does not answer; what is known of it stays listed", source.label, source.place)
+        for source in before - now:
+            log.info("%s: %s answers again", source.label, source.place)
 
     def settled(self) -> set[str]:
         """The paths of files that were being written and seem to be whole now, so that it is time to look again."""
@@ -119,9 +137,15 @@ class Catalog:
 
     def searched(self) -> list[str]:
         """The places that are looked in, each with what is wrong with it."""
+        return [f"{source.label}: {source.place}{_in_brackets(self.trouble_with(source))}" for source in self._sources]
+
+    def trouble_with(self, source: "Source") -> str | None:
+        """Why nothing can be found there."""
         from shimmy.models.discovery import trouble_with
 
-        return [f"{source.label}: {source.place}{_in_brackets(trouble_with(source.place))}" for source in self._sources]
+        if self._listing is not None and source in self._listing.silent:
+            return "does not answer"
+        return trouble_with(source.place)
 
     def _available(self) -> str:
         ids = [model.id for model in self.models() if not model.invalid]

@@ -3,12 +3,15 @@ Only data: reads no files.
 """
 
 from collections.abc import Iterator, Set
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from shimmy.models.facts import Facts, Inspection
 from shimmy.models.names import normalized, with_default_tag, without_default_tag
+
+if TYPE_CHECKING:
+    from shimmy.models.discovery import Source
 
 Identity = tuple[tuple[int, int, int, int], ...]
 
@@ -57,13 +60,16 @@ class Skipped(msgspec.Struct, frozen=True):
     reason: str
 
 
+_INDEXES = "models inspections id_of_name id_of_spelling id_of_file id_of_path names_of source_of".split()
+
+
 class Listing:
     """Filled by one scan, read-only after that. A file found twice is one entry that has both names.
 
     `inspections` are of all that was found, `read` those for which this scan had to read headers. `unsettled` are files
     that may still be written, each with when it was first seen as it is (monotonic); what is listed of such a file is
     what was known of it before. `contested` are the ids, and the paths of files that were found twice, for which it
-    mattered in which order they were found.
+    mattered in which order they were found. `silent` are the sources that did not answer: what was known of them stays.
     """
 
     def __init__(self) -> None:
@@ -77,6 +83,8 @@ class Listing:
         self.id_of_file: dict[tuple[int, int], str] = {}
         self.id_of_path: dict[str, str] = {}
         self.names_of: dict[str, list[str]] = {}
+        self.source_of: dict[str, Source] = {}
+        self.silent: tuple[Source, ...] = ()
         self.contested: set[str] = set()
 
     def find(self, name: str) -> Model | None:
@@ -94,17 +102,19 @@ class Listing:
         if not self.contested.isdisjoint(gone | paths):
             return None
         rest = Listing()
-        for index in ("models", "inspections", "id_of_name", "id_of_spelling", "id_of_file", "id_of_path", "names_of"):
+        for index in _INDEXES:
             setattr(rest, index, getattr(self, index).copy())
         for id in gone:
             rest._forget(id)
         rest.unsettled = {each: since for each, since in self.unsettled.items() if paths.isdisjoint(each.paths)}
         rest.skipped = [each for each in self.skipped if paths.isdisjoint(each.paths)]
         rest.contested = set(self.contested)
+        rest.silent = self.silent
         return rest
 
     def _forget(self, id: str) -> None:
         model = self.models.pop(id)
+        del self.source_of[id]
         self.inspections.pop(model.identity, None)
         for name in self.names_of.pop(id):
             del self.id_of_name[name]

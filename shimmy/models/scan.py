@@ -9,9 +9,11 @@ scan takes everything as it is.
 import os
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import msgspec
 
+from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Found, as_models
@@ -21,13 +23,29 @@ from shimmy.models.names import normalized, qualified
 SETTLED_SECONDS = 0.7
 
 
-def scan(sources: Iterable[Source], before: Listing | None, cached: Mapping[Sighting, Inspection]) -> Listing:
-    """Blocking: walks folders, and reads the headers of files that neither `before` nor `cached` has as they are."""
+def scan(
+    sources: Iterable[Source],
+    before: Listing | None,
+    cached: Mapping[Sighting, Inspection],
+    asking: Asking | None = None,
+) -> Listing:
+    """Blocking: walks folders, and reads the headers of files that neither `before` nor `cached` has as they are. With
+    `asking` a source that does not answer is not waited for."""
     work = _Scan(before, cached)
     for source in sources:
-        for found in source.find():
-            work.add(source, found)
+        question = partial(_seen_in, source)
+        try:
+            seen = asking.ask(source, question) if asking else question()
+        except NoAnswerError:
+            work.keep(source)
+            continue
+        for found, sighting in seen:
+            work.add(source, found, sighting)
     return work.finished()
+
+
+def _seen_in(source: Source) -> list[tuple[Found, Sighting]]:
+    return [_observed(found) for found in source.find()]
 
 
 def look_again(before: Listing, files: Mapping[str, Source]) -> tuple[Listing, set[str]] | None:
@@ -43,7 +61,7 @@ def look_again(before: Listing, files: Mapping[str, Source]) -> tuple[Listing, s
         if os.path.isdir(path):
             return None
         for found in as_models([path] if os.path.isfile(path) else []):
-            work.add(source, found)
+            work.add(source, *_observed(found))
     listing = work.finished()
     if work.is_contested:
         return None
@@ -100,8 +118,7 @@ class _Scan:
         self._began_at = time.monotonic()
         self._began_ns = time.time_ns()
 
-    def add(self, source: Source, found: Found) -> None:
-        found, sighting = _observed(found)
+    def add(self, source: Source, found: Found, sighting: Sighting) -> None:
         identity = sighting.identity
         file = identity[0][:2] if identity and not found.reason else None
         if file in self.listing.id_of_file:
@@ -117,6 +134,23 @@ class _Scan:
             return
         for alias in found.aliases:
             self._lead(alias, id)
+
+    def keep(self, source: Source) -> None:
+        """What was known of it."""
+        self.listing.silent += (source,)
+        for id in [each for each, its_source in self._before.source_of.items() if its_source is source]:
+            model = self._before.models[id]
+            file = model.identity[0][:2] if model.identity else None
+            if id in self.listing.models or file in self.listing.id_of_file:
+                self._contest(id)
+                continue
+            self._list(source, model)
+            if inspection := self._before.inspections.get(model.identity):
+                self.listing.inspections[model.identity] = inspection
+            if file:
+                self.listing.id_of_file[file] = id
+            for name in self._before.names_of[id]:
+                self._lead(name, id)
 
     def finished(self) -> Listing:
         """Of names that are spelled alike the first leads to its model."""
@@ -196,11 +230,15 @@ class _Scan:
         own_name = qualified(found.name, found.paths[0] if found.paths else os.path.join(source.place, found.name))
         id = own_name if found.name in self.listing.models else found.name
         self._lead(found.name, id)
-        self.listing.models[id] = msgspec.structs.replace(entry, id=id, source=source.label)
+        self._list(source, msgspec.structs.replace(entry, id=id, source=source.label))
         self.listing.id_of_name[id] = id
-        self.listing.id_of_path.update(dict.fromkeys(entry.paths, id))
         self._lead(own_name, id)
         return id
+
+    def _list(self, source: Source, model: Model) -> None:
+        self.listing.models[model.id] = model
+        self.listing.source_of[model.id] = source
+        self.listing.id_of_path.update(dict.fromkeys(model.paths, model.id))
 
     def _skip(self, source: Source, found: Found, reason: str) -> None:
         self.listing.skipped.append(Skipped(source.label, found.paths, reason))

@@ -10,10 +10,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.catalog import Catalog
 from shimmy.models.checkpoint import may_be_part
 from shimmy.models.discovery import Source
@@ -56,6 +58,7 @@ class Watch:
         self._notify = notify
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._asking = Asking(catalog.patience_seconds) if catalog.patience_seconds is not None else None
         self._told: Told | None = None
         # Those that are watched, each with its source where files in it can be looked at one by one.
         self._folders: dict[str, Source | None] = {}
@@ -178,7 +181,7 @@ class Watch:
         meanwhile could be missed, hence the second look."""
         problem = None
         for _ in range(2):
-            folders, is_all = folders_of(self._catalog.sources)
+            folders, is_all = folders_of(self._catalog.sources, self._asking)
             if folders.keys() == self._folders.keys() and self._told is not None:
                 self._folders = folders
                 break
@@ -205,34 +208,47 @@ def _report(changes: Sequence[Change]) -> None:
         log.info("%s: %s%s", change.kind, printable(change.id), printable(why))
 
 
-def folders_of(sources: Sequence[Source]) -> tuple[dict[str, Source | None], bool]:
-    """Those in which models can appear, each once, and whether these are all: `MAX_FOLDERS` at most. A folder comes
-    with its source where no other source searches it, by whatever path, and each file there is a model by itself."""
+class _Walked(NamedTuple):
+    path: str
+    inode: tuple[int, int] | None
+    num_entries: int
+
+
+def folders_of(sources: Sequence[Source], asking: Asking | None = None) -> tuple[dict[str, Source | None], bool]:
+    """Those in which models can appear, each once, and whether these are all: `MAX_FOLDERS` at most, and with `asking`
+    none of a source that does not answer. A folder comes with its source where no other source searches it, by whatever
+    path, and each file there is a model by itself."""
     found: dict[str, Source | None] = {}
     searching: dict[tuple[int, int], list[tuple[str, Source | None]]] = {}
+    is_all = True
     for source in sources:
-        walked = list(islice(_folders_of(source), MAX_FOLDERS + 1 - len(found)))
+        question = partial(_folders_of, source, MAX_FOLDERS + 1 - len(found))
+        try:
+            folders = asking.ask(source, question) if asking else question()
+        except NoAnswerError:
+            is_all = False
+            continue
         # Of very many entries not all are looked at, so what one file's coming means depends on the others.
-        is_plain = isinstance(source, Folder | DataFolder) and sum(num for _, num in walked) < MAX_ENTRIES // 2
-        for folder, _ in walked:
+        num_entries = sum(each.num_entries for each in folders)
+        is_plain = isinstance(source, Folder | DataFolder) and num_entries < MAX_ENTRIES // 2
+        for folder in folders:
             if len(found) >= MAX_FOLDERS:
                 return found, False
-            if not source.named and (inode := _inode(folder)):
-                searching.setdefault(inode, []).append((folder, source if is_plain else None))
+            if not source.named and folder.inode:
+                searching.setdefault(folder.inode, []).append((folder.path, source if is_plain else None))
             # There are no models below other names, and watchfiles takes no such name.
-            if printable(folder) == folder:
-                found[folder] = None
+            if printable(folder.path) == folder.path:
+                found[folder.path] = None
     found.update(each[0] for each in searching.values() if len(each) == 1 and each[0][0] in found)
-    return found, True
+    return found, is_all
 
 
-def _folders_of(source: Source) -> Iterator[tuple[str, int]]:
-    """Each with the number of entries looked at."""
+def _folders_of(source: Source, limit: int) -> list[_Walked]:
     if os.path.isdir(source.place):
-        for folder, files in walk(source.place, source.depth, leave_out=_BLOBS):
-            yield folder, 1 + len(files)
-    elif os.path.isfile(source.place):
-        yield os.path.dirname(source.place), 1
+        walked = islice(walk(source.place, source.depth, leave_out=_BLOBS), limit)
+        return [_Walked(folder, _inode(folder), 1 + len(files)) for folder, files in walked]
+    folder = os.path.dirname(source.place)
+    return [_Walked(folder, _inode(folder), 1)] if os.path.isfile(source.place) else []
 
 
 def _inode(folder: str) -> tuple[int, int] | None:

@@ -210,14 +210,22 @@ def test_what_an_interrupted_write_left_is_no_obstacle(path: Path, cache: Header
     assert [each.name for each in path.parent.iterdir()] == ["headers"]
 
 
-# To keep what the header of one model after another says, without end.
+# To keep what the header of one model after another says, without end. A file stays under its first name for a moment,
+# so that many are killed at that point.
 KEEPING = """
-import glob, itertools, os
+import glob, itertools, os, random, time
 from shimmy.models.facts import inspect
 from shimmy.models.header_cache import HeaderCache
 from shimmy.models.scan import observe
 
+replace = os.replace
+
+def slowly(source, target):
+    time.sleep(random.uniform(0, 0.005))
+    replace(source, target)
+
 def work():
+    os.replace = slowly
     cache = HeaderCache(os.environ["HEADERS"])
     for path in itertools.cycle(glob.glob(os.environ["MODELS"] + "/*")):
         cache.add([(observe((path,)), inspect((path,)))])
@@ -228,7 +236,7 @@ TIMES = 200
 @pytest.mark.slow
 def test_two_who_write_it_are_killed_at_random_moments(tmp_path: Path, path: Path, cache: HeaderCache) -> None:
     files = [str(old_model(tmp_path / "models" / f"{number}.gguf", f"Model {number}")) for number in range(3)]
-    truth = {(file,): inspect((file,)) for file in files}
+    truth: dict[tuple[str, ...], Inspection] = {(file,): inspect((file,)) for file in files}
     folder = Folder("x", str(tmp_path / "models"))
     moments, num_kept, num_unfinished = random.Random(7), 0, 0
     environ = {**os.environ, "HEADERS": str(path), "MODELS": folder.place}

@@ -292,6 +292,58 @@ def test_where_nothing_can_be_watched_it_scans_now_and_then(
     assert caplog.text.count("since they cannot be watched: no more watches") == 1
 
 
+class HeldUp(Folder):
+    """While `answers` is not set, whoever looks into it waits, as in a network mount whose server has gone."""
+
+    def __init__(self, path: Path) -> None:
+        self.answers = threading.Event()
+        super().__init__("mount", str(path))
+
+    @property
+    def depth(self) -> int:
+        self.answers.wait()
+        return 8
+
+    @depth.setter
+    def depth(self, depth: int) -> None:
+        pass
+
+
+def test_a_place_that_does_not_answer_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("mount", "folder"):
+        aged = model().write(tmp_path / name / f"{name}.gguf")
+        os.utime(aged, (1000, 1000))
+    mount = HeldUp(tmp_path / "mount")
+    mount.answers.set()
+    catalog = Catalog([mount, Folder("x", str(tmp_path / "folder"))], patience_seconds=0.2)
+
+    def listed() -> set[str]:
+        return {each.id for each in catalog.models()}
+
+    def is_listed(*ids: str) -> bool:
+        catalog.refresh()
+        return listed() == set(ids)
+
+    try:
+        until(lambda: is_listed("mount", "folder") and catalog.trouble_with(mount) is None)
+        caplog.clear()
+        mount.answers.clear()
+        with watched(catalog):
+            model().write(tmp_path / "folder" / "new.gguf")
+            until(lambda: listed() == {"mount", "folder", "new"})
+            until(lambda: catalog.trouble_with(mount) == "does not answer")
+            catalog.refresh()
+            assert caplog.text.count(f"{mount.place} does not answer") == 1
+            # The watch ends meanwhile.
+        model().write(tmp_path / "mount" / "later.gguf")
+        assert is_listed("mount", "folder", "new")
+        mount.answers.set()
+        until(lambda: is_listed("mount", "folder", "new", "later"))
+        assert catalog.trouble_with(mount) is None
+    finally:
+        mount.answers.set()
+
+
 def test_a_place_that_appears_is_found_by_the_slow_rescan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "_WATCHED_SECONDS", 0.5)
     with watched(Catalog([Folder("x", str(tmp_path / "later"))])) as told:
