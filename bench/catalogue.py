@@ -26,6 +26,7 @@ from shimmy.models.folders import Folder
 from tests.fakes.gguf_writer import model
 
 FIGURES = ("cold", "warm", "again", "command")
+SPREAD: tuple[tuple[str, Callable[[list[float]], float]], ...] = (("least", min), ("median", median), ("most", max))
 
 
 class Time(NamedTuple):
@@ -45,8 +46,8 @@ def main() -> None:
         best = [1e3 * min(values) for values in zip(*(each[figure] for each in rounds), strict=True)]
         print(f"{figure}: {best[0]:.0f} ms at best, {best[1]:.0f} ms of processor time", file=sys.stderr)
     for figure, taken in by_figure(seen).items():
-        best, middle, worst = (1e3 * each for each in (min(taken), median(taken), max(taken)))
-        print(f"{figure}: {best:.0f} ms at best, {middle:.0f} ms as a rule, {worst:.0f} ms at worst", file=sys.stderr)
+        shown = ", ".join(f"{name} {1e3 * of(taken):.0f} ms" for name, of in SPREAD)
+        print(f"{figure}: {shown}", file=sys.stderr)
     listings = [{figure: taken._asdict() for figure, taken in each.items()} for each in rounds]
     what = {"models": options.models, "listings": listings, "arrivals": msgspec.to_builtins(seen)}
     report.write({"servers": {"shimmy": "shimmy list"}} | what, options.output)
