@@ -42,7 +42,7 @@ def main() -> None:
         write_models(Path(folder) / "models", options.models)
         rounds = [measured(Path(folder), options.models) for _ in range(options.rounds)]
     seen = [each for count in options.among for each in arrivals_among(count, options.arrivals)]
-    for figure in FIGURES:
+    for figure in FIGURES if rounds else ():
         best = [1e3 * min(values) for values in zip(*(each[figure] for each in rounds), strict=True)]
         print(f"{figure}: {best[0]:.0f} ms at best, {best[1]:.0f} ms of processor time", file=sys.stderr)
     for figure, taken in by_figure(seen).items():
@@ -56,8 +56,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.catalogue", description=__doc__)
     parser.add_argument("--models", type=int, default=1000, help="how many (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7)
-    among = "among how many models others come and go (default: %(default)s)"
+    parser.add_argument("--rounds", type=int, default=7, help="how often they are listed (default: %(default)s)")
+    among = "among how many models others come and go, if they do (default: %(default)s)"
     parser.add_argument("--among", type=int, nargs="*", default=[1000, 10000], help=among)
     parser.add_argument("--arrivals", type=int, default=7, help="how often they do (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")

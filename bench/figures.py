@@ -147,7 +147,8 @@ def _listings(content: dict[str, Any]) -> Found:
     for each in content["listings"]:
         for figure, taken in each.items():
             yield f"listed {figure}", next(iter(content["servers"])), taken["seconds"] * 1000
-    for each in content["arrivals"]:
+    # Those that were measured before there were any have none.
+    for each in content.get("arrivals", []):
         yield msgspec.convert(each, Arrival).figure, next(iter(content["servers"])), each["seconds"] * 1000
 
 
