@@ -67,11 +67,9 @@ class Inference:
         # Set once nothing is to go on: for what waits for something else than a worker.
         self.closing = asyncio.Event()
 
-    async def generate(
-        self, request: Generation, keep_alive_seconds: float | None = None
-    ) -> AsyncGenerator[list[Event], None]:
-        """Batches of every event that waits, never empty; the first one starts with `Accepted`. From its end on the
-        model stays loaded for `keep_alive_seconds` more, which may be `inf`.
+    async def generate(self, request: Generation) -> AsyncGenerator[list[Event], None]:
+        """Batches of every event that waits, never empty; the first one starts with `Accepted`. How long the model
+        stays loaded after it, as after all that is asked here, keep_alive.py knows.
 
         Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
         cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
@@ -83,7 +81,7 @@ class Inference:
             sent, meter, began_at = _Sent(), self.meter(request.tenant), self._clock()
             while True:
                 try:
-                    async with self._stream(request, deadline, keep_alive_seconds) as stream:
+                    async with self._stream(request, deadline) as stream:
                         load_seconds = self._clock() - began_at
                         async for batch in stream:
                             if fresh := _timed(sent.note(batch), load_seconds):
@@ -95,9 +93,7 @@ class Inference:
                     if not sent.may_retry():
                         raise
 
-    async def embed(
-        self, request: Embedding, keep_alive_seconds: float | None = None
-    ) -> AsyncGenerator[list[Embedded], None]:
+    async def embed(self, request: Embedding) -> AsyncGenerator[list[Embedded], None]:
         """What came of the inputs, in any order, as it comes. Failures are raised, and closing the generator aborts the
         request, as with `generate`. A worker that is lost is made up for once: what it did may come a second time.
         """
@@ -107,7 +103,7 @@ class Inference:
             deadline, meter = Deadline(request, self._queue_seconds), self.meter(request.tenant)
             for is_last in (False, True):
                 try:
-                    async with self._stream(request, deadline, keep_alive_seconds) as stream:
+                    async with self._stream(request, deadline) as stream:
                         async for batch in stream:
                             if meter:
                                 meter.note(batch)
@@ -153,9 +149,10 @@ class Inference:
             raise RequestError(f"model: this field is required, since there are {len(valid)} models", param="model")
         return valid[0]
 
-    async def preload(self, name: str, keep_alive_seconds: float | None = None) -> None:
-        """Load a model before anyone asks. Raises why that is not possible."""
-        await self._acquire(name, keep_alive_seconds)
+    async def preload(self, name: str) -> None:
+        """Load a model before anyone asks. Raises why that is not possible. One that is to stay no longer than a
+        request does not leave for that before there was one."""
+        await self._acquire(name, keep_alive.said() or None)
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
@@ -278,7 +275,7 @@ class Inference:
             for is_last in (False, True):
                 try:
                     async with self._suspects.trial(model, question):
-                        handle = await self._acquire(model)
+                        handle = await self._acquire(model, keep_alive.said())
                         with self._suspicious(handle, model, question):
                             answer = await handle.ask(question)
                     break
@@ -290,13 +287,11 @@ class Inference:
         return answer
 
     @asynccontextmanager
-    async def _stream(
-        self, request: Generation | Embedding, deadline: "Deadline", keep_alive_seconds: float | None
-    ) -> AsyncGenerator[Stream, None]:
+    async def _stream(self, request: Generation | Embedding, deadline: "Deadline") -> AsyncGenerator[Stream, None]:
         async with AsyncExitStack() as until_over:
             async with deadline.waiting():
                 await until_over.enter_async_context(self._suspects.trial(request.model, request))
-                handle = await self._acquire(request.model, keep_alive_seconds)
+                handle = await self._acquire(request.model, keep_alive.said())
                 until_over.enter_context(self._suspicious(handle, request.model, request))
                 stream = await handle.submit(deadline.request())
             until_over.enter_context(self._running(handle, stream, deadline))
@@ -327,11 +322,9 @@ class Inference:
             raise
 
     async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
-        """What was said with the request itself counts more than what was said beside it."""
-        seconds = keep_alive.said() if keep_alive_seconds is None else keep_alive_seconds
         while True:
             try:
-                return await self._placement.acquire(await self._find(name), seconds)
+                return await self._placement.acquire(await self._find(name), keep_alive_seconds)
             except WorkerLost:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)

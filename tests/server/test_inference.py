@@ -28,6 +28,7 @@ from shimmy.core.request import Chat, Embedding, Message
 from shimmy.models.listing import Change
 from shimmy.pool import handle as handle_module
 from shimmy.pool import suspects
+from shimmy.server import keep_alive
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime
 from tests.fakes.pool import (
@@ -612,5 +613,18 @@ def test_a_loaded_model_goes_on_answering_when_its_file_breaks_and_status_says_w
             catalog.available = [scripted_model("m", tmp_path, "ready")]
             await inference.load("m")
             assert await answer(inference, "!pid", model="m") != first
+
+    run(test())
+
+
+def test_a_model_that_is_to_stay_no_longer_than_a_request_does_not_leave_before_it() -> None:
+    async def test() -> None:
+        async with fake_inference() as inference:
+            keep_alive.hear_field(0, "keep_alive")
+            await inference.preload("echo")
+            stay = inference._placement.stay_of("echo")
+            assert stay.keep_alive_seconds > 0
+            assert await answer(inference, "hi") == "hi"
+            assert stay.keep_alive_seconds == 0
 
     run(test())

@@ -20,10 +20,8 @@ class Guide(Protocol):
     """What is asked of the constraint (matcher.py has the real one)."""
 
     def take(self, token: int) -> bool: ...
-    def allows(self, token: int) -> bool: ...
     def mask(self) -> bytes: ...
     def bits(self) -> bytes: ...
-    def is_open(self) -> bool: ...
     def failure(self) -> Exception: ...
     @property
     def is_complete(self) -> bool: ...
@@ -64,17 +62,11 @@ class Gate:
             self._state = _State.HELD if self._guide.take(token) else _State.FREE
         return True
 
-    def allows(self, token: int) -> bool:
-        return self._state is not _State.HELD or self._guide.allows(token)
-
     def mask(self) -> bytes:
         return self._guide.mask()
 
     def bits(self) -> bytes:
         return self._guide.bits()
-
-    def is_open(self) -> bool:
-        return self._guide.is_open()
 
     def failure(self) -> Exception:
         return self._guide.failure()

@@ -6,11 +6,11 @@ from typing import Any
 
 from shimmy.core.errors import RequestError
 
+# How llguidance calls a grammar that derives no finite text.
+_WITHOUT_END = "NoExtensionBias"
 # In a mask, for a token that may come (LLMatcher.compute_logit_bias).
 ALLOWED = b"\xc8"
 
-# Of texts some may come mostly, of numbers and signs hardly any.
-_PROBES = "etano7"
 # "   2 | start: ..." and what points into it; "at 2(8): ", which counts lines that nobody has sent.
 _SOURCE = re.compile(r"\d+ \||\^+$")
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
@@ -25,7 +25,6 @@ class Compiled:
         self._tokenizer = tokenizer
         self.field = field
         self.is_json = is_json
-        self.probes = tokenizer.greedy_tokenize(_PROBES)
         # All that follow it share what llguidance finds out on the way, and a limit that one of them reached.
         self.is_spent = False
 
@@ -53,9 +52,6 @@ class Guide:
         """Whether `token` may come next; if so, it has."""
         return bool(self._native.try_consume_tokens([token]))
 
-    def allows(self, token: int) -> bool:
-        return bool(self._native.validate_tokens([token]))
-
     def mask(self) -> bytes:
         """A byte for each token, `ALLOWED` or 0. Raises `RequestError` when the constraint is too
         complex at this place, or nothing may come."""
@@ -68,11 +64,6 @@ class Guide:
         """The same with a bit for each token, the lowest first. It takes less time where much may come."""
         bits: bytes = self._native.compute_bitmask()
         return bits
-
-    def is_open(self) -> bool:
-        """Whether much may come, as in a text, and not a few signs. A guess."""
-        probes = self._compiled.probes
-        return 2 * sum(map(self.allows, probes)) >= len(probes)
 
     def failure(self) -> RequestError:
         """Why it goes no further."""
@@ -97,6 +88,8 @@ def explained(error: str) -> str:
     """llguidance's message without the text it is about, and without what is only of use to its authors."""
     lines = (line.strip() for line in error.replace("<non-verbose/>", "").splitlines())
     told = " ".join(line for line in lines if line and not _SOURCE.match(line))
+    if told.endswith(_WITHOUT_END):
+        return "nothing can meet it: it refers to itself without an end"
     return _PLACE.sub("", told).removeprefix("failed to compile JSON schema: ")[:300]
 
 
