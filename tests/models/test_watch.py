@@ -187,9 +187,7 @@ def no_slow_rescan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_slow_rescan")
-def test_only_the_files_that_changed_are_looked_at(
-    tmp_path: Path, catalog: Counting, told: list[Change]
-) -> None:
+def test_only_the_files_that_changed_are_looked_at(tmp_path: Path, catalog: Counting, told: list[Change]) -> None:
     path = model("Old").write(tmp_path / "m.gguf")
     until(lambda: seen(told) == [("added", "m")])
     model("New").write(tmp_path / "part").replace(path)
