@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
+# How much longer than it took a scan is good for, so that requests spend little of the machine on scans.
+_REFRESH_SHARE = 10
 SETTLING_SECONDS = 2.0
 _SETTLING_PAUSE_SECONDS = 0.1
 Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
@@ -61,6 +63,7 @@ class Inference:
         self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        self._refresh_seconds = 0.0
         # Set once nothing is to go on: for what waits for something else than a worker.
         self.closing = asyncio.Event()
 
@@ -245,11 +248,16 @@ class Inference:
         return model, await asyncio.to_thread(header_keys, model.paths)
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
-        """Rescan the catalog, in a thread; a scan that is younger will do."""
+        """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that
+        took long does for longer."""
         async with self._refreshing:
-            if self._clock() - self._refreshed_at >= max_age_seconds:
+            began_at = self._clock()
+            if max_age_seconds:
+                max_age_seconds = max(max_age_seconds, _REFRESH_SHARE * self._refresh_seconds)
+            if began_at - self._refreshed_at >= max_age_seconds:
                 await asyncio.to_thread(self.catalog.refresh)
                 self._refreshed_at = self._clock()
+                self._refresh_seconds = self._refreshed_at - began_at
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""

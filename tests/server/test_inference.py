@@ -26,6 +26,7 @@ from shimmy.core.errors import (
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
 from shimmy.core.request import Chat, Embedding, Message
+from shimmy.models.listing import Change
 from shimmy.pool import handle as handle_module
 from shimmy.pool import suspects
 from shimmy.server import keep_alive
@@ -460,6 +461,30 @@ def test_an_unknown_name_is_looked_for_again_at_most_every_two_seconds() -> None
             await asyncio.gather(*(answer(inference, "hello", model="later") for _ in range(5)))
             assert catalog.num_refreshes == 2
             assert inference.num_active == 0
+
+    run(test())
+
+
+def test_a_scan_that_takes_long_is_made_less_often() -> None:
+    time = FakeTime()
+
+    class SlowCatalog(FakeCatalog):
+        def refresh(self) -> list[Change]:
+            time.now += 0.5
+            return super().refresh()
+
+    async def test() -> None:
+        catalog = SlowCatalog(fake_model("echo"))
+        async with fake_inference(catalog=catalog, clock=time.clock) as inference:
+            await inference.refresh()
+            time.now += 4.9
+            await inference.refresh()
+            assert catalog.num_refreshes == 1
+            await inference.refresh(max_age_seconds=0)
+            assert catalog.num_refreshes == 2
+            time.now += 5
+            await inference.refresh()
+            assert catalog.num_refreshes == 3
 
     run(test())
 

@@ -40,7 +40,7 @@ class Models:
 
     async def discover(self, request: Request) -> Response:
         """What a scan finds can be used at once."""
-        await self._inference.refresh()
+        await self._inference.refresh(max_age_seconds=0)
         entries = self._entries()
         return json_response({"discovered": len(entries), "models": entries})
 
