@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
+# How much longer than it took a scan is good for, so that requests spend little of the machine on scans.
+_REFRESH_SHARE = 10
 SETTLING_SECONDS = 2.0
 _SETTLING_PAUSE_SECONDS = 0.1
 Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
@@ -61,31 +63,38 @@ class Inference:
         self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        self._refresh_seconds = 0.0
         # Set once nothing is to go on: for what waits for something else than a worker.
         self.closing = asyncio.Event()
 
-    async def generate(self, request: Generation) -> AsyncGenerator[list[Event], None]:
+    async def generate(self, request: Generation, *, whole: bool = False) -> AsyncGenerator[list[Event], None]:
         """Batches of every event that waits, never empty; the first one starts with `Accepted`. How long the model
         stays loaded after it, as after all that is asked here, keep_alive.py knows.
 
         Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
-        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
+        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once,
+        and one lost later as well if the answer is wanted `whole`: then there is one batch.
         """
         from shimmy.pool.deadline import Deadline
 
         with self._admission.admit(request.tenant):
             deadline = Deadline(request, self._queue_seconds)
-            sent, meter, began_at = _Sent(), self.meter(request.tenant), self._clock()
+            sent, meter, began_at = _Sent(whole), self.meter(request.tenant), self._clock()
             while True:
                 try:
                     async with self._stream(request, deadline) as stream:
                         load_seconds = self._clock() - began_at
                         async for batch in stream:
-                            if fresh := _timed(sent.note(batch), load_seconds):
-                                if meter:
-                                    meter.note(fresh)
+                            fresh = _timed(sent.note(batch), load_seconds)
+                            if meter:
+                                meter.note(fresh)
+                            if whole:
+                                sent.kept += fresh
+                            elif fresh:
                                 yield fresh
-                        return
+                    if whole:
+                        yield sent.kept
+                    return
                 except WorkerLost:
                     if not sent.may_retry():
                         raise
@@ -153,8 +162,14 @@ class Inference:
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
-        Raises why that is not possible."""
-        await self._placement.reload(await self._find_settled(name))
+        Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
+        model = await self._find_settled(name)
+        if self._placement.is_ready(model.id):
+            await self._placement.reload(model)
+        else:
+            # Should its file be replaced meanwhile, the new one will do.
+            await self._acquire(name)
+            await self._placement.filled(model.id)
 
     async def set_stay(
         self,
@@ -241,11 +256,16 @@ class Inference:
         return model, await asyncio.to_thread(header_keys, model.paths)
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
-        """Rescan the catalog, in a thread; a scan that is younger will do."""
+        """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that
+        took long does for longer."""
         async with self._refreshing:
-            if self._clock() - self._refreshed_at >= max_age_seconds:
+            began_at = self._clock()
+            if max_age_seconds:
+                max_age_seconds = max(max_age_seconds, _REFRESH_SHARE * self._refresh_seconds)
+            if began_at - self._refreshed_at >= max_age_seconds:
                 await asyncio.to_thread(self.catalog.refresh)
                 self._refreshed_at = self._clock()
+                self._refresh_seconds = self._refreshed_at - began_at
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""
@@ -291,7 +311,7 @@ class Inference:
         async with AsyncExitStack() as until_over:
             async with deadline.waiting():
                 await until_over.enter_async_context(self._suspects.trial(request.model, request))
-                handle = await self._acquire(request.model, keep_alive.said())
+                handle = await self._acquire(request.model, keep_alive.said(), request)
                 until_over.enter_context(self._suspicious(handle, request.model, request))
                 stream = await handle.submit(deadline.request())
             until_over.enter_context(self._running(handle, stream, deadline))
@@ -321,10 +341,13 @@ class Inference:
                 self._suspects.note_crash(model, asked, handle.serial)
             raise
 
-    async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
+    async def _acquire(
+        self, name: str, keep_alive_seconds: float | None = None, request: Generation | Embedding | None = None
+    ) -> Handle:
+        generation = request if isinstance(request, Generation) else None
         while True:
             try:
-                return await self._placement.acquire(await self._find(name), keep_alive_seconds)
+                return await self._placement.acquire(await self._find(name), keep_alive_seconds, generation)
             except WorkerLost:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)
@@ -362,9 +385,12 @@ def _timed(batch: list[Event], load_seconds: float) -> list[Event]:
 
 
 class _Sent:
-    """How far the client has seen a request, which decides whether a second try can go unnoticed."""
+    """How far a request has come, which decides whether a second try can go unnoticed. For a client that wants its
+    answer `whole`, what there is of it is `kept` until its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.kept: list[Event] = []
+        self._whole = whole
         self._accepted = self._text = self._retried = False
 
     def note(self, batch: list[Event]) -> list[Event]:
@@ -377,6 +403,7 @@ class _Sent:
 
     def may_retry(self) -> bool:
         """True once, as long as the client has seen no text."""
-        allowed = not self._text and not self._retried
+        allowed = (self._whole or not self._text) and not self._retried
         self._retried = True
+        del self.kept[1:]
         return allowed

@@ -58,7 +58,7 @@ Engine = Callable[[Settings, OnProgress], Inference]
 
 def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     from shimmy.core.ipc import EngineOptions
-    from shimmy.models.catalog import Catalog
+    from shimmy.models.catalog import PATIENCE_SECONDS, Catalog
     from shimmy.models.discovery import header_cache, sources_from
     from shimmy.pool.admission import Admission
     from shimmy.pool.draft import DraftModel
@@ -73,7 +73,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
         settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine),
     )
-    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ))
+    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ), PATIENCE_SECONDS)
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
     placement = Placement(
         options,
@@ -83,6 +83,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         memory_limit_bytes=settings.memory_budget_bytes,
         keep_alive_seconds=inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds,
         num_workers=settings.num_workers,
+        hang_seconds=settings.hang_seconds or inf,
     )
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)

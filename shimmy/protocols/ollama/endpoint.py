@@ -32,8 +32,9 @@ class Endpoint:
             work = self._unload(body.model) if leaves else self._inference.preload(body.model)
             await until_disconnect(request.receive, work)
             return _json(answer.only("unload" if leaves else "load"))
-        events: Batches = observed(request.scope, body.model, self._inference.generate(generation))
-        if body.stream is not False:
+        whole = body.stream is False
+        events: Batches = observed(request.scope, body.model, self._inference.generate(generation, whole=whole))
+        if not whole:
             return LineStream(answer.lines(events), encode_error_line, self._ping_seconds)
         return _json(await until_disconnect(request.receive, answer.whole(events)))
 

@@ -31,10 +31,15 @@ class Compiled:
     def guide(self) -> "Guide":
         return Guide(self, self._native.deep_copy())
 
+    def tokens(self, text: str) -> list[int]:
+        """Some that spell it."""
+        tokens: list[int] = self._tokenizer.greedy_tokenize(text)
+        return tokens
+
     def accepts(self, text: str) -> bool:
         """Whether a whole text meets the constraint."""
         native = self._native.deep_copy()
-        tokens = self._tokenizer.greedy_tokenize(text)
+        tokens = self.tokens(text)
         return bool(native.try_consume_tokens(tokens) == len(tokens) and native.is_accepting())
 
 
@@ -47,6 +52,18 @@ class Guide:
 
     def begin(self) -> None:
         """It has begun already (gate.py)."""
+
+    def hold(self, name: str, text: str) -> None:
+        """All of the answer is held."""
+
+    def anew(self) -> "Guide":
+        """Another one, at the beginning."""
+        return self._compiled.guide()
+
+    def take_text(self, text: str) -> bool:
+        """Whether `text` may come next, in whatever tokens; if so, it has."""
+        tokens = self._compiled.tokens(text)
+        return bool(self._native.try_consume_tokens(tokens) == len(tokens))
 
     def take(self, token: int) -> bool:
         """Whether `token` may come next; if so, it has."""
@@ -77,11 +94,16 @@ class Guide:
         """Whether nothing but the end may follow."""
         return bool(self._native.is_stopped())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it may end here."""
+        return bool(self._native.is_accepting())
+
     def is_met(self, text: str, *, is_cut: bool) -> bool:
         """Whether the answer that was sent, `text`, meets the constraint; `is_cut` if its end was not."""
         if is_cut:
             return self._compiled.accepts(text)
-        return bool(self._native.is_accepting()) and (not self._compiled.is_json or _is_json(text))
+        return self.is_whole and (not self._compiled.is_json or _is_json(text))
 
 
 def explained(error: str) -> str:

@@ -61,6 +61,11 @@ class Sampler:
         if self._guide is not None:
             self._guide.begin()
 
+    def hold(self, name: str, text: str) -> None:
+        """The arguments of a call of the tool `name` are next, and have come as far as `text`."""
+        if self._guide is not None:
+            self._guide.hold(name, text)
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing may follow but the end."""

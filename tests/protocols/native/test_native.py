@@ -89,7 +89,7 @@ def test_models_are_loaded_and_unloaded_for_real() -> None:
 
         assert await status() == {"model": "echo", "status": "unloaded", "loaded": False}
         loaded = (await server.ask("POST", "/api/models/echo/load")).json()
-        assert loaded == {"message": "Model echo is loaded", "status": "loaded"}
+        assert loaded == {"message": "Model echo is loaded", "status": "loaded", "workers": 1}
         ready = await status()
         assert ready.pop("memory_bytes") > 0
         places: dict[str, Any] = {"gpu_memory_bytes": {}, "layers": {}}
