@@ -10,12 +10,12 @@ import msgspec
 
 from shimmy.core.errors import Forbidden, PullFailed, RequestError
 from shimmy.store.names import OLLAMA_HOST
+from shimmy.store.proxy import Proxy, proxy_from
 
 HTTPS = 443
 _HUB = "https://huggingface.co"
 # The hub and where it keeps its files; Ollama's registry, where that keeps its blobs, and who hands out its tokens.
 _KNOWN = ("huggingface.co", "hf.co", "ollama.ai", "ollama.com", "r2.cloudflarestorage.com")
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 _AS_THEY_ARE = "/?%:@!$&'()*+,;=~-._"
 _ENTRY = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -70,12 +70,12 @@ def origin_of(text: str) -> Origin:
 
 class Hosts(msgspec.Struct, frozen=True):
     """`hub` is Hugging Face, or what HF_ENDPOINT has in its place; `named` are hosts that the user of this machine
-    named, which may be private. `token` is for the hub alone. `unused_proxy` is the variable that names a proxy."""
+    named, which may be private. `token` is for the hub alone. `proxy` is for all that it does not leave out."""
 
     hub: Url
     named: frozenset[Origin] = frozenset()
     token: str | None = None
-    unused_proxy: str | None = None
+    proxy: Proxy | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Hosts":
@@ -91,8 +91,7 @@ class Hosts(msgspec.Struct, frozen=True):
             raise RequestError("HF_TOKEN is no token: it has characters that none has")
         if endpoint:
             named.add(hub.origin)
-        proxy = next((name for name in _PROXIES if environ.get(name)), None)
-        return cls(hub, frozenset(named), token or None, proxy)
+        return cls(hub, frozenset(named), token or None, proxy_from(environ))
 
     def check(self, origin: Origin) -> None:
         """Raises `Forbidden` unless this is a known host, or one that was named."""
@@ -103,6 +102,10 @@ class Hosts(msgspec.Struct, frozen=True):
         raise Forbidden(
             f"{origin} is not among the hosts that models come from; SHIMMY_PULL_HOSTS={origin} would make it one"
         )
+
+    def proxy_to(self, origin: Origin) -> Proxy | None:
+        """Through what a host is reached; None for a connection of our own."""
+        return self.proxy if self.proxy is not None and self.proxy.serves(origin) else None
 
     def addresses(self, origin: Origin, resolve: Resolve | None = None) -> list[str]:
         """Where to connect to: addresses that were looked up once and are public, unless the host was named.

@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core.errors import ModelNotFound, PullFailed
 from shimmy.store.hosts import Url, parse_url
-from shimmy.store.http import Answer, Broken, Client
+from shimmy.store.http import Answer, Client
 from shimmy.store.names import Reference, is_hex_digest
 from shimmy.store.quantization import RemoteFile
 
@@ -98,10 +98,8 @@ class Hub:
         if status == 404:
             at = "" if revision == DEFAULT_REVISION else f" at the revision {revision!r}"
             raise ModelNotFound(f"{self._base} has no {name}{at}", param="model")
-        if status == 429 or status >= 500:
-            raise Broken(f"{self._base} answers with status {status}")
         if status != 200:
-            raise PullFailed(f"{self._base} answers with status {status}")
+            raise answer.failure()
 
 
 def _files(siblings: list[_Sibling]) -> list[RemoteFile]:

@@ -12,7 +12,7 @@ from functools import partial
 from shimmy.core.errors import DigestMismatch, PullFailed, StoreFailed, StoreFull
 from shimmy.core.pulling import SUCCESS, Progress
 from shimmy.hardware.memory import memory
-from shimmy.store.download import Download
+from shimmy.store.download import PAUSE_SECONDS, Download, waiting
 from shimmy.store.folder import Store
 from shimmy.store.hosts import Hosts, Url
 from shimmy.store.http import Answer, Broken, Cancelled, Client, tls_context
@@ -78,7 +78,7 @@ class Pull:
         place = self._store.partial(file.sha256)
         if self._store.has(file.sha256, file.size):
             forget(place)
-            return note(file.size)
+            return note(file.size, "")
         with closing(Partial(place, file.size, CHUNK_BYTES)) as unfinished:
             unfinished.check(self._stop)
             try:
@@ -91,12 +91,15 @@ class Pull:
         self._store.publish(file.sha256)
         forget(place)
 
-    def _noted(self, status: str, file: RemoteFile) -> Callable[[int], None]:
-        return lambda completed: self._report(Progress(status, file.sha256, file.path, file.size, completed))
+    def _noted(self, status: str, file: RemoteFile) -> Callable[[int, str], None]:
+        """What reports how many bytes of it there are, with another status where one is given."""
+        return lambda completed, other: self._report(
+            Progress(other or status, file.sha256, file.path, file.size, completed)
+        )
 
     def _wait(self, file: RemoteFile) -> None:
         """While another pull brings it."""
-        self._noted("waiting for another pull", file)(self._num_there(file))
+        self._noted("waiting for another pull", file)(self._num_there(file), "")
         self._stop()
         time.sleep(_TURN_SECONDS)
 
@@ -122,14 +125,25 @@ class Pull:
             raise Cancelled
 
     def _retried(self, ask: Callable[[], Plan]) -> Plan:
-        for number in range(_TRIES):
+        num_failures = 0
+        while True:
             try:
                 return ask()
             except Broken as error:
-                failure = error
-                self._client.cancelled.wait(2**number / 2)
-                self._stop()
-        raise PullFailed(str(failure))
+                num_failures += 1
+                if num_failures == _TRIES:
+                    raise PullFailed(str(error)) from None
+                self._pause(error, PAUSE_SECONDS * 2 ** (num_failures - 1))
+
+    def _pause(self, error: Broken, seconds: float) -> None:
+        if error.wait_seconds is None:
+            self._client.cancelled.wait(seconds)
+            return self._stop()
+        until = time.monotonic() + error.wait_seconds
+        while status := waiting(str(error), until):
+            self._report(Progress(status))
+            self._client.cancelled.wait(min(1.0, max(0.0, until - time.monotonic())))
+            self._stop()
 
     @contextmanager
     def _as_store_failure(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import msgspec
 
 from shimmy.core.errors import ModelNotFound, PullFailed
 from shimmy.store.hosts import Origin, Url, parse_url, registry
-from shimmy.store.http import Answer, Broken, Client
+from shimmy.store.http import Answer, Client
 from shimmy.store.names import Reference, digest
 from shimmy.store.quantization import RemoteFile
 
@@ -112,7 +112,5 @@ def _model(manifest: _Manifest) -> RemoteFile:
 def _check(origin: Origin, answer: Answer) -> None:
     if answer.status in (401, 403):
         raise PullFailed(f"{origin} lets nobody have this: status {answer.status}")
-    if answer.status == 429 or answer.status >= 500:
-        raise Broken(f"{origin} answers with status {answer.status}")
     if answer.status != 200:
-        raise PullFailed(f"{origin} answers with status {answer.status}")
+        raise answer.failure()

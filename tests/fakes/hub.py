@@ -28,11 +28,12 @@ _ASKED = "/token"
 
 @dataclass
 class Faults:
-    """`statuses` are answered first, by the host of the files. `cut_bytes` ends each answer after so many bytes;
+    """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host they are for. `cut_bytes` ends each answer after so many bytes;
     `corrupt` changes a byte of every file; `block_seconds` is waited for before each block of `block_bytes`."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
+    refusals: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     cut_bytes: int | None = None
     corrupt: bool = False
     block_seconds: float = 0.0
@@ -89,6 +90,9 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers["host"]
         url = urlsplit(self.path)
         self.hub.seen.append(Seen(host, self.path, self.headers["authorization"], self.headers["range"]))
+        if refusals := self.hub.faults.refusals.get(host):
+            status, headers = refusals.pop(0)
+            return self.refuse(status, **headers)
         for pattern, answer in _ROUTES:
             if match := re.fullmatch(pattern, url.path):
                 query = {name: values[0] for name, values in parse_qs(url.query).items()}

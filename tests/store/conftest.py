@@ -14,7 +14,8 @@ from tests.fakes.hub import Hub, running_hub
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr("shimmy.store.download.PAUSE_SECONDS", 0.001)
+    for module in ("download", "pull"):
+        monkeypatch.setattr(f"shimmy.store.{module}.PAUSE_SECONDS", 0.001)
     with running_hub(tmp_path / "hub") as hub:
         monkeypatch.setenv("SSL_CERT_FILE", hub.environ["SSL_CERT_FILE"])
         yield hub

@@ -452,15 +452,3 @@ def test_a_name_server_that_is_away_for_a_moment(hub: Hub, store: Store, monkeyp
 
     monkeypatch.setattr(hosts, "_resolve", most_times)
     assert pull(hub, store, "org/large")[0].size == len(LARGE)
-
-
-@pytest.mark.parametrize(
-    ("variable", "hint"), [("HTTPS_PROXY", "HTTPS_PROXY is set, but a pull uses no proxy"), ("X", "")]
-)
-def test_who_needs_a_proxy_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
-    monkeypatch.setattr("shimmy.store.pull._TRIES", 1)
-    monkeypatch.setattr(hosts, "_resolve", lambda host, port: [])
-    one = Pull.from_environ(store, {variable: "http://proxy:3128"}, lambda progress: None)
-    with pytest.raises(PullFailed, match=f"huggingface.co has no address: .*{hint}$") as raised:
-        one.run("org/repo")
-    assert ("proxy" in str(raised.value)) == bool(hint)
