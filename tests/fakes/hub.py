@@ -28,8 +28,9 @@ _ASKED = "/token"
 
 @dataclass
 class Faults:
-    """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host they are for. `cut_bytes` ends each answer after so many bytes;
-    `corrupt` changes a byte of every file; `block_seconds` is waited for before each block of `block_bytes`."""
+    """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host
+    they are for. `cut_bytes` ends each answer after so many bytes; `corrupt` changes a byte of every file;
+    `block_seconds` is waited for before each block of `block_bytes`."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
