@@ -39,7 +39,7 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
     manifest = store.find(source)
     if manifest is None:
         model = catalog.find(source)
-        manifest = in_place(target, model.paths, f"{model.source}: {model.id}")
+        manifest = in_place(target, model.paths, f"{model.source}: {model.id}", model.own.layers)
     return store.copy(manifest, target)
 
 
@@ -81,7 +81,7 @@ def take_in_all(store: "Store", sources: Sequence[Source], program: Program) -> 
         for found in source.find():
             if found.reason is None and (inspection := inspect(found.paths)).kind == "model" and not inspection.invalid:
                 name = _name(program, source, found)
-                yield store.copy(in_place(name, found.paths, f"{label}: {found.name}"), name)
+                yield store.copy(in_place(name, found.paths, f"{label}: {found.name}", found.own.layers), name)
 
 
 def _name(program: Program, source: Source, found: Found) -> str:

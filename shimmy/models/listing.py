@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from shimmy.core.modelfile import NOTHING, Layer, Own
 from shimmy.models.facts import Facts, Inspection
 from shimmy.models.names import normalized, with_default_tag, without_default_tag
 
@@ -14,7 +15,8 @@ Identity = tuple[tuple[int, int, int, int], ...]
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One entry. `identity` is (device, inode, size, mtime_ns) per path; `invalid` says why it cannot be served."""
+    """One entry. `identity` is (device, inode, size, mtime_ns) per path, and of its own adapters after that; `invalid`
+    says why it cannot be served, and `own` what comes with it beside its weights."""
 
     id: str
     paths: tuple[str, ...]
@@ -24,6 +26,7 @@ class Model(msgspec.Struct, frozen=True):
     identity: Identity
     facts: Facts | None
     invalid: str | None
+    own: Own = NOTHING
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -58,7 +61,8 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Listing:
-    """Filled by one scan, read-only after that. A file found twice is one entry that has both names.
+    """Filled by one scan, read-only after that. A file found twice is one entry that has both names, unless different
+    things come with it.
 
     `inspections` are of all that was found, `read` those for which this scan had to read headers. `unsettled` are files
     that may still be written, each with when it was first seen as it is (monotonic); what is listed of such a file is
@@ -73,7 +77,7 @@ class Listing:
         self.skipped: list[Skipped] = []
         self.id_of_name: dict[str, str] = {}
         self.id_of_spelling: dict[str, str] = {}
-        self.id_of_file: dict[tuple[int, int], str] = {}
+        self.id_of_file: dict[tuple[tuple[int, int], tuple[Layer, ...]], str] = {}
 
     def find(self, name: str) -> Model | None:
         """Exactly, then whatever the spelling; `name` also means `name:latest`, and the other way round."""
@@ -97,4 +101,4 @@ def changes(before: Listing, after: Listing) -> Iterator[Change]:
 
 def _stamp(model: Model) -> tuple[object, ...]:
     """What of a model makes it another one when it is different. Where it was found does not."""
-    return model.paths, model.identity, model.invalid
+    return model.paths, model.identity, model.invalid, model.own.layers

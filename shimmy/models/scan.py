@@ -14,7 +14,7 @@ import msgspec
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Found
-from shimmy.models.listing import Listing, Model, Sighting, Skipped
+from shimmy.models.listing import Identity, Listing, Model, Sighting, Skipped
 from shimmy.models.names import normalized, qualified
 
 SETTLED_SECONDS = 0.7
@@ -75,7 +75,7 @@ class _Scan:
     def add(self, source: Source, found: Found) -> None:
         found, sighting = _observed(found)
         identity = sighting.identity
-        file = identity[0][:2] if identity and not found.reason else None
+        file = (identity[0][:2], found.own.layers) if identity and not found.reason else None
         if file in self.listing.id_of_file:
             id = self.listing.id_of_file[file]
             self.listing.id_of_name.setdefault(found.name, id)
@@ -115,7 +115,7 @@ class _Scan:
             size_bytes=sum(size for _, _, size, _ in sighting.identity),
             modified_unix=max((mtime_ns for *_, mtime_ns in sighting.identity), default=0) / 1e9,
             source=source.label,
-            identity=sighting.identity,
+            identity=sighting.identity + _adapters_identity(found),
             facts=inspection.facts,
             invalid=inspection.invalid,
         )
@@ -148,13 +148,21 @@ class _Scan:
     def _enter(self, source: Source, found: Found, entry: Model) -> str:
         own_name = qualified(found.name, found.paths[0] if found.paths else os.path.join(source.place, found.name))
         id = own_name if found.name in self.listing.models else found.name
-        self.listing.models[id] = msgspec.structs.replace(entry, id=id, source=source.label)
+        self.listing.models[id] = msgspec.structs.replace(entry, id=id, source=source.label, own=found.own)
         self.listing.id_of_name[id] = id
         self.listing.id_of_name.setdefault(own_name, id)
         return id
 
     def _skip(self, source: Source, found: Found, reason: str) -> None:
         self.listing.skipped.append(Skipped(source.label, found.paths, reason))
+
+
+def _adapters_identity(found: Found) -> Identity:
+    """Of a model that was loaded with other ones, nothing may be used for this one."""
+    try:
+        return observe(found.own.adapters).identity
+    except OSError:
+        return ()
 
 
 def _observed(found: Found) -> tuple[Found, Sighting]:

@@ -60,7 +60,7 @@ class Pull:
             self._report(Progress("pulling manifest"))
             found = self._retried(lambda: plan(self._client, reference, revision, fits_memory))
             # Two files may have the same content, and whoever locks a digest twice waits for himself.
-            wanted = {file.sha256: (file, url) for file, url in found.files}
+            wanted = {file.sha256: (file, url) for file, url in (*found.files, *found.layers)}
             with ExitStack() as locks:
                 # Always in one order: two pulls that want the same cannot wait for each other.
                 for digest, (file, _) in sorted(wanted.items()):
@@ -184,7 +184,8 @@ def fits_memory(size: int) -> bool:
 def _manifest(found: Plan) -> Manifest:
     parts = tuple(Part(os.path.basename(file.path), file.size, file.sha256) for file, _ in found.files)
     origin = Provenance(found.source, timestamp(), found.revision, found.license)
-    return Manifest(found.name, parts, origin, found.aliases)
+    layers = tuple(Part(file.path, file.size, file.sha256) for file, _ in found.layers)
+    return Manifest(found.name, parts, origin, found.aliases, layers)
 
 
 def timestamp() -> str:

@@ -1,4 +1,5 @@
-"""A registry that speaks Ollama's protocol as a source: a manifest, and the layer of it that is the model."""
+"""A registry that speaks Ollama's protocol as a source: a manifest, the layer of it that is the model, and those that
+come with it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,14 +8,14 @@ from contextlib import contextmanager
 import msgspec
 
 from shimmy.core.errors import ModelNotFound, PullFailed
+from shimmy.core.modelfile import MAX_LAYERS, MAX_TEXT_BYTES, MEDIA_TYPE, kind_of
 from shimmy.store.hosts import Origin, Url, parse_url, registry
 from shimmy.store.http import Answer, Client
 from shimmy.store.names import Reference, digest
 from shimmy.store.quantization import RemoteFile
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-_MODEL = "application/vnd.ollama.image.model"
-_ADAPTER = "application/vnd.ollama.image.adapter"
+_MODEL = f"{MEDIA_TYPE}model"
 # The bounds keep the time linear in what a registry says.
 _CHALLENGE = re.compile(r'\b([a-z]{1,20})="([^"]*)"')
 _MAX_LAYER_BYTES = 1 << 44
@@ -40,15 +41,17 @@ class Registry:
         self._origin = registry(reference.host)
         self._token = ""
 
-    def model(self, tag: str) -> RemoteFile:
-        """Raises `ModelNotFound`, `PullFailed`, `Broken`."""
+    def model(self, tag: str) -> tuple[RemoteFile, list[RemoteFile]]:
+        """Its GGUF file, and what comes with it, each called by its kind (core/modelfile.py). Raises
+        `ModelNotFound`, `PullFailed`, `Broken`."""
         with self.open(self._url(f"manifests/{tag}"), {"Accept": _MANIFEST}) as answer:
             if answer.status == 404:
                 raise ModelNotFound(f"{self._origin} has no {self._reference.named(tag)}", param="model")
             _check(self._origin, answer)
             content = answer.document()
         try:
-            return _model(msgspec.json.decode(content, type=_Manifest))
+            layers = msgspec.json.decode(content, type=_Manifest).layers
+            return _model(layers), _own(layers)
         except (ValueError, RecursionError) as error:
             raise PullFailed(f"{self._origin} sends a manifest that makes no sense: {error}") from None
 
@@ -94,19 +97,25 @@ class Registry:
         return parse_url(f"https://{self._origin}/v2/{self._reference.repository}/{path}")
 
 
-def _model(manifest: _Manifest) -> RemoteFile:
-    """Its GGUF file; what else a manifest names is templates and parameters for Ollama's own engine."""
-    found: dict[str, list[_Layer]] = {}
-    for layer in manifest.layers:
-        found.setdefault(layer.media_type, []).append(layer)
-    if _ADAPTER in found:
-        raise PullFailed("this model is an adapter for another one, which is not supported")
-    models = found.get(_MODEL, [])
+def _model(layers: list[_Layer]) -> RemoteFile:
+    models = [layer for layer in layers if layer.media_type == _MODEL]
     if len(models) != 1:
         raise PullFailed(f"this has {len(models)} GGUF files instead of one; it is of another format")
-    if not 0 < models[0].size < _MAX_LAYER_BYTES:
-        raise ValueError(f"a model of {models[0].size} bytes")
-    return RemoteFile("model.gguf", models[0].size, digest(models[0].digest))
+    return _file("model.gguf", models[0], _MAX_LAYER_BYTES)
+
+
+def _own(layers: list[_Layer]) -> list[RemoteFile]:
+    """Raises `ValueError`."""
+    found = [(kind, layer) for layer in layers if (kind := kind_of(layer.media_type))]
+    if len(found) > MAX_LAYERS:
+        raise ValueError(f"it has {len(found)} layers beside the model")
+    return [_file(kind, layer, _MAX_LAYER_BYTES if kind == "adapter" else MAX_TEXT_BYTES) for kind, layer in found]
+
+
+def _file(name: str, layer: _Layer, max_bytes: int) -> RemoteFile:
+    if not 0 < layer.size <= max_bytes:
+        raise ValueError(f"a {name} of {layer.size} bytes")
+    return RemoteFile(name, layer.size, digest(layer.digest))
 
 
 def _check(origin: Origin, answer: Answer) -> None:

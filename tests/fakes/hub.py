@@ -55,13 +55,15 @@ class Seen:
 
 @dataclass
 class Hub:
-    """`repositories` have files by path, `images` the bytes of a model by `namespace/model:tag`."""
+    """`repositories` have files by path, `images` the bytes of a model by `namespace/model:tag`, and
+    `beside` those of what comes with it by their kind."""
 
     environ: dict[str, str]
     origin: str
     files_origin: str
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
+    beside: dict[str, dict[str, bytes]] = field(default_factory=dict)
     manifests: dict[str, Any] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     seen: list[Seen] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Hub:
 
     def blobs(self) -> Iterator[bytes]:
         yield from self.images.values()
-        for files in self.repositories.values():
+        for files in (*self.repositories.values(), *self.beside.values()):
             yield from files.values()
 
     def blob(self, digest: str) -> bytes | None:
@@ -147,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = hub.images.get(f"{name}:{tag}")
         if content is None:
             return self.refuse(404)
-        layers = [layer(content), layer(b"MIT", "license"), layer(b"{{ .Prompt }}", "template")]
+        layers = [layer(content), layer(b"{{ .Prompt }}", "template")]
+        layers += [layer(each, kind) for kind, each in hub.beside.get(f"{name}:{tag}", {}).items()]
         return self.give_json({"schemaVersion": 2, "layers": layers})
 
     def blob(self, name: str, digest: str) -> None:
