@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.core": {"msgspec"},
     "shimmy.convert": {"msgspec", "shimmy.core", "shimmy.models"},
     "shimmy.hardware": {"msgspec", "shimmy.core"},
-    "shimmy.store": {"msgspec", "platformdirs", "shimmy.core", "shimmy.hardware"},
+    "shimmy.store": {"msgspec", "nacl", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.models.stored": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},

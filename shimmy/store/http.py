@@ -102,14 +102,14 @@ class Client:
 
     @contextmanager
     def get(
-        self, url: Url, headers: Mapping[str, str] | None = None, bearer: tuple[Origin, str] | None = None
+        self, url: Url, headers: Mapping[str, str] | None = None, authorization: tuple[Origin, str] | None = None
     ) -> Iterator[Answer]:
-        """Follows redirects. `bearer` is a token with the only origin that is told it.
+        """Follows redirects. `authorization` is that header, after the only origin that is told it.
 
         Raises `Forbidden` for hosts that are not talked to, `PullFailed` for what goes round in circles, `Broken`.
         """
         for _ in range(MAX_REDIRECTS + 1):
-            with self._request(url, headers or {}, bearer) as answer:
+            with self._request(url, headers or {}, authorization) as answer:
                 location = answer.header("location")
                 if answer.status not in _REDIRECTS or not location:
                     yield answer
@@ -126,7 +126,9 @@ class Client:
                     same.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
-    def _request(self, url: Url, headers: Mapping[str, str], bearer: tuple[Origin, str] | None) -> Iterator[Answer]:
+    def _request(
+        self, url: Url, headers: Mapping[str, str], authorization: tuple[Origin, str] | None
+    ) -> Iterator[Answer]:
         from http.client import HTTPConnection
 
         sent = {
@@ -137,8 +139,8 @@ class Client:
             "Connection": "close",
             **headers,
         }
-        if bearer and bearer[0] == url.origin:
-            sent["Authorization"] = f"Bearer {bearer[1]}"
+        if authorization and authorization[0] == url.origin:
+            sent["Authorization"] = authorization[1]
         try:
             with ExitStack() as opened:
                 connection = HTTPConnection(url.origin.host, url.origin.port)

@@ -2,6 +2,7 @@
 TLS with a certificate made on the spot, with files on another host, to which they redirect. And what goes wrong with
 such hosts, as a test wants it."""
 
+import base64
 import hashlib
 import json
 import os
@@ -68,6 +69,8 @@ class Hub:
     faults: Faults = field(default_factory=Faults)
     seen: list[Seen] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    # Whose key must have signed who asks for a token, in SSH's form.
+    signer: bytes | None = None
     # Everybody may list these, and nobody have their files without a token.
     gated: set[str] = field(default_factory=set)
 
@@ -166,9 +169,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.refuse(401, www_authenticate=f'Bearer realm="{realm}",service="hub",scope="{scope}"')
         return True
 
-    def token(self, service: str = "", scope: str = "") -> None:
+    def token(self, service: str = "", scope: str = "", **more: str) -> None:
+        if self.hub.signer is not None and not self.is_signed(self.hub.signer):
+            return self.refuse(401)
         good = service == "hub" and scope.startswith("repository:")
         self.give_json({"token": "registry-token" if good else ""})
+
+    def is_signed(self, signer: bytes) -> bool:
+        """By this key, for the very URL that was asked for."""
+        from nacl.bindings import crypto_sign_open
+        from nacl.exceptions import BadSignatureError
+
+        public, _, signature = (self.headers["authorization"] or "").partition(":")
+        no_body = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
+        text = f"GET,https://{self.headers['host']}{self.path},{no_body}".encode()
+        try:
+            return base64.b64decode(public) == signer and bool(
+                crypto_sign_open(base64.b64decode(signature) + text, signer[-32:])
+            )
+        except (ValueError, BadSignatureError):
+            return False
 
     def file(self, digest: str, **query: str) -> None:
         faults = self.hub.faults
