@@ -14,10 +14,11 @@ class Hash(Protocol):
 
 def sha256() -> Hash:
     """A new one, of nothing yet."""
-    if hashlib.sha256.__name__ == "openssl_sha256":
-        return hashlib.sha256()
+    usual = hashlib.sha256()
+    if type(usual).__module__ == "_hashlib":
+        return usual
     library = libcrypto()
-    return LibcryptoHash(library) if library is not None else hashlib.sha256()
+    return LibcryptoHash(library) if library is not None else usual
 
 
 @cache
