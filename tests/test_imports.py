@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.store": {"msgspec", "nacl", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.models.stored": {"shimmy.core", "shimmy.models", "shimmy.store"},
+    "shimmy.models.making": {"msgspec", "shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.hardware", "shimmy.models"},
     "shimmy.protocols": {

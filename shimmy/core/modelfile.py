@@ -2,7 +2,7 @@
 They are as untrusted as the model; how they came here is the business of others."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 MEDIA_TYPE = "application/vnd.ollama.image."
 MAX_TEXT_BYTES = 1 << 20
 MAX_LAYERS = 64
-_MAX_MESSAGES = 1000
+MAX_TURNS = 1000
 # As they are called there; the others are called as ours are.
 _FIELDS = {"repeat_penalty": "repetition_penalty"} | {
     name: name
@@ -55,6 +55,20 @@ class Own(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 NOTHING = Own()
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """What a model is to be made of: another one, `source`, or `files` in GGUF; and what comes with it then, where that
+    is given. `files` and `adapters` are digests, in 64 hex digits, by the names of the files."""
+
+    name: str
+    source: str | None = None
+    files: dict[str, str] = {}
+    adapters: dict[str, str] = {}
+    system: str | None = None
+    params: dict[str, Any] = {}
+    messages: tuple[Turn, ...] = ()
+    licenses: tuple[str, ...] = ()
 
 
 def kind_of(media_type: str) -> Kind | None:
@@ -105,6 +119,13 @@ def _params(path: str) -> dict[str, Any]:
     return own
 
 
+def wrong_params(given: Mapping[str, Any]) -> list[str]:
+    """The names of those that no model could have."""
+    types = {name: Sampling.__annotations__[field] for name, field in _FIELDS.items()}
+    types |= {"stop": StopString | list[StopString], "num_predict": int, "num_ctx": MaxTokens}
+    return [name for name, type in types.items() if given.get(name) is not None and _value(given[name], type) is None]
+
+
 def _value(given: Any, type: Any) -> Any:
     """None for what is none of that type."""
     if given is None:
@@ -121,8 +142,8 @@ def _system(path: str) -> dict[str, Any]:
 
 def _messages(path: str) -> dict[str, Any]:
     turns = msgspec.json.decode(read_text(path), type=tuple[Turn, ...])
-    if len(turns) > _MAX_MESSAGES:
-        raise ValueError(f"there are more than {_MAX_MESSAGES}")
+    if len(turns) > MAX_TURNS:
+        raise ValueError(f"there are more than {MAX_TURNS}")
     return {"messages": turns}
 
 

@@ -14,6 +14,7 @@ from shimmy.models.names import normalized
 if TYPE_CHECKING:
     from shimmy.models.catalog import Catalog
     from shimmy.store.folder import Store
+    from shimmy.store.incoming import Incoming
     from shimmy.store.manifests import Manifest
 
 Program = Literal["ollama", "huggingface", "lmstudio"]
@@ -29,6 +30,13 @@ def user_store(environ: Mapping[str, str]) -> "Store":
     from shimmy.store.place import store_path
 
     return Store(store_path(environ))
+
+
+def incoming_blob(store: "Store", digest: str) -> "Incoming":
+    """What takes a file in that somebody sends. Raises `StoreFailed`."""
+    from shimmy.store.incoming import Incoming
+
+    return Incoming(store, digest)
 
 
 def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manifest":

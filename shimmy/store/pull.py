@@ -1,19 +1,18 @@
 """One pull, from a name to a model in the store. Blocks: it is for a thread of its own. What has arrived stays whatever
 happens, and the next pull goes on from there."""
 
-import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 
-from shimmy.core.errors import DigestMismatch, PullFailed, StoreFailed, StoreFull
+from shimmy.core.errors import DigestMismatch, PullFailed, StoreFull
 from shimmy.core.pulling import SUCCESS, Progress
 from shimmy.hardware.memory import memory
 from shimmy.store.download import PAUSE_SECONDS, Download, waiting
-from shimmy.store.folder import Store
+from shimmy.store.folder import Store, as_store_failure
 from shimmy.store.hosts import Hosts, Url
 from shimmy.store.http import Answer, Broken, Cancelled, Client, tls_context
 from shimmy.store.locks import locked
@@ -31,7 +30,6 @@ _TRIES = 3
 _TURN_SECONDS = 0.05
 # A model takes its file's size, and more for the context and for computing.
 _MEMORY_SHARE = 0.8
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Pull:
@@ -54,7 +52,7 @@ class Pull:
     def run(self, name: str, revision: str | None = None) -> Manifest:
         """Raises the `ShimmyError` that says what is wrong, or `Cancelled`."""
         reference = parse(name)
-        with self._as_store_failure():
+        with as_store_failure(self._store.root, "; what has arrived is kept, and the next pull goes on from there"):
             self._store.make()
             self._store.sweep()
             self._report(Progress("pulling manifest"))
@@ -144,16 +142,6 @@ class Pull:
             self._report(Progress(status))
             self._client.cancelled.wait(min(1.0, max(0.0, until - time.monotonic())))
             self._stop()
-
-    @contextmanager
-    def _as_store_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _FULL:
-                what = f"the disk with {self._store.root} is full"
-                raise StoreFull(f"{what}; what has arrived is kept, and the next pull goes on from there") from None
-            raise StoreFailed(f"cannot write to the store {self._store.root}: {error.strerror or error}") from None
 
 
 class _Blob:
