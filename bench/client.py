@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -109,16 +110,8 @@ class Endpoint:
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON that is answered. Raises `HttpError`, or OSError when the connection fails."""
-        reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
-        try:
-            writer.write(self._head("POST", path, json.dumps(body).encode()))
-            status, is_chunked = await _response_head(reader)
-            content = b"".join([piece async for piece in (_chunks(reader) if is_chunked else _plain(reader))])
-        finally:
-            writer.close()
-        if status != 200:
-            raise HttpError(status, content)
-        return json.loads(content)
+        async with aclosing(Session(self)) as session:
+            return await session.post(path, body)
 
     async def _count(self, prompt: str, reply: Reply) -> None:
         """llama-cpp-python's server streams without usage: there each piece is one token, and prompts are counted by a
@@ -133,11 +126,46 @@ class Endpoint:
         finally:
             writer.close()
 
-    def _head(self, method: str, path: str, body: bytes = b"") -> bytes:
-        lines = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nConnection: close\r\n"
+    def _head(self, method: str, path: str, body: bytes = b"", *, last: bool = True) -> bytes:
+        """`last` if nothing more will be asked on this connection."""
+        lines = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+        if last:
+            lines += "Connection: close\r\n"
         if body:
             lines += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         return lines.encode() + b"\r\n" + body
+
+
+class Session:
+    """Requests one after the other on one connection, as client libraries send them; a new one when the server closes
+    it, as llama-server does after a hundred."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON that is answered. Raises `HttpError`, or OSError when the connection fails."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._endpoint.host, self._endpoint.port, limit=1 << 20)
+        reader, writer = self._streams
+        writer.write(self._endpoint._head("POST", path, json.dumps(body).encode(), last=False))
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if b"transfer-encoding: chunked" in head:
+            content = b"".join([piece async for piece in _chunks(reader)])
+            await reader.readline()
+        else:
+            content = await reader.readexactly(int(head.split(b"content-length:")[1].split(None, 1)[0]))
+        if b"connection: close" in head:
+            await self.aclose()
+        if (status := int(head.split(None, 2)[1])) != 200:
+            raise HttpError(status, content)
+        return json.loads(content)
+
+    async def aclose(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
 
 
 def _note(reply: Reply, event: dict[str, Any]) -> None:

@@ -9,14 +9,14 @@ import asyncio
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
 from bench import report
-from bench.client import Endpoint
+from bench.client import Endpoint, Session
 from bench.peers import EMBEDDING
 from bench.process import Server
 from bench.prompts import long_prompt
@@ -36,8 +36,8 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 SCENARIOS = [
-    Scenario("1 client, 1 text of 8 words", 1, 40, 1, 8),
-    Scenario("16 clients, 1 text of 8 words", 16, 8, 1, 8),
+    Scenario("1 client, 1 text of 8 words", 1, 200, 1, 8),
+    Scenario("16 clients, 1 text of 8 words", 16, 20, 1, 8),
     Scenario("1 client, 256 texts of 8 words", 1, 1, 256, 8),
     Scenario("1 client, 64 texts of 60 words", 1, 1, 64, 60),
     Scenario("2 clients, 4 texts of 400 words", 2, 1, 4, 400),
@@ -114,13 +114,15 @@ async def _ready(server: Server) -> Endpoint:
 async def _run(scenario: Scenario, endpoint: Endpoint, server: Server, number: int) -> Run:
     async def client(which: int) -> int:
         tokens = 0
-        for request in range(scenario.num_requests):
-            seed = f"{scenario.name} {number} {which} {request}"
-            texts = [long_prompt(scenario.num_words, f"{seed} {text}") for text in range(scenario.num_texts)]
-            answer = await endpoint.post(PATH, {"model": endpoint.model, "input": texts, "encoding_format": "base64"})
-            if len(answer["data"]) != len(texts):
-                sys.exit(f"bench: {len(answer['data'])} vectors of {len(texts)} texts")
-            tokens += answer["usage"]["total_tokens"]
+        async with aclosing(Session(endpoint)) as session:
+            for request in range(scenario.num_requests):
+                seed = f"{scenario.name} {number} {which} {request}"
+                texts = [long_prompt(scenario.num_words, f"{seed} {text}") for text in range(scenario.num_texts)]
+                body = {"model": endpoint.model, "input": texts, "encoding_format": "base64"}
+                answer = await session.post(PATH, body)
+                if len(answer["data"]) != len(texts):
+                    sys.exit(f"bench: {len(answer['data'])} vectors of {len(texts)} texts")
+                tokens += answer["usage"]["total_tokens"]
         return tokens
 
     cpu, began_at = server.cpu_seconds(), time.perf_counter()

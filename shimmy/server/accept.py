@@ -1,36 +1,27 @@
-"""Accepts connections, so many and no more, and has Hypercorn (0.18) speak HTTP on each. With connection.py the only
-module that knows Hypercorn's insides.
-"""
+"""Accepts connections, so many and no more, and has Hypercorn (0.18) speak HTTP on each."""
 
 import asyncio
 import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.events import Closed, RawData, Updated
 
+from shimmy.server.conversation import Conversation
 from shimmy.server.listen import BACKLOG, is_loopback
 
 if TYPE_CHECKING:
     import ssl
 
     from hypercorn.config import Config
-    from hypercorn.events import Event
     from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-_MAX_READ_BYTES = 1 << 16
-_HEAD_TABLE_BYTES = 4096
-_LINGER_SECONDS = 0.5
-_LINGER_BYTES = 1 << 20
 # Nothing was read, so nobody knows whose client it is: OpenAI's and Anthropic's find what they look for, and Ollama's
 # an `error`.
 _FULL_BODY = (
@@ -66,6 +57,7 @@ class Acceptor:
         self._context = WorkerContext(None)
         self._num_from: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._conversations: set[Conversation] = set()
 
     @property
     def num_open(self) -> int:
@@ -83,6 +75,8 @@ class Acceptor:
         finally:
             await self._context.terminated.set()
             server.close()
+            for conversation in self._conversations:
+                conversation.idle_task.hurry()
             await self._end()
 
     async def _end(self) -> None:
@@ -112,71 +106,17 @@ class Acceptor:
             del self._num_from[address]
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        state = cast("ConnectionState", {})
+        state, loop = cast("ConnectionState", {}), asyncio.get_running_loop()
+        conversation = Conversation(self._app, loop, self.config, self._context, state, reader, writer)
+        self._conversations.add(conversation)
         try:
-            await Conversation(self._app, asyncio.get_running_loop(), self.config, self._context, state, reader, writer)
+            await conversation
         except Exception as error:
             # Frames that Hypercorn has no answer to; whoever sent them has no connection any more, and that is all.
             log.warning("a connection failed: %s", _cause(error))
             writer.transport.abort()
-
-
-class Conversation(TCPServer):
-    """One connection. Hypercorn closes it when nothing is asked for some seconds, but forgets to when HTTP/2 was agreed
-    on and nothing was asked after that; and it holds a connection that the client has ended for as long again."""
-
-    async def protocol_send(self, event: "Event") -> None:
-        if isinstance(event, Updated) and self.reader.at_eof():
-            return await self.idle_task.stop()
-        await super().protocol_send(event)
-
-    async def _read_data(self) -> None:
-        while not self.reader.at_eof():
-            try:
-                data = await self.reader.read(_MAX_READ_BYTES)
-            except OSError:
-                break
-            await self.protocol.handle(RawData(data))
-            self._keep_table_small()
-            if self._has_message_too_big():
-                await self._linger()
-                break
-            if self.idle_task._handle is None and self._is_quiet():
-                await self.idle_task.restart(self._task_group, self._idle_timeout)
-        await self.protocol.handle(Closed())
-        # What an answer still has to send waits for room; nobody makes any now.
-        for buffer in list(getattr(self.protocol.protocol, "stream_buffers", {}).values()):
-            await buffer.close()
-        await self.idle_task.stop()
-
-    def _keep_table_small(self) -> None:
-        """The table that HTTP/2 compresses heads with may be as large as the client likes, and has something new of
-        each answer. A server may use less of it (RFC 7541, section 4.2)."""
-        encoder = getattr(getattr(self.protocol.protocol, "connection", None), "encoder", None)
-        if encoder is not None and encoder.header_table_size > _HEAD_TABLE_BYTES:
-            encoder.header_table_size = _HEAD_TABLE_BYTES
-
-    def _has_message_too_big(self) -> bool:
-        """Hypercorn says so to a WebSocket client, and goes on keeping all that comes of the message."""
-        http = self.protocol.protocol
-        streams = getattr(http, "streams", None)
-        for stream in list(streams.values()) if streams is not None else [getattr(http, "stream", None)]:
-            buffer = getattr(stream, "buffer", None)
-            if buffer is not None and buffer.length > buffer.max_length:
-                return True
-        return False
-
-    async def _linger(self) -> None:
-        """Take what the client still sends, for a moment, so that it reads what was said last and not a reset."""
-        num_bytes = 0
-        with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while num_bytes < _LINGER_BYTES and (data := await self.reader.read(_MAX_READ_BYTES)):
-                    num_bytes += len(data)
-
-    def _is_quiet(self) -> bool:
-        streams = getattr(self.protocol.protocol, "streams", None)
-        return streams is not None and not streams
+        finally:
+            self._conversations.discard(conversation)
 
 
 def _address(writer: asyncio.StreamWriter) -> str:

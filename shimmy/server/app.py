@@ -8,6 +8,7 @@ import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from starlette.routing import Match, Route
@@ -82,6 +83,8 @@ class App:
         # OpenAI's errors are for all that is nobody else's.
         self.protocols = (Anthropic(inference, settings), self._native, ollama, OpenAI(inference, settings))
         self.routes = self._probes() + [route for protocol in self.protocols for route in protocol.routes()]
+        # Most paths are one route's; where a path has parameters, or a method is not that route's, all are looked at.
+        self._by_path = {route.path: [each for each in self.routes if each.path == route.path] for route in self.routes}
         self._conversations: set[Connection] = set()
         self._replies: set[Reply] = set()
         self._idle = asyncio.Event()
@@ -240,7 +243,7 @@ class App:
         await route.app(scope, body.replay, reply)
 
     def _find(self, scope: Scope) -> Route | None:
-        for route in self.routes:
+        for route in chain(self._by_path.get(scope["path"], ()), self.routes):
             match, child_scope = route.matches(scope)
             if match is Match.FULL:
                 scope.update(child_scope)

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from shimmy.core.errors import ShimmyError
 from shimmy.core.settings import Settings
@@ -69,7 +69,13 @@ def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint
     async def endpoint(request: Request) -> Any:
         return await find()(request)
 
-    return kind(path, declare(endpoint), methods=methods.split())
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (await endpoint(Request(scope, receive, send)))(scope, receive, send)
+
+    made = kind(path, declare(endpoint), methods=methods.split())
+    # Starlette's looks twice whether an exception is one of its own; none is, and what is raised is the server's.
+    made.app = answer
+    return made
 
 
 def json_response(content: object, status: int = 200) -> Response:

@@ -24,6 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 PING = b": ping\n\n"
 _WRITES_IN_A_ROW = 8
 _PIECE_BYTES = 64 << 10
+_MOMENT_SECONDS = 0.03
 _HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
@@ -154,16 +155,35 @@ async def hand_on(source: AsyncGenerator[T, None], write: Callable[[T], Awaitabl
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns; cancels it and raises `ClientGone` when the client leaves first."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
+    """What `work` returns; cancels it and raises `ClientGone` when the client leaves first. That is looked for once the
+    work has taken a moment, since most takes less, and looking costs as much as some of it."""
+    task, watching = _this_task(), list[asyncio.Task[None]]()
+    has_left = False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal has_left
+        has_left = True
+        task.cancel()
+
+    def watch() -> None:
+        watching.append(asyncio.create_task(_disconnected(receive)))
+        watching[0].add_done_callback(leave)
+
+    timer = asyncio.get_running_loop().call_later(_MOMENT_SECONDS, watch)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # Others may want this task to end as well.
+        if has_left and task.cancelling() == 1:
+            raise ClientGone from None
+        raise
     finally:
-        await _stop(task, gone)
+        if has_left:
+            task.uncancel()
+        timer.cancel()
+        for each in watching:
+            each.remove_done_callback(leave)
+        await _stop(*watching)
 
 
 async def observed(
@@ -196,12 +216,21 @@ def internal_error(error: Exception, request_id: str) -> ShimmyError:
     return ShimmyError(f"internal error; the server's log has it under request id {request_id}")
 
 
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _stop(*tasks: asyncio.Task[Any]) -> None:
+    """The tasks are over when it returns."""
+    if not tasks:
+        return
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

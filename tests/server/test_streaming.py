@@ -273,6 +273,30 @@ def test_until_disconnect_cancels_the_work() -> None:
     run(test)
 
 
+def test_a_task_goes_on_after_the_client_has_left() -> None:
+    async def test(wire: Wire) -> None:
+        wire.gone.set()
+        with pytest.raises(ClientGone):
+            await until_disconnect(wire.receive, asyncio.sleep(60))
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+
+    run(test)
+
+
+def test_a_task_that_others_end_is_cancelled_and_not_left() -> None:
+    async def test(wire: Wire) -> None:
+        wire.gone.set()
+        task = asyncio.create_task(until_disconnect(wire.receive, asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(test)
+
+
 def test_observed_notes_text_and_tokens_and_closes_its_source() -> None:
     async def test(wire: Wire) -> None:
         finished = Finished("r", 0, "stop", Usage(3, 5), Timings(0, 0, 0))

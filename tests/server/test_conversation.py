@@ -1,0 +1,84 @@
+"""What Hypercorn does otherwise on one connection."""
+
+import asyncio
+
+import pytest
+
+from shimmy.server.conversation import IdleTimer
+from tests.program import inside
+from tests.server.live import Inside, run_inside
+
+
+@inside("connections")
+def test_the_head_of_an_answer_goes_out_with_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    write = asyncio.StreamWriter.write
+
+    def note(self: asyncio.StreamWriter, data: bytes) -> None:
+        written.append(bytes(data))
+        write(self, data)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", note)
+
+    async def test(server: Inside) -> None:
+        for path in ("/health", "/v1/models"):
+            written.clear()
+            answer = await server.ask("GET", path)
+            assert answer.status == 200 and answer.body
+            [sent] = [data for data in written if data.startswith(b"HTTP/1.1 ")]
+            assert sent.endswith(answer.body)
+
+    run_inside(test)
+
+
+@inside("connections")
+def test_a_head_without_a_body_goes_out() -> None:
+    async def test(server: Inside) -> None:
+        headers = {"origin": "http://localhost", "access_control_request_method": "POST"}
+        async with asyncio.timeout(10):
+            assert (await server.ask("OPTIONS", "/v1/chat/completions", **headers)).status == 204
+
+    run_inside(test)
+
+
+class Group:
+    """Notes what is spawned."""
+
+    def __init__(self) -> None:
+        self.spawned = asyncio.Event()
+
+    def spawn(self, action: object) -> None:
+        self.spawned.set()
+
+
+async def nothing() -> None: ...
+
+
+def test_an_idle_connection_is_waited_for_until_the_server_ends() -> None:
+    async def test() -> None:
+        is_over = False
+        timer, group = IdleTimer(3600, lambda: is_over), Group()
+        await timer.restart(group, nothing)
+        assert timer.is_running
+        timer.hurry()
+        assert group.spawned.is_set() and not timer.is_running
+
+        is_over = True
+        group.spawned.clear()
+        await timer.restart(group, nothing)
+        async with asyncio.timeout(10):
+            await group.spawned.wait()
+
+    asyncio.run(test())
+
+
+def test_an_idle_timer_that_was_stopped_does_nothing() -> None:
+    async def test() -> None:
+        timer, group = IdleTimer(0, lambda: False), Group()
+        await timer.restart(group, nothing)
+        await timer.stop()
+        timer.hurry()
+        await asyncio.sleep(0.01)
+        assert not group.spawned.is_set() and not timer.is_running
+
+    asyncio.run(test())
