@@ -50,7 +50,7 @@ _log_format = click.Choice(["text", "json"])
 @click.option("--ready-file", type=_file, envvar="SHIMMY_READY_FILE", help="JSON, written once requests are answered.")
 @click.option("--log-format", type=_log_format, envvar="SHIMMY_LOG_FORMAT", help="How lines on stderr look.")
 @access
-@click.option("--allow-pull", is_flag=True, default=None, envvar="SHIMMY_ALLOW_PULL", help="Let requests pull and make models.")
+@click.option("--allow-pull", is_flag=True, default=None, envvar="SHIMMY_ALLOW_PULL", help="Let requests pull models.")
 @click.option("--queue-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_QUEUE_SECONDS", help="For a turn.")
 @click.option("--drain-seconds", type=seconds, metavar="SECONDS", envvar="SHIMMY_DRAIN_SECONDS", help="At the end.")
 def command(**flags: Any) -> None:
