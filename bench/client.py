@@ -151,12 +151,16 @@ class Session:
         reader, writer = self._streams
         writer.write(self._endpoint._head("POST", path, json.dumps(body).encode(), last=False))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        _, _, size = head.partition(b"content-length:")
+        is_last = b"connection: close" in head
         if b"transfer-encoding: chunked" in head:
             content = b"".join([piece async for piece in _chunks(reader)])
             await reader.readline()
+        elif size:
+            content = await reader.readexactly(int(size.split(None, 1)[0]))
         else:
-            content = await reader.readexactly(int(head.split(b"content-length:")[1].split(None, 1)[0]))
-        if b"connection: close" in head:
+            content, is_last = await reader.read(), True
+        if is_last:
             await self.aclose()
         if (status := int(head.split(None, 2)[1])) != 200:
             raise HttpError(status, content)

@@ -24,7 +24,7 @@ class Conversation(TCPServer):
     """Hypercorn closes a connection when nothing is asked for some seconds, but forgets to when HTTP/2 was agreed on
     and nothing was asked after that; and it holds one that the client has ended for as long again."""
 
-    idle_task: "IdleTimer"
+    idle_task: "IdleTimer"  # type: ignore[assignment]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

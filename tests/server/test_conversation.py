@@ -1,8 +1,11 @@
 """What Hypercorn does otherwise on one connection."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypercorn.asyncio.task_group import TaskGroup
 
 from shimmy.server.conversation import IdleTimer
 from tests.program import inside
@@ -41,13 +44,13 @@ def test_a_head_without_a_body_goes_out() -> None:
     run_inside(test)
 
 
-class Group:
-    """Notes what is spawned."""
+class Group(TaskGroup):
+    """Notes that something is spawned."""
 
     def __init__(self) -> None:
         self.spawned = asyncio.Event()
 
-    def spawn(self, action: object) -> None:
+    def spawn(self, func: Callable[..., Any], *args: Any) -> None:
         self.spawned.set()
 
 
