@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 KEPT = Path(__file__).parent / "tls"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secretsecretsecret"
+NO_PROXIES = {"NO_PROXY": "*", "no_proxy": "*"}
 _ASKED = "/token"
 
 
@@ -294,6 +295,8 @@ def running_hub(folder: Path) -> Iterator[Hub]:
         # The same address under another name is another host.
         origin, files = f"127.0.0.1:{one.server_port}", f"localhost:{other.server_port}"
         environ = {"HF_ENDPOINT": f"https://{origin}", "SHIMMY_PULL_HOSTS": files, "SSL_CERT_FILE": str(cert)}
+        # A proxy to the internet is no way to this machine.
+        environ |= NO_PROXIES
         hub = Hub(environ, origin, files)
         Handler.hub = hub
         threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in (one, other)]

@@ -9,7 +9,7 @@ from shimmy.core.pulling import Progress
 from shimmy.store.folder import Store
 from shimmy.store.manifests import Manifest
 from shimmy.store.pull import Pull
-from tests.fakes.hub import Hub, running_hub
+from tests.fakes.hub import NO_PROXIES, Hub, running_hub
 
 
 @pytest.fixture
@@ -31,5 +31,6 @@ def pull(
 ) -> tuple[Manifest, list[Progress]]:
     """The manifest, and all that was reported. Whoever runs the tests may have a key of Ollama's."""
     reported: list[Progress] = []
-    environ = {"HOME": "/nonexistent", **hub.environ, **environ}
+    own = {name: value for name, value in hub.environ.items() if name not in NO_PROXIES}
+    environ = {"HOME": "/nonexistent", **own, **environ}
     return Pull.from_environ(store, environ, reported.append).run(name, revision), reported
