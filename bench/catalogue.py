@@ -1,9 +1,9 @@
-"""How long it takes to list many models: `python -m bench.catalogue [--models 1000]`.
+"""How long it takes to list many models, and one more: `python -m bench.catalogue [--models 1000]`.
 
 Small GGUF files in a temporary folder. Listed by a catalogue that knows nothing ("cold"), by one that has the cached
 headers on disk, as every new process has ("warm"), by one that has listed them before ("again"), and by the command
-`shimmy list` with the cached headers ("command", with the start of the program). A table to stderr, JSON to stdout or a
-file.
+`shimmy list` with the cached headers ("command", with the start of the program). Then models come into folders of many
+others, which are watched, and go again: see `bench/arrivals.py`. A table to stderr, JSON to stdout or a file.
 """
 
 import argparse
@@ -14,14 +14,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
+import msgspec
+
 from bench import report
+from bench.arrivals import Arrival, arrivals
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from tests.fakes.gguf_writer import model
 
 FIGURES = ("cold", "warm", "again", "command")
+SPREAD: tuple[tuple[str, Callable[[list[float]], float]], ...] = (("least", min), ("median", median), ("most", max))
 
 
 class Time(NamedTuple):
@@ -36,19 +41,41 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder) / "models", options.models)
         rounds = [measured(Path(folder), options.models) for _ in range(options.rounds)]
-    for figure in FIGURES:
+    seen = [each for count in options.among for each in arrivals_among(count, options.arrivals)]
+    for figure in FIGURES if rounds else ():
         best = [1e3 * min(values) for values in zip(*(each[figure] for each in rounds), strict=True)]
         print(f"{figure}: {best[0]:.0f} ms at best, {best[1]:.0f} ms of processor time", file=sys.stderr)
+    for figure, taken in by_figure(seen).items():
+        shown = ", ".join(f"{name} {1e3 * of(taken):.0f} ms" for name, of in SPREAD)
+        print(f"{figure}: {shown}", file=sys.stderr)
     listings = [{figure: taken._asdict() for figure, taken in each.items()} for each in rounds]
-    report.write({"servers": {"shimmy": "shimmy list"}, "models": options.models, "listings": listings}, options.output)
+    what = {"models": options.models, "listings": listings, "arrivals": msgspec.to_builtins(seen)}
+    report.write({"servers": {"shimmy": "shimmy list"}} | what, options.output)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.catalogue", description=__doc__)
     parser.add_argument("--models", type=int, default=1000, help="how many (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="how often they are listed (default: %(default)s)")
+    among = "among how many models others come and go, if they do (default: %(default)s)"
+    parser.add_argument("--among", type=int, nargs="*", default=[1000, 10000], help=among)
+    parser.add_argument("--arrivals", type=int, default=7, help="how often they do (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")
     return parser.parse_args()
+
+
+def arrivals_among(count: int, times: int) -> list[Arrival]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_models(Path(folder), count)
+        return arrivals(Path(folder), count, times)
+
+
+def by_figure(seen: list[Arrival]) -> dict[str, list[float]]:
+    """Seconds."""
+    figures: dict[str, list[float]] = {}
+    for each in seen:
+        figures.setdefault(each.figure, []).append(each.seconds)
+    return figures
 
 
 def write_models(folder: Path, count: int) -> None:

@@ -25,18 +25,19 @@ from shimmy.core.ipc import EngineOptions
 from shimmy.core.request import Chat, Constraint, Generation, Message, Sampling
 from shimmy.worker.banned import Banned
 from shimmy.worker.constraints.compile import Compiler
-from shimmy.worker.constraints.matcher import Compiled, Guide
+from shimmy.worker.constraints.matcher import ALLOWED, Compiled, Guide
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama import abi, guided
-from shimmy.worker.llama.chain import Chain
+from shimmy.worker.llama.chain import NUM_KEPT, Chain
 from shimmy.worker.llama.libllama import llama
+from shimmy.worker.llama.likeliest import ENTRY_BYTES
 from shimmy.worker.llama.recipe import Recipe
 from shimmy.worker.loading import load_engine
 from shimmy.worker.loop import Command
 
 DEMO = Path(__file__).parents[1] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZES = (49_152, 150_000)
-NUM_RUNS = 30
+NUM_RUNS, NUM_FIRST = 10, 5
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -89,36 +90,63 @@ class Vocabulary:
 class Draw(guided.GuidedDraw):
     """On a row of our own instead of a context's. Copying the candidates stands for llama.cpp making them of a row."""
 
-    def __init__(self, chain: int, guide: Guide, row: "array.array[float]") -> None:
+    def __init__(self, chain: Chain, guide: Guide, row: "array.array[float]") -> None:
         super().__init__(chain, guide, len(row))
         self._own = row
-        self._candidates = candidates(row)
-        self._copy = c.create_string_buffer(self._candidates, len(self._candidates))
-        self._top = llama().llama_sampler_init_top_k(guided.NUM_LIKELIEST)
+        self._whole = candidates(row)
+        self._copy = c.create_string_buffer(len(self._whole))
+        self.seconds = 0.0
 
     def _logits(self) -> int:
         return self._own.buffer_info()[0]
 
-    def _likeliest(self) -> list[int]:
-        c.memmove(self._copy, self._candidates, len(self._candidates))
-        found = abi.llama_token_data_array(c.addressof(self._copy), len(self._own), -1, False)
-        llama().llama_sampler_apply(self._top, c.addressof(found))
-        entries = memoryview(c.string_at(found.data, c.sizeof(abi.llama_token_data) * found.size)).cast("i")
-        return entries[::3].tolist()
+    def _likeliest(self, count: int) -> bytes:
+        found, top = self._all(), llama().llama_sampler_init_top_k(count)
+        llama().llama_sampler_apply(top, c.addressof(found))
+        llama().llama_sampler_free(top)
+        return c.string_at(found.data, ENTRY_BYTES * found.size)
+
+    def _all(self) -> abi.llama_token_data_array:
+        c.memmove(self._copy, self._whole, len(self._whole))
+        return abi.llama_token_data_array(c.addressof(self._copy), len(self._own), -1, False)
+
+    def _check(self, link: int, candidates: int) -> None:
+        began_at = time.perf_counter()
+        super()._check(link, candidates)
+        self.seconds = time.perf_counter() - began_at
+
+    def run(self) -> float:
+        """Draws once. What the constraint has cost of that, in seconds, but for `keeping_seconds`."""
+        every = self._all()
+        llama().llama_sampler_apply(self._chain, c.addressof(every))
+        if self._error:
+            raise self._error
+        return self.seconds
+
+    def keeping_seconds(self) -> float:
+        """What it costs each time to keep the likeliest."""
+        if self._kept is None:
+            return 0.0
+        kept = c.create_string_buffer(self._kept.entries)
+        candidates = abi.llama_token_data_array(c.addressof(kept), NUM_KEPT, -1, True)
+        began_at = time.perf_counter()
+        llama().llama_sampler_apply(self._kept.link, c.addressof(candidates))
+        return time.perf_counter() - began_at
 
     def free(self) -> None:
-        llama().llama_sampler_free(self._top)
         llama().llama_sampler_free(self._chain)
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Microseconds of one place: to see that a token may come, and to draw another one instead of one that may not."""
+    """Microseconds of one place: to see that a token may come, and to draw another one instead of one that may not,
+    for the first time that an answer with this constraint comes there and later."""
 
     vocabulary_size: int
     sampling: str
     place: str
     num_allowed: int
     accepted_us: float
+    first_refused_us: float
     refused_us: float
 
 
@@ -133,27 +161,22 @@ def candidates(row: "array.array[float]") -> bytes:
 
 def costs(size: int) -> list[Cost]:
     vocabulary = Vocabulary(size)
-    compiled = Compiler(vocabulary).compile(CONSTRAINT)
+    compiler = Compiler(vocabulary)
     ids = {token: id for id, token in enumerate(vocabulary.tokens)}
+    dice = random.Random(2)
+    row = array.array("f", (dice.gauss(0, 2.5) for _ in range(size)))
     return [
-        cost(compiled, ids, size, kind, sampling, place) for kind, sampling in SAMPLINGS.items() for place in PLACES
+        cost(compiler, row, kind, place, ids[wrong.encode()])
+        for kind, (place, (_, wrong)) in itertools.product(SAMPLINGS, PLACES.items())
     ]
 
 
-def cost(compiled: Compiled, ids: dict[bytes, int], size: int, kind: str, sampling: Sampling, place: str) -> Cost:
-    before, wrong = PLACES[place]
-    guide = at(compiled, before)
-    mask = guide.mask()
-    right = mask.index(200)
-    recipe = Recipe(sampling, Banned(), None, size, 1000, None, compiled)
-    dice = random.Random(2)
-    row = array.array("f", (dice.gauss(0, 2.5) for _ in range(size)))
-    seconds = {}
-    for name, token in (("accepted", right), ("refused", ids[wrong.encode()])):
-        row[token], before_it = 40.0, row[token]
-        seconds[name] = check_seconds(at(compiled, before), recipe, row)
-        row[token] = before_it
-    return Cost(size, kind, place, mask.count(200), seconds["accepted"] * 1e6, seconds["refused"] * 1e6)
+def cost(compiler: Compiler, row: "array.array[float]", kind: str, place: str, wrong: int) -> Cost:
+    before, _ = PLACES[place]
+    mask = at(compiler.compile(CONSTRAINT), before).mask()
+    accepted, _ = draw_seconds(compiler, row, kind, before, mask.index(ALLOWED))
+    refused, first = draw_seconds(compiler, row, kind, before, wrong)
+    return Cost(len(row), kind, place, mask.count(ALLOWED), accepted * 1e6, first * 1e6, refused * 1e6)
 
 
 def at(compiled: Compiled, before: str) -> Guide:
@@ -164,26 +187,28 @@ def at(compiled: Compiled, before: str) -> Guide:
     return guide
 
 
-def check_seconds(guide: Guide, recipe: Recipe, row: "array.array[float]") -> float:
-    """Of the last link of a chain, after the others have left it what they leave: the least of several."""
-    library = llama()
-    plain = Chain(recipe, 0).native
-    draw = Draw(Chain(recipe, 0).native, guide, row)
-    entries = c.create_string_buffer(len(draw._candidates))
-    best = float("inf")
-    for _ in range(NUM_RUNS):
-        c.memmove(entries, draw._candidates, len(draw._candidates))
-        left = abi.llama_token_data_array(c.addressof(entries), len(row), -1, False)
-        library.llama_sampler_apply(plain, c.addressof(left))
-        began_at = time.perf_counter()
-        draw._check(0, c.addressof(left))
-        best = min(best, time.perf_counter() - began_at)
-        if draw._error:
-            raise draw._error
-        guide._native.rollback(1)
-    library.llama_sampler_free(plain)
-    draw.free()
-    return best
+def draw_seconds(
+    compiler: Compiler, row: "array.array[float]", kind: str, before: str, drawn: int
+) -> tuple[float, float]:
+    """What a constraint costs where the chain draws `drawn`: the least of several, and of several first times."""
+    row = row[:]
+    row[drawn] = 40.0
+    firsts, laters = [], []
+    for _ in range(NUM_FIRST):
+        compiled = compiler.compile(CONSTRAINT)
+        # Nothing that was found out about it is there the next time.
+        compiler._cache.drop((CONSTRAINT.kind, CONSTRAINT.text))
+        guided._few.cache_clear()
+        guide = at(compiled, before)
+        recipe = Recipe(SAMPLINGS[kind], Banned(), None, len(row), 1000, None, compiled)
+        draw = Draw(Chain(recipe, 0), guide, row)
+        firsts.append(draw.run())
+        for _ in range(NUM_RUNS):
+            guide._native.rollback(1)
+            laters.append(draw.run())
+        keeping = min(draw.keeping_seconds() for _ in range(NUM_RUNS))
+        draw.free()
+    return min(laters) + keeping, min(firsts) + keeping
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -261,11 +286,11 @@ def arguments() -> argparse.Namespace:
 
 
 def cost_table(found: list[Cost]) -> str:
-    lines = ["tokens   sampled  place             allowed  accepted us  refused us"]
+    lines = ["tokens   sampled  place             allowed  accepted us  refused us  first refused us"]
     for each in found:
         lines.append(
             f"{each.vocabulary_size:7}  {each.sampling:7}  {each.place:16} {each.num_allowed:8}"
-            f" {each.accepted_us:12.1f} {each.refused_us:11.1f}"
+            f" {each.accepted_us:12.1f} {each.refused_us:11.1f} {each.first_refused_us:17.1f}"
         )
     return "\n".join(lines)
 

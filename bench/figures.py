@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from bench.arrivals import Arrival
 from bench.swap import Swapped, waits
 
 # Figure, server, value; those of one round come in one order, so that numbers of two servers pair up.
@@ -146,6 +147,9 @@ def _listings(content: dict[str, Any]) -> Found:
     for each in content["listings"]:
         for figure, taken in each.items():
             yield f"listed {figure}", next(iter(content["servers"])), taken["seconds"] * 1000
+    # Those that were measured before there were any have none.
+    for each in content.get("arrivals", []):
+        yield msgspec.convert(each, Arrival).figure, next(iter(content["servers"])), each["seconds"] * 1000
 
 
 def _switches(content: dict[str, Any]) -> Found:

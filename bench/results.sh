@@ -23,4 +23,5 @@ measure gaps bench.gaps $both --rounds 3
 # With flags like ours llama-server fails here: 16 prompts of 1,000 tokens do not fit into 8,192 cells unless shared.
 measure prefixes bench.prefixes $defaults --rounds 3
 measure restarts bench.prefixes $same --rounds 3 --restart
-measure catalogue bench.catalogue --rounds 15
+measure catalogue bench.catalogue --rounds 15 --among
+measure arrivals bench.catalogue --rounds 0

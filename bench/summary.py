@@ -66,6 +66,10 @@ OWN_GOALS = (
     Goal("contended 1", "speed beside a busy process : free", "share", 0.45, False),
     Goal("listed warm", "to list 1,000 models, headers cached, ms", "s", 100.0, True),
     Goal("listed again", "the same, for a catalogue that has listed them before", "s", 100.0, True),
+    Goal("moved among 10000", "to list a file that is moved into a folder of 10,000, ms", "s", 2000.0, True),
+    Goal("copied among 10000", "the same, a slow copy, from its last byte", "s", 2000.0, True),
+    Goal("copied among 10000 contended", "the same beside a busy process", "s", 2000.0, True),
+    Goal("removed among 10000", "to list it no more, ms", "s", 2000.0, True),
     Goal("switch", "longest wait for a model as its file is replaced beside 8 streams, ms", "s", 100.0, True),
 )
 BASELINE = ("fastapi", "fastapi-tuned")

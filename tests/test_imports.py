@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
         "starlette",
         "shimmy.core",
         "shimmy.server.inference",
+        "shimmy.server.keep_alive",
         "shimmy.server.store_access",
         "shimmy.server.protocol",
         "shimmy.server.streaming",

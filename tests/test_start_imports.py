@@ -41,7 +41,7 @@ LIBRARIES = """
     python_multipart multipart platformdirs
 """
 OURS = """
-    shimmy shimmy.__main__ shimmy.lean shimmy.cli shimmy.cli.exit_codes shimmy.cli.options shimmy.cli.program
+    shimmy shimmy.__main__ shimmy.lean shimmy.cli shimmy.cli.options shimmy.cli.program
     shimmy.cli.progress shimmy.cli.serve shimmy.core shimmy.models shimmy.pool shimmy.protocols
     shimmy.protocols.anthropic shimmy.protocols.native shimmy.protocols.ollama shimmy.protocols.openai shimmy.server
     shimmy.store shimmy.store.place

@@ -13,9 +13,11 @@ from shimmy.cli.options import ENGINE_FLAGS, ENGINE_TABLE, FLAGLESS
 from shimmy.core.settings import Settings
 
 _FLAGLESS = (
-    *("max_body_bytes", "body_seconds", "ping_seconds", "stall_seconds", "max_queued_requests"),
-    "max_connections_per_address",
+    *("max_body_bytes", "body_seconds", "ping_seconds", "stall_seconds", "hang_seconds"),
+    *("max_queued_requests", "max_connections_per_address"),
 )
+# Without it: 0.
+_MAY_BE_ZERO = ("hang_seconds",)
 _MAX_BYTES = 1 << 20
 
 
@@ -71,6 +73,8 @@ def _as_number(path: str, name: str, field: str, value: Any) -> Any:
         number = msgspec.convert(value, Settings.__annotations__[field])
     except msgspec.ValidationError as error:
         raise click.BadParameter(f"{path!r}: {name}: {error}.") from error
+    if number == 0 and field in _MAY_BE_ZERO:
+        return number
     if not 0 < number < float("inf"):
         raise click.BadParameter(f"{path!r}: {name} must be more than 0.")
     return number

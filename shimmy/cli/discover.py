@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model, Skipped
 
 
+_PATIENCE_SECONDS = 30.0
+
+
 @click.command("discover", help="Search all known places anew; print what is where, and why files are not served.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @model_sources
@@ -26,7 +29,8 @@ def command(as_json: bool, model_path: str | None, model_dirs: tuple[str, ...]) 
     from shimmy.models.discovery import sources_from
 
     # Without the cached headers: each is read.
-    catalog = Catalog(sources_from(Settings(model_path=model_path, model_dirs=model_dirs), os.environ))
+    sources = sources_from(Settings(model_path=model_path, model_dirs=model_dirs), os.environ)
+    catalog = Catalog(sources, patience_seconds=_PATIENCE_SECONDS)
     catalog.refresh()
     places = [Place(catalog, source) for source in catalog.sources]
     if as_json:
@@ -39,13 +43,11 @@ class Place:
     """What one scan has found in one place."""
 
     def __init__(self, catalog: "Catalog", source: "Source") -> None:
-        from shimmy.models.discovery import trouble_with
-
         self.source = source
-        self.trouble = trouble_with(source.place)
+        self.trouble = catalog.trouble_with(source)
         self.models: list[Model] = [each for each in catalog.models() if _place_of(catalog, each) is source]
         self.skipped: list[Skipped] = [each for each in catalog.skipped() if _place_of(catalog, each) is source]
-        self.closed = _closed_folders(source)
+        self.closed = [] if self.trouble else _closed_folders(source)
 
     def described(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from shimmy import __version__
-from shimmy.cli import exit_codes
+from shimmy.core import exit_codes
 
 COMMANDS = (
     *("serve", "list", "show", "discover", "probe", "generate", "quantize", "convert"),

@@ -1,14 +1,14 @@
 """One checkpoint as one GGUF file: what will be in it is planned whole, and checked, before anything is written."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
 import msgspec
 
 from shimmy.convert.data import Planned, Source, planned
 from shimmy.convert.families import FAMILIES
-from shimmy.convert.family import Family
+from shimmy.convert.family import Family, num_blocks
 from shimmy.convert.gguf import Metadata, Value, padded, write_header
 from shimmy.convert.tokenizer import tokenizer_keys
 from shimmy.core.errors import ModelInvalid
@@ -83,7 +83,17 @@ def _tensors(checkpoint: Checkpoint, family: Family, config: Config) -> list[Pla
         if name in made:
             raise ModelInvalid(f"two tensors would be called {name}")
         made[name] = _planned(name, Source(path, tensor), family, config)
+    _check_layers(made, num_blocks(config))
     return [*family.extra(config), *made.values()]
+
+
+def _check_layers(names: Iterable[str], wanted: int) -> None:
+    """llama.cpp would find out, when all has been written."""
+    found = {name.split(".", 2)[1] for name in names if name.startswith("blk.")}
+    if missing := [layer for layer in range(wanted) if str(layer) not in found]:
+        raise ModelInvalid(f"config.json: num_hidden_layers is {wanted}, but layer {missing[0]} has no tensors")
+    if len(found) > wanted:
+        raise ModelInvalid(f"config.json: num_hidden_layers is {wanted}, but there are tensors of {len(found)} layers")
 
 
 def _planned(name: str, source: Source, family: Family, config: Config) -> Planned:

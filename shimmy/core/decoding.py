@@ -11,8 +11,10 @@ from shimmy.core.json_limits import SURE_DEPTH, check_structure
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
-# "Expected `str`, got `int` - at `$.messages[0].role`"; for a dict's key "... - at `key` in `$.logit_bias`"
-_AT = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?$", re.DOTALL)
+# "Expected `str`, got `int` - at `$.messages[0].role`"; for a dict's key "... - at `key` in `$.logit_bias`". What
+# stands before it may repeat a value that was sent, so the last one counts.
+_PLACE = re.compile(r"(?:`key` in )?`\$\.?(?P<path>[^`]*)`")
+_MAX_CHARS = 500
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`$")
 
 
@@ -38,8 +40,9 @@ def decode(decoder: Decodes[T], content: bytes) -> T:
 
 
 def _invalid(text: str) -> RequestError:
-    match = _AT.match(text)
-    what, path = (match["what"], match["path"] or "") if match else (text, "")
+    before, _, after = text.rpartition(" - at ")
+    place = _PLACE.fullmatch(after)
+    what, path = (before[:_MAX_CHARS], place["path"]) if place else (text[:_MAX_CHARS], "")
     if missing := _MISSING.match(what):
         path = f"{path}.{missing['field']}".lstrip(".")
         what = "this field is required"

@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_seconds: float = 30.0
     ping_seconds: float = 15.0
     stall_seconds: float = 60.0
+    hang_seconds: float = 300.0
     drain_seconds: float = 30.0
     max_queued_requests: int = 512
     queue_seconds: float | None = None

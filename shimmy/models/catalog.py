@@ -6,29 +6,40 @@ outlasts the program where there is a `HeaderCache`.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound
 
 if TYPE_CHECKING:
+    from shimmy.models.asking import Asking
     from shimmy.models.discovery import Source
-    from shimmy.models.listing import Change, Listing, Model, Skipped
+    from shimmy.models.facts import Inspection
+    from shimmy.models.listing import Change, Listing, Model, Sighting, Skipped
 
 log = logging.getLogger("shimmy.models")
 
+# How long a server waits for a place where models may be. What takes longer is not lost, only later.
+PATIENCE_SECONDS = 5.0
 _MAX_NAMES_IN_MESSAGE = 50
 
 
 class Catalog:
     """Cheap to make; empty until the first `refresh`, which imports what reads files."""
 
-    def __init__(self, sources: "Sequence[Source]", cache: str | None = None) -> None:
-        """`cache` is the file in which what headers say is kept, if it is."""
+    def __init__(
+        self, sources: "Sequence[Source]", cache: str | None = None, patience_seconds: float | None = None
+    ) -> None:
+        """`cache` is the file in which what headers say is kept, if it is. With `patience_seconds` no source is waited
+        for longer than that: what was known of it stays listed until it answers."""
+        self.patience_seconds = patience_seconds
+        self._asking: Asking | None = None
         self._sources = tuple(sources)
         self._cache = cache
         self._listing: Listing | None = None
         self._refreshing = threading.Lock()
+        # What headers have said that is not on disk yet.
+        self._read: list[tuple[Sighting, Inspection]] = []
         # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
         # thread that scans, which waits for it: it hands the change on and returns, and never scans itself.
         self.on_change: Callable[[Change], None] = lambda change: None
@@ -36,26 +47,53 @@ class Catalog:
     def refresh(self) -> "list[Change]":
         """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
         since the scan before, if there was one, after `on_change` has been told."""
+        from shimmy.models.asking import Asking
         from shimmy.models.header_cache import HeaderCache
-        from shimmy.models.listing import changes
         from shimmy.models.scan import scan
 
         with self._refreshing:
+            if self._asking is None and self.patience_seconds is not None:
+                self._asking = Asking(self.patience_seconds)
             before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
-            listing = scan(self._sources, before, cache.read() if cache and before is None else {})
-            self._listing = listing
-            changed = list(changes(before, listing)) if before is not None else []
-            for change in changed:
-                self._tell(change)
-            if cache and listing.read:
-                cache.add(listing.read)
+            listing = scan(self._sources, before, cache.read() if cache and before is None else {}, self._asking)
+            self._tell_silent(set(before.silent if before else ()), set(listing.silent))
+            changed = self._replace(listing)
+            if cache and self._read:
+                cache.add(self._read)
+            self._read = []
             return changed
 
-    def has_settled(self) -> bool:
-        """Whether a file that was being written seems to be whole now, so that it is time to scan again."""
-        from shimmy.models.scan import has_settled
+    def look_again(self, files: "Mapping[str, Source]") -> "list[Change] | None":
+        """The same when only these files can have changed, each a `.gguf` file in a folder that no source but its own
+        searches, and no shard: only they are looked at. None, and nothing done, where only a scan can tell."""
+        from shimmy.models.scan import look_again
 
-        return self._listing is not None and has_settled(self._listing)
+        with self._refreshing:
+            seen = look_again(self._listing, files) if self._listing is not None else None
+            return self._replace(*seen) if seen is not None else None
+
+    def _replace(self, listing: "Listing", ids: set[str] | None = None) -> "list[Change]":
+        """What headers say is kept on disk with the next scan only: a file for all of them would be written for one."""
+        from shimmy.models.listing import changes
+
+        before, self._listing = self._listing, listing
+        self._read += listing.read
+        changed = list(changes(before, listing, ids)) if before is not None else []
+        for change in changed:
+            self._tell(change)
+        return changed
+
+    def _tell_silent(self, before: "set[Source]", now: "set[Source]") -> None:
+        for source in now - before:
+            log.warning("%s: %s does not answer; what is known of it stays listed", source.label, source.place)
+        for source in before - now:
+            log.info("%s: %s answers again", source.label, source.place)
+
+    def settled(self) -> set[str]:
+        """The paths of files that were being written and seem to be whole now, so that it is time to look again."""
+        from shimmy.models.scan import settled
+
+        return settled(self._listing) if self._listing is not None else set()
 
     def unsettled(self) -> set[str]:
         """The paths of files that may still be written."""
@@ -99,9 +137,15 @@ class Catalog:
 
     def searched(self) -> list[str]:
         """The places that are looked in, each with what is wrong with it."""
+        return [f"{source.label}: {source.place}{_in_brackets(self.trouble_with(source))}" for source in self._sources]
+
+    def trouble_with(self, source: "Source") -> str | None:
+        """Why nothing can be found there."""
         from shimmy.models.discovery import trouble_with
 
-        return [f"{source.label}: {source.place}{_in_brackets(trouble_with(source.place))}" for source in self._sources]
+        if self._listing is not None and source in self._listing.silent:
+            return "does not answer"
+        return trouble_with(source.place)
 
     def _available(self) -> str:
         ids = [model.id for model in self.models() if not model.invalid]

@@ -191,6 +191,11 @@ def files_of(folder: str, names: Iterable[str]) -> tuple[tuple[str, ...], str | 
     return None
 
 
+def may_be_part(name: str) -> bool:
+    """Whether a file that is called so can belong to a checkpoint."""
+    return name.endswith((WEIGHTS, *PICKLES)) or name in (CONFIG, *_BESIDE)
+
+
 def means(path: str, paths: Sequence[str]) -> bool:
     """Whether somebody who names the file or folder `path` means the model in `paths`."""
     return path in paths or (paths[:1] != () and paths[0].endswith(WEIGHTS) and path == os.path.dirname(paths[0]))

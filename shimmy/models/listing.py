@@ -2,8 +2,8 @@
 Only data: reads no files.
 """
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Set
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -11,7 +11,14 @@ from shimmy.core.modelfile import NOTHING, Layer, Own
 from shimmy.models.facts import Facts, Inspection
 from shimmy.models.names import normalized, with_default_tag, without_default_tag
 
+if TYPE_CHECKING:
+    from shimmy.models.discovery import Source
+
 Identity = tuple[tuple[int, int, int, int], ...]
+
+
+# Which file it is, and what comes with it.
+FileKey = tuple[tuple[int, int], tuple[Layer, ...]]
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -60,13 +67,17 @@ class Skipped(msgspec.Struct, frozen=True):
     reason: str
 
 
+_INDEXES = "models inspections id_of_name id_of_spelling id_of_file id_of_path names_of source_of".split()
+
+
 class Listing:
     """Filled by one scan, read-only after that. A file found twice is one entry that has both names, unless different
     things come with it.
 
     `inspections` are of all that was found, `read` those for which this scan had to read headers. `unsettled` are files
     that may still be written, each with when it was first seen as it is (monotonic); what is listed of such a file is
-    what was known of it before.
+    what was known of it before. `contested` are the ids, and the paths of files that were found twice, for which it
+    mattered in which order they were found. `silent` are the sources that did not answer: what was known of them stays.
     """
 
     def __init__(self) -> None:
@@ -77,7 +88,12 @@ class Listing:
         self.skipped: list[Skipped] = []
         self.id_of_name: dict[str, str] = {}
         self.id_of_spelling: dict[str, str] = {}
-        self.id_of_file: dict[tuple[tuple[int, int], tuple[Layer, ...]], str] = {}
+        self.id_of_file: dict[FileKey, str] = {}
+        self.id_of_path: dict[str, str] = {}
+        self.names_of: dict[str, list[str]] = {}
+        self.source_of: dict[str, Source] = {}
+        self.silent: tuple[Source, ...] = ()
+        self.contested: set[str] = set()
 
     def find(self, name: str) -> Model | None:
         """Exactly, then whatever the spelling; `name` also means `name:latest`, and the other way round."""
@@ -87,15 +103,50 @@ class Listing:
                 return self.models[found]
         return None
 
+    def without(self, paths: Set[str]) -> "Listing | None":
+        """A copy that has nothing of these files; None where what is listed of others depends on them. It takes little
+        time however many others there are."""
+        gone = {self.id_of_path[path] for path in paths if path in self.id_of_path}
+        if not self.contested.isdisjoint(gone | paths):
+            return None
+        rest = Listing()
+        for index in _INDEXES:
+            setattr(rest, index, getattr(self, index).copy())
+        for id in gone:
+            rest._forget(id)
+        rest.unsettled = {each: since for each, since in self.unsettled.items() if paths.isdisjoint(each.paths)}
+        rest.skipped = [each for each in self.skipped if paths.isdisjoint(each.paths)]
+        rest.contested = set(self.contested)
+        rest.silent = self.silent
+        return rest
 
-def changes(before: Listing, after: Listing) -> Iterator[Change]:
-    """What goes first, so that a listener who makes room does it before it fills it."""
-    for id, model in before.models.items():
-        if id not in after.models:
-            yield Change(id, model, None)
-    for id, model in after.models.items():
-        known = before.models.get(id)
-        if known is None or _stamp(known) != _stamp(model):
+    def _forget(self, id: str) -> None:
+        model = self.models.pop(id)
+        del self.source_of[id]
+        self.inspections.pop(model.identity, None)
+        for name in self.names_of.pop(id):
+            del self.id_of_name[name]
+            self.id_of_spelling.pop(normalized(name), None)
+        for path in model.paths:
+            del self.id_of_path[path]
+        if (file := file_key(model.identity, model.own)) is not None:
+            self.id_of_file.pop(file, None)
+
+
+def file_key(identity: Identity, own: Own) -> FileKey | None:
+    """The same for what is one model under several names; None where there is no file."""
+    return (identity[0][:2], own.layers) if identity else None
+
+
+def changes(before: Listing, after: Listing, ids: Set[str] | None = None) -> Iterator[Change]:
+    """What goes first, so that a listener who makes room does it before it fills it. Of `ids` only, if no others can
+    have changed."""
+    for id in before.models if ids is None else sorted(ids):
+        if id in before.models and id not in after.models:
+            yield Change(id, before.models[id], None)
+    for id in after.models if ids is None else sorted(ids):
+        known, model = before.models.get(id), after.models.get(id)
+        if model is not None and (known is None or _stamp(known) != _stamp(model)):
             yield Change(id, known, model)
 
 

@@ -10,9 +10,8 @@ import os
 import re
 import zlib
 
-_OLLAMA_HOST = "registry.ollama.ai"
-_OLLAMA_NAMESPACE = "library"
-_DEFAULT_TAG = "latest"
+from shimmy.core.ollama_names import DEFAULT_NAMESPACE, DEFAULT_TAG, OLLAMA_HOST
+
 _MAX_SHARDS = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
@@ -52,9 +51,9 @@ def printable(text: str) -> str:
 
 def name_in_ollama(host: str, namespace: str, model: str, tag: str) -> str:
     """`llama3.2:1b`, `user/model:tag` for another namespace, `hf.co/org/repo:quant` for another host."""
-    if host != _OLLAMA_HOST:
+    if host != OLLAMA_HOST:
         return printable(f"{host}/{namespace}/{model}:{tag}")
-    return printable(f"{model}:{tag}" if namespace == _OLLAMA_NAMESPACE else f"{namespace}/{model}:{tag}")
+    return printable(f"{model}:{tag}" if namespace == DEFAULT_NAMESPACE else f"{namespace}/{model}:{tag}")
 
 
 def qualified(name: str, path: str) -> str:
@@ -65,12 +64,12 @@ def qualified(name: str, path: str) -> str:
 
 def with_default_tag(name: str) -> str:
     """`llama3.2` means `llama3.2:latest`."""
-    return f"{name}:{_DEFAULT_TAG}"
+    return f"{name}:{DEFAULT_TAG}"
 
 
 def without_default_tag(name: str) -> str:
     """Ollama's clients say `smollm2:latest` for a file that is called `smollm2`."""
-    return name.removesuffix(f":{_DEFAULT_TAG}")
+    return name.removesuffix(f":{DEFAULT_TAG}")
 
 
 def shards_of(path: str) -> list[str] | None:

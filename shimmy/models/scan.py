@@ -1,4 +1,5 @@
-"""One scan of all sources. Reads headers, of files that no scan has seen as they are; knows nothing of who asks.
+"""One scan of all sources, or a look at a few files. Reads headers, of files that no scan has seen as they are; knows
+nothing of who asks.
 
 What is still being written is not taken for a model: a file that appears or changes counts once it has been the same
 for `SETTLED_SECONDS`, by its own time or by ours. Of what the first scan finds nobody knows what it was before, so that
@@ -8,25 +9,64 @@ scan takes everything as it is.
 import os
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import msgspec
 
+from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
-from shimmy.models.folders import Found
-from shimmy.models.listing import Identity, Listing, Model, Sighting, Skipped
+from shimmy.models.folders import Found, as_models
+from shimmy.models.listing import Listing, Model, Sighting, Skipped, file_key
 from shimmy.models.names import normalized, qualified
 
 SETTLED_SECONDS = 0.7
 
 
-def scan(sources: Iterable[Source], before: Listing | None, cached: Mapping[Sighting, Inspection]) -> Listing:
-    """Blocking: walks folders, and reads the headers of files that neither `before` nor `cached` has as they are."""
+def scan(
+    sources: Iterable[Source],
+    before: Listing | None,
+    cached: Mapping[Sighting, Inspection],
+    asking: Asking | None = None,
+) -> Listing:
+    """Blocking: walks folders, and reads the headers of files that neither `before` nor `cached` has as they are. With
+    `asking` a source that does not answer is not waited for."""
     work = _Scan(before, cached)
     for source in sources:
-        for found in source.find():
-            work.add(source, found)
+        question = partial(_seen_in, source)
+        try:
+            seen = asking.ask(source, question) if asking else question()
+        except NoAnswerError:
+            work.keep(source)
+            continue
+        for found, sighting in seen:
+            work.add(source, found, sighting)
     return work.finished()
+
+
+def _seen_in(source: Source) -> list[tuple[Found, Sighting]]:
+    return [_observed(found) for found in source.find()]
+
+
+def look_again(before: Listing, files: Mapping[str, Source]) -> tuple[Listing, set[str]] | None:
+    """What `scan` would find if only these files have come, changed or gone since `before`, and the ids of models that
+    this concerns. Each is a `.gguf` file, no shard, in a folder that no source but its own searches. None where only a
+    scan can tell, as the order in which files are found decides. Blocking: looks at these files only, and reads their
+    headers where `scan` would."""
+    others = before.without(files.keys())
+    if others is None:
+        return None
+    work = _Scan(before, {}, others)
+    for path, source in sorted(files.items()):
+        if os.path.isdir(path):
+            return None
+        for found in as_models([path] if os.path.isfile(path) else []):
+            work.add(source, *_observed(found))
+    listing = work.finished()
+    if work.is_contested:
+        return None
+    ids = {found.id_of_path[path] for found in (before, listing) for path in files if path in found.id_of_path}
+    return listing, ids
 
 
 def observe(paths: tuple[str, ...]) -> Sighting:
@@ -44,9 +84,10 @@ def is_written_now(path: str) -> bool:
         return False
 
 
-def has_settled(listing: Listing) -> bool:
-    """Whether another scan would take one of the files for what it is now."""
-    return any(_is_over(sighting, since) for sighting, since in listing.unsettled.items())
+def settled(listing: Listing) -> set[str]:
+    """The files that another scan would take for what they are now."""
+    over = (sighting for sighting, since in listing.unsettled.items() if _is_over(sighting, since))
+    return {path for sighting in over for path in sighting.paths}
 
 
 def _is_over(sighting: Sighting, since: float) -> bool:
@@ -63,22 +104,26 @@ def _is_new(sighting: Sighting, now_ns: int) -> bool:
 
 
 class _Scan:
-    def __init__(self, before: Listing | None, cached: Mapping[Sighting, Inspection]) -> None:
-        self.listing = Listing()
+    """Adds to `listing` what is found. `is_contested` when it has mattered for that in which order it was found."""
+
+    def __init__(
+        self, before: Listing | None, cached: Mapping[Sighting, Inspection], listing: Listing | None = None
+    ) -> None:
+        self.listing = listing or Listing()
+        self.is_contested = False
+        self._led: list[str] = []
         self._is_first = before is None
         self._before = before or Listing()
         self._cached = cached
-        self._listed_before = {path: model for model in self._before.models.values() for path in model.paths}
         self._began_at = time.monotonic()
         self._began_ns = time.time_ns()
 
-    def add(self, source: Source, found: Found) -> None:
-        found, sighting = _observed(found)
-        identity = sighting.identity
-        file = (identity[0][:2], found.own.layers) if identity and not found.reason else None
+    def add(self, source: Source, found: Found, sighting: Sighting) -> None:
+        file = None if found.reason else file_key(sighting.identity, found.own)
         if file in self.listing.id_of_file:
             id = self.listing.id_of_file[file]
-            self.listing.id_of_name.setdefault(found.name, id)
+            self._contest(id, *found.paths)
+            self._lead(found.name, id)
             self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}"))
         elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
@@ -87,13 +132,46 @@ class _Scan:
         else:
             return
         for alias in found.aliases:
-            self.listing.id_of_name.setdefault(alias, id)
+            self._lead(alias, id)
+
+    def keep(self, source: Source) -> None:
+        """What was known of it."""
+        self.listing.silent += (source,)
+        for id in [each for each, its_source in self._before.source_of.items() if its_source is source]:
+            model = self._before.models[id]
+            file = file_key(model.identity, model.own)
+            if id in self.listing.models or file in self.listing.id_of_file:
+                self._contest(id)
+                continue
+            self._list(source, model)
+            if inspection := self._before.inspections.get(model.identity):
+                self.listing.inspections[model.identity] = inspection
+            if file:
+                self.listing.id_of_file[file] = id
+            for name in self._before.names_of[id]:
+                self._lead(name, id)
 
     def finished(self) -> Listing:
         """Of names that are spelled alike the first leads to its model."""
-        for name, id in self.listing.id_of_name.items():
-            self.listing.id_of_spelling.setdefault(normalized(name), id)
+        for name in self._led:
+            id = self.listing.id_of_name[name]
+            if (first := self.listing.id_of_spelling.setdefault(normalized(name), id)) != id:
+                self._contest(first, id)
         return self.listing
+
+    def _lead(self, name: str, id: str) -> None:
+        """If the name leads nowhere yet."""
+        first = self.listing.id_of_name.get(name)
+        if first is None:
+            self.listing.id_of_name[name] = id
+            self.listing.names_of.setdefault(id, []).append(name)
+            self._led.append(name)
+        elif first != id:
+            self._contest(first, id)
+
+    def _contest(self, *ids_and_paths: str) -> None:
+        self.is_contested = True
+        self.listing.contested.update(ids_and_paths)
 
     def _entry(self, source: Source, found: Found, sighting: Sighting) -> Model | None:
         """What is to be said of a file; None when it is not to be listed."""
@@ -101,10 +179,12 @@ class _Scan:
             self.listing.unsettled[sighting] = self._before.unsettled.get(sighting, self._began_at)
             if not self._is_first:
                 # Of a model in several files one may be new.
-                known = next((self._listed_before[path] for path in found.paths if path in self._listed_before), None)
+                listed = self._before.id_of_path
+                known = next((listed[path] for path in found.paths if path in listed), None)
                 if known is None:
                     self._skip(source, found, "it is still being written")
-                return known
+                    return None
+                return self._before.models[known]
         inspection = self._inspection(found, sighting)
         if inspection.kind != "model" and not source.named:
             self._skip(source, found, inspection.invalid or inspection.kind)
@@ -115,7 +195,7 @@ class _Scan:
             size_bytes=sum(size for _, _, size, _ in sighting.identity),
             modified_unix=max((mtime_ns for *_, mtime_ns in sighting.identity), default=0) / 1e9,
             source=source.label,
-            identity=sighting.identity + _adapters_identity(found),
+            identity=sighting.identity,
             facts=inspection.facts,
             invalid=inspection.invalid,
         )
@@ -148,27 +228,30 @@ class _Scan:
     def _enter(self, source: Source, found: Found, entry: Model) -> str:
         own_name = qualified(found.name, found.paths[0] if found.paths else os.path.join(source.place, found.name))
         id = own_name if found.name in self.listing.models else found.name
-        self.listing.models[id] = msgspec.structs.replace(entry, id=id, source=source.label, own=found.own)
+        self._lead(found.name, id)
+        self._list(source, msgspec.structs.replace(entry, id=id, source=source.label, own=found.own))
         self.listing.id_of_name[id] = id
-        self.listing.id_of_name.setdefault(own_name, id)
+        self._lead(own_name, id)
         return id
+
+    def _list(self, source: Source, model: Model) -> None:
+        for path in model.paths:
+            # Of one file there may be several models, with other things beside it.
+            if path in self.listing.id_of_path:
+                self._contest(self.listing.id_of_path[path], model.id, *model.paths)
+        self.listing.models[model.id] = model
+        self.listing.source_of[model.id] = source
+        self.listing.id_of_path.update(dict.fromkeys(model.paths, model.id))
 
     def _skip(self, source: Source, found: Found, reason: str) -> None:
         self.listing.skipped.append(Skipped(source.label, found.paths, reason))
 
 
-def _adapters_identity(found: Found) -> Identity:
-    """Of a model that was loaded with other ones, nothing may be used for this one."""
-    try:
-        return observe(found.own.adapters).identity
-    except OSError:
-        return ()
-
-
 def _observed(found: Found) -> tuple[Found, Sighting]:
     """With the reason, if it cannot be looked at."""
     try:
-        return found, observe(found.paths)
+        # What was loaded with an adapter is of no use for another one.
+        return found, observe((*found.paths, *found.own.adapters))
     except OSError as error:
         reason = found.reason or f"cannot be read: {error.strerror}"
         return Found(found.name, found.paths, reason), Sighting(found.paths, (), ())

@@ -1,26 +1,32 @@
 """Keeps the catalogue up to date while a server runs: owns the thread that waits for changes in the model folders, and
-decides when it is time to scan. It knows no model and changes nothing itself.
+decides when it is time to look at the files that changed, or to scan. It knows no model and changes nothing itself.
 
-Scans have at most a quarter of that thread's time, however much happens in the folders. What the system does not tell
-(network mounts, folders that appear) the slow rescan finds, and sooner whoever asks for the listing.
+Scans have at most a quarter of that thread's time, however much happens in the folders, and so have looks at files.
+What the system does not tell (network mounts, folders that appear) the slow rescan finds, and sooner whoever asks for
+the listing.
 """
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, Protocol
 
+from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.catalog import Catalog
+from shimmy.models.checkpoint import may_be_part
 from shimmy.models.discovery import Source
-from shimmy.models.folders import walk
-from shimmy.models.names import printable
+from shimmy.models.folders import MAX_ENTRIES, DataFolder, Folder, walk
+from shimmy.models.listing import Change
+from shimmy.models.names import printable, shards_of
 from shimmy.models.notifications import GONE, MODIFIED, Changes, Notifications
 from shimmy.models.scan import is_written_now
 
 MAX_FOLDERS = 4096
-# Between the end of one scan and the next: at least, and as a multiple of what scans take.
+# Between the end of one scan and the next, or of one look: at least, and as a multiple of what it took.
 _PAUSE_SECONDS = 0.2
 _PAUSE_SHARE = 3
 # The slow rescan, where all is watched and where something is not.
@@ -29,9 +35,10 @@ _UNWATCHED_SECONDS = 2.0
 _RESCAN_SHARE = 100
 # How often files that are being written are looked at, and after how much of it a wait ends in any case.
 _SETTLING_SECONDS = 0.2
-# Of so many files that come at once not each is looked at before the next scan.
+# So many files that come at once are not looked at one by one: there is a scan.
 _MANY = 1000
-_WEIGHTS = (".gguf", ".safetensors")
+_MODEL = ".gguf"
+_WEIGHTS = (_MODEL, ".safetensors")
 # Stores keep there, under names of their own, what has another name elsewhere.
 _BLOBS = "blobs"
 
@@ -51,15 +58,20 @@ class Watch:
         self._notify = notify
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._asking = Asking(catalog.patience_seconds) if catalog.patience_seconds is not None else None
         self._told: Told | None = None
-        self._folders: list[str] = []
+        # Those that are watched, each with its source where files in it can be looked at one by one.
+        self._folders: dict[str, Source | None] = {}
+        self._named = {source.place for source in catalog.sources if source.named}
         self._is_complete = True
         # Whether there may be something new, and whether there may be other folders.
         self._is_stale = self._are_folders_stale = True
-        # Models' files that came or changed: a scan is of use when one of them is no longer written.
+        # Models' files that came, changed or went: they are of interest when they are no longer written.
         self._coming: set[str] = set()
         self._scanned_at = float("-inf")
         self._scan_seconds = 0.0
+        # Not before these times (monotonic), so that the thread rests.
+        self._next_scan_at = self._next_look_at = float("-inf")
 
     def start(self) -> None:
         self._thread.start()
@@ -74,7 +86,7 @@ class Watch:
             while not self._stopped.is_set():
                 if self._is_due():
                     self._scan()
-                else:
+                elif not self._look_again():
                     self._note(self._wait())
         except Exception:
             log.exception("the model folders are no longer watched")
@@ -82,12 +94,10 @@ class Watch:
             self._unwatch()
 
     def _is_due(self) -> bool:
-        since = time.monotonic() - self._scanned_at
-        if since < max(_PAUSE_SECONDS, _PAUSE_SHARE * self._scan_seconds):
+        now = time.monotonic()
+        if now < self._next_scan_at:
             return False
-        if self._is_stale or since >= self._rescan_seconds or len(self._coming) > _MANY:
-            return True
-        return not all(map(is_written_now, self._coming)) or self._catalog.has_settled()
+        return self._is_stale or now - self._scanned_at >= self._rescan_seconds or len(self._coming) > _MANY
 
     @property
     def _rescan_seconds(self) -> float:
@@ -114,11 +124,46 @@ class Watch:
             name = os.path.basename(path)
             if name.startswith("."):
                 continue
-            if kind != GONE and name.lower().endswith(_WEIGHTS):
+            if self._searches_alone(path) or (kind != GONE and name.lower().endswith(_WEIGHTS)):
                 self._coming.add(path)
-            else:
+            elif self._concerns_others(path):
                 self._is_stale = True
                 self._are_folders_stale |= kind != MODIFIED and not name.lower().endswith(_WEIGHTS)
+
+    def _searches_alone(self, path: str) -> Source | None:
+        """The source that this file is a model of, or would be, whatever other files there are."""
+        is_model = path.lower().endswith(_MODEL) and path not in self._named and printable(path) == path
+        return self._folders.get(os.path.dirname(path)) if is_model and not shards_of(path) else None
+
+    def _concerns_others(self, path: str) -> bool:
+        """Whether what is there, or was, may be a folder, or be of use to a model whose file is another one."""
+        folder, name = os.path.split(path)
+        if self._folders.get(folder) is None or path in self._folders or name == _BLOBS or printable(path) != path:
+            return True
+        return name.lower().endswith(_MODEL) or may_be_part(name) or os.path.isdir(path)
+
+    def _look_again(self) -> bool:
+        """At files of which each is a model by itself; whether there were any. The others ask for a scan."""
+        began_at = time.monotonic()
+        if began_at < self._next_look_at:
+            return False
+        ready = self._ready()
+        files = {path: source for path in ready if (source := self._searches_alone(path)) is not None}
+        self._is_stale |= len(files) < len(ready)
+        self._coming -= files.keys()
+        if files:
+            changes = self._catalog.look_again(files)
+            self._is_stale |= changes is None
+            _report(changes or [])
+        ended_at = time.monotonic()
+        self._next_look_at = ended_at + max(_PAUSE_SECONDS, _PAUSE_SHARE * (ended_at - began_at))
+        return bool(files)
+
+    def _ready(self) -> set[str]:
+        """The files that came, changed or went and are no longer written."""
+        if len(self._coming) > _MANY:
+            return set()
+        return {path for path in self._coming if not is_written_now(path)} | self._catalog.settled()
 
     def _scan(self) -> None:
         began_at = time.monotonic()
@@ -126,24 +171,23 @@ class Watch:
             self._watch_folders()
         self._is_stale = self._are_folders_stale = False
         self._coming.clear()
-        for change in self._catalog.refresh():
-            model = change.after or change.before
-            why = f": {model.invalid}" if model and model.invalid else ""
-            log.info("%s: %s%s", change.kind, printable(change.id), printable(why))
+        _report(self._catalog.refresh())
         self._scanned_at = time.monotonic()
         self._scan_seconds = self._scanned_at - began_at
+        self._next_scan_at = self._scanned_at + max(_PAUSE_SECONDS, _PAUSE_SHARE * self._scan_seconds)
 
     def _watch_folders(self) -> None:
         """Before a scan, so that what comes later is told and what came earlier is found. A folder that appears
         meanwhile could be missed, hence the second look."""
         problem = None
         for _ in range(2):
-            folders, is_all = folders_of(self._catalog.sources)
-            if folders == self._folders and self._told is not None:
+            folders, is_all = folders_of(self._catalog.sources, self._asking)
+            if folders.keys() == self._folders.keys() and self._told is not None:
+                self._folders = folders
                 break
             self._unwatch()
             try:
-                self._told = self._notify(folders) if folders else None
+                self._told = self._notify(list(folders)) if folders else None
                 self._folders, problem = folders, None
             except OSError as error:
                 problem = error
@@ -154,24 +198,62 @@ class Watch:
     def _unwatch(self) -> None:
         if self._told is not None:
             self._told.close()
-        self._told, self._folders = None, []
+        self._told, self._folders = None, {}
 
 
-def folders_of(sources: Sequence[Source]) -> tuple[list[str], bool]:
-    """Those in which models can appear, each once, and whether these are all: `MAX_FOLDERS` at most."""
-    found: dict[str, None] = {}
+def _report(changes: Sequence[Change]) -> None:
+    for change in changes:
+        model = change.after or change.before
+        why = f": {model.invalid}" if model and model.invalid else ""
+        log.info("%s: %s%s", change.kind, printable(change.id), printable(why))
+
+
+class _Walked(NamedTuple):
+    path: str
+    inode: tuple[int, int] | None
+    num_entries: int
+
+
+def folders_of(sources: Sequence[Source], asking: Asking | None = None) -> tuple[dict[str, Source | None], bool]:
+    """Those in which models can appear, each once, and whether these are all: `MAX_FOLDERS` at most, and with `asking`
+    none of a source that does not answer. A folder comes with its source where no other source searches it, by whatever
+    path, and each file there is a model by itself."""
+    found: dict[str, Source | None] = {}
+    searching: dict[tuple[int, int], list[tuple[str, Source | None]]] = {}
+    is_all = True
     for source in sources:
-        for folder in _folders_of(source):
+        question = partial(_folders_of, source, MAX_FOLDERS + 1 - len(found))
+        try:
+            folders = asking.ask(source, question) if asking else question()
+        except NoAnswerError:
+            is_all = False
+            continue
+        # Of very many entries not all are looked at, so what one file's coming means depends on the others.
+        num_entries = sum(each.num_entries for each in folders)
+        is_plain = isinstance(source, Folder | DataFolder) and num_entries < MAX_ENTRIES // 2
+        for folder in folders:
             if len(found) >= MAX_FOLDERS:
-                return list(found), False
+                return found, False
+            if not source.named and folder.inode:
+                searching.setdefault(folder.inode, []).append((folder.path, source if is_plain else None))
             # There are no models below other names, and watchfiles takes no such name.
-            if printable(folder) == folder:
-                found[folder] = None
-    return list(found), True
+            if printable(folder.path) == folder.path:
+                found[folder.path] = None
+    found.update(each[0] for each in searching.values() if len(each) == 1 and each[0][0] in found)
+    return found, is_all
 
 
-def _folders_of(source: Source) -> Iterator[str]:
+def _folders_of(source: Source, limit: int) -> list[_Walked]:
     if os.path.isdir(source.place):
-        yield from (folder for folder, _ in walk(source.place, source.depth, leave_out=_BLOBS))
-    elif os.path.isfile(source.place):
-        yield os.path.dirname(source.place)
+        walked = islice(walk(source.place, source.depth, leave_out=_BLOBS), limit)
+        return [_Walked(folder, _inode(folder), 1 + len(files)) for folder, files in walked]
+    folder = os.path.dirname(source.place)
+    return [_Walked(folder, _inode(folder), 1)] if os.path.isfile(source.place) else []
+
+
+def _inode(folder: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

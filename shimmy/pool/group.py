@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from shimmy.core import ipc
+    from shimmy.core.request import Generation
     from shimmy.models.listing import Model
+    from shimmy.pool.affinity import Affinity
     from shimmy.pool.handle import Handle
     from shimmy.pool.stay import Stay
     from shimmy.pool.supervisor import Tools
@@ -50,6 +52,7 @@ class Group:
         self._leaving = False
         self._filling: asyncio.Task[None] | None = None
         self._fill_again_at = -inf
+        self._affinity: Affinity | None = None
         self._add(tools)
 
     @property
@@ -99,9 +102,9 @@ class Group:
         """Main memory that other models cannot have."""
         return sum(each.taken_bytes for each in self.workers)
 
-    async def acquire(self) -> "Handle":
-        """The ready handle with the fewest requests, of several the one that was used last, whose cache has the most
-        recent prompts. Loads one worker where none is ready, or raises why there is none."""
+    async def acquire(self, request: "Generation | None" = None) -> "Handle":
+        """The ready handle that is best for `request`, or without one that with the fewest requests, of several the one
+        that was used last. Loads one worker where none is ready, or raises why there is none."""
         self._num_waiting += 1
         try:
             while not self.is_ready:
@@ -113,10 +116,19 @@ class Group:
                         raise
         finally:
             self._num_waiting -= 1
-        chosen = min((each for each in self.workers if each.is_ready), key=lambda each: each.num_running)
+        chosen = self._choose(request, [each for each in self.workers if each.is_ready])
         self.workers.remove(chosen)
         self.workers.insert(0, chosen)
         return await chosen.acquire()
+
+    def _choose(self, request: "Generation | None", workers: list[Supervisor]) -> Supervisor:
+        if request is None or len(self.workers) == 1:
+            return min(workers, key=lambda each: each.num_running)
+        if self._affinity is None:
+            from shimmy.pool.affinity import Affinity
+
+            self._affinity = Affinity()
+        return self._affinity.choose(request, workers)
 
     def fill(self) -> None:
         """Have the workers loaded that are missing, one after the other, while those that there are answer. One that
@@ -125,6 +137,12 @@ class Group:
             return
         if (self._filling is None or self._filling.done()) and self._tools.clock() >= self._fill_again_at:
             self._filling = asyncio.create_task(self._fill())
+
+    async def filled(self) -> None:
+        """Returns once all workers are loaded, or those that are missing cannot be had."""
+        self.fill()
+        if self._filling is not None:
+            await asyncio.wait([self._filling])
 
     async def retire(self) -> None:
         """Another file took the name, or nobody needs it: each worker ends once its last stream is over."""

@@ -84,6 +84,11 @@ class Handle:
         """It was ready, and ended on its own."""
         return self.state is State.LOST and self.loaded is not None
 
+    @property
+    def has_work(self) -> bool:
+        """There are requests, and it does not wait for their readers. It may for as long as one of them is behind."""
+        return bool(self._streams) and not any(stream.is_paused for stream in self._streams.values())
+
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
         try:
@@ -140,6 +145,11 @@ class Handle:
             self._forget(stream.id)
             if self._process is not None:
                 self._process.send(ipc.Abort(stream.id))
+
+    def end_hung(self) -> None:
+        """Like a crash."""
+        if self._process is not None:
+            self._process.end_hung()
 
     async def close(self, error: ShimmyError) -> None:
         """End the worker, and with `error` whatever still waits for it. Returns once the process is gone."""

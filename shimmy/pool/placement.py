@@ -24,10 +24,12 @@ from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
 
 if TYPE_CHECKING:
+    from shimmy.core.request import Generation
     from shimmy.hardware.memory import Memory
     from shimmy.models.listing import Model
     from shimmy.pool.adapters import Adapters
     from shimmy.pool.draft import DraftModel
+    from shimmy.pool.watchdog import Watchdog
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -61,10 +63,12 @@ class Placement:
         memory_limit_bytes: int | None = None,
         keep_alive_seconds: float = inf,
         num_workers: int = 1,
+        hang_seconds: float = inf,
         measure: "Callable[[], Memory | None]" = system_memory,
     ) -> None:
         """Without a limit models may take what `measure` says is left. `keep_alive_seconds` is how long they stay after
-        their last request, unless that says otherwise, and `num_workers` how many each one has."""
+        their last request, unless that says otherwise, and `num_workers` how many each one has. One that has done
+        nothing for `hang_seconds` though it has requests is ended."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
@@ -80,28 +84,34 @@ class Placement:
         self._switches: dict[str, Switch] = {}
         self._retiring: set[Group] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._hang_seconds = hang_seconds
+        self._watchdog: Watchdog | None = None
         self._closed = False
 
-    async def acquire(self, model: "Model", keep_alive_seconds: float | None = None) -> Handle:
-        """A handle that is ready, loading the model when needed. Raises why that is not possible.
+    async def acquire(
+        self, model: "Model", keep_alive_seconds: float | None = None, request: "Generation | None" = None
+    ) -> Handle:
+        """A handle that is ready, the best one for `request`, loading the model when needed. Raises why that is not
+        possible.
 
         Whoever submits to it does so at once, before anything else is awaited: only then is the model known to be used.
         """
         if keep_alive_seconds is not None:
             self.stay_of(model.id).keep_alive_seconds = keep_alive_seconds
-        handle = await self._acquire(model)
+        handle = await self._acquire(model, request)
         # It may stay unused.
         self.note_change()
+        self._watch()
         return handle
 
-    async def _acquire(self, model: "Model") -> Handle:
+    async def _acquire(self, model: "Model", request: "Generation | None") -> Handle:
         while True:
             if self._closed:
                 raise Draining("the server is shutting down")
             group = self._group(model)
             switch = self._running_switch(model.id)
             if group.is_ready or switch is None:
-                handle = await group.acquire()
+                handle = await group.acquire(request)
                 group.fill()
                 return handle
             # The old version is lost, and its file with it: the new one comes sooner.
@@ -111,11 +121,20 @@ class Placement:
 
     async def reload(self, model: "Model") -> None:
         """Load the model anew, its file changed or not; if it is loaded, it answers until the new one has been tried.
-        Raises why that failed."""
+        Raises why that failed. Returns once it has all of its workers, or as many as there is room for."""
         current = self._groups.get(model.id)
         if current is None or not current.is_ready or self._closed:
             await self.acquire(model)
-            return
+        else:
+            await self._replace(model, current)
+        await self.filled(model.id)
+
+    async def filled(self, model_id: str) -> None:
+        """Returns once a model has all of its workers, or as many as there is room for."""
+        if (group := self._groups.get(model_id)) is not None:
+            await group.filled()
+
+    async def _replace(self, model: "Model", current: Group) -> None:
         switch = self._running_switch(model.id)
         if switch is None or switch.model.identity != model.identity:
             switch = self._switch(model, current)
@@ -205,6 +224,8 @@ class Placement:
         self._closed = True
         draining = Draining("the server is shutting down")
         await self._expiry.close()
+        if self._watchdog is not None:
+            await self._watchdog.close()
         await asyncio.gather(
             *(switch.cancel(draining) for switch in self._switches.values()),
             *(group.close() for group in (*self._groups.values(), *self._retiring)),
@@ -309,6 +330,20 @@ class Placement:
         """Some worker may have nothing to do, or may have to stay for another time."""
         self._room.note_change()
         self._expiry.note_change()
+
+    def _watch(self) -> None:
+        """See to it that nobody waits for ever for the workers there are."""
+        if self._hang_seconds == inf:
+            return
+        if self._watchdog is None:
+            from shimmy.pool.watchdog import Watchdog
+
+            self._watchdog = Watchdog(self._handles, self._hang_seconds)
+        self._watchdog.note_work()
+
+    def _handles(self) -> list[Handle]:
+        """Of all workers that may have requests."""
+        return [handle for each in self._living() if (handle := each.ready_handle()) is not None]
 
     def _loaded(self) -> list[Group]:
         """Those that names lead to."""

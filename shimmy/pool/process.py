@@ -26,16 +26,20 @@ _LINGER_SECONDS = 1.0
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a worker ended: exit code, or minus the signal; `violation` is what it was killed for, if we did it."""
+    """How a worker ended: exit code, or minus the signal; `violation` is what it was killed for, if we did it for what
+    it sent, and `has_hung` says that we did it because it did nothing any more."""
 
     returncode: int
     stderr_tail: tuple[str, ...] = ()
     violation: str | None = None
+    has_hung: bool = False
 
     def __str__(self) -> str:
         """Safe to show to a client."""
         if self.violation is not None:
             return "it broke the frame protocol"
+        if self.has_hung:
+            return "it did nothing any more"
         if self.returncode >= 0:
             return f"exit code {self.returncode}"
         name = signal_name(-self.returncode)
@@ -92,6 +96,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._frames = ipc.FrameReader(ipc.FromWorker)
         self._stderr = _Tail()
         self._violation: str | None = None
+        self._has_hung = False
         self._clear = asyncio.Event()
         self._clear.set()
         self._turn = asyncio.Lock()
@@ -128,6 +133,11 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         finally:
             self.kill()
         await self._ended.wait()
+
+    def end_hung(self) -> None:
+        """It would neither answer nor leave."""
+        self._has_hung = True
+        self.kill()
 
     def kill(self) -> None:
         """os.kill and not the transport's: that one may reap the child before asyncio's watcher does. Windows has
@@ -189,7 +199,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._clear.set()
         self._transport.close()
         returncode = self._transport.get_returncode()
-        self._on_end(Exit(returncode or 0, self._stderr.lines(), self._violation))
+        self._on_end(Exit(returncode or 0, self._stderr.lines(), self._violation, self._has_hung))
 
 
 class _Frames(asyncio.Protocol):

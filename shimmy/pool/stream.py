@@ -41,6 +41,11 @@ class Stream:
         """Nothing more will arrive, though events may still wait."""
         return self._num_open == 0 or self._error is not None
 
+    @property
+    def is_paused(self) -> bool:
+        """The worker waits for the reader."""
+        return self._paused
+
     def push(self, event: Event) -> None:
         """Raises `ipc.FrameError` when the worker goes on far beyond a `Pause`."""
         if isinstance(event, Failed):

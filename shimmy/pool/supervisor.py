@@ -76,8 +76,8 @@ class Crashes:
 class Supervisor:
     """Owns the current handle of one model file, identity included, and the one task that loads and restarts it.
 
-    A load that fails is tried again when the model is asked for again; a worker that dies after it was ready is
-    restarted unasked. Both count as crashes.
+    A load that fails is tried again when the model is asked for again; a worker that dies is replaced unasked, within
+    one load once. Both count as crashes.
     """
 
     def __init__(
@@ -112,23 +112,23 @@ class Supervisor:
 
     @property
     def loaded(self) -> ipc.Loaded | None:
-        handle = self._ready_handle()
+        handle = self.ready_handle()
         return handle.loaded if handle is not None else None
 
     @property
     def num_running(self) -> int:
         """Requests that the worker has."""
-        handle = self._ready_handle()
+        handle = self.ready_handle()
         return handle.num_streams if handle is not None else 0
 
     @property
     def is_ready(self) -> bool:
-        return self._ready_handle() is not None
+        return self.ready_handle() is not None
 
     @property
     def is_idle(self) -> bool:
         """Ready, and nobody uses it."""
-        handle = self._ready_handle()
+        handle = self.ready_handle()
         return handle is not None and handle.idle.is_set()
 
     @property
@@ -152,7 +152,7 @@ class Supervisor:
 
     async def acquire(self) -> Handle:
         """The ready handle; starts or joins the load. Raises why there is none; `WorkerLost` is worth another try."""
-        while (handle := self._ready_handle()) is None:
+        while (handle := self.ready_handle()) is None:
             self._begin()
             await self._changed.wait()
             if self._failure is not None:
@@ -162,7 +162,7 @@ class Supervisor:
     async def retire(self) -> None:
         """Another file took the name, or nobody needs it: no restarts, and an end once the last stream is over."""
         self._leaving = True
-        if (handle := self._ready_handle()) is not None:
+        if (handle := self.ready_handle()) is not None:
             await handle.idle.wait()
         await self.leave(WorkerLost("the model was unloaded, or its file replaced"))
 
@@ -181,7 +181,8 @@ class Supervisor:
             await asyncio.wait([self._task])
         self._give_back()
 
-    def _ready_handle(self) -> Handle | None:
+    def ready_handle(self) -> Handle | None:
+        """None where there is none."""
         return self._handle if self._handle is not None and self._handle.state is State.READY else None
 
     def _begin(self) -> None:
@@ -206,10 +207,6 @@ class Supervisor:
     async def _keep_loaded(self) -> None:
         """Returns only when the supervisor leaves; raises why the model cannot be kept."""
         while not self._leaving:
-            self.fraction = 0.0
-            await self._tools.sleep(self._crashes.delay_seconds())
-            if self._tools.room is not None:
-                await self._tools.room.make(self)
             handle = await self._open()
             self.idle_since = ready_at = self._tools.clock()
             self._progress(1.0)
@@ -228,16 +225,28 @@ class Supervisor:
             log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:
-        handle = self._handle = Handle(self.model.id, self._load, self._progress, self._note_idle)
-        try:
-            await handle.open(self._tools.spawn)
-        except ShimmyError as error:
-            self._tools.tally["failed_loads"] += 1
-            self._crashes.record(0.0)
-            await handle.close(error)
-            raise
-        self._tools.tally["loads"] += 1
-        return handle
+        """A ready one. Who loads the model may be killed for no fault of it, so one that dies without a word of what is
+        wrong has a successor."""
+        is_last = False
+        while True:
+            self.fraction = 0.0
+            await self._tools.sleep(self._crashes.delay_seconds())
+            if self._tools.room is not None:
+                await self._tools.room.make(self)
+            handle = self._handle = Handle(self.model.id, self._load, self._progress, self._note_idle)
+            try:
+                await handle.open(self._tools.spawn)
+            except ShimmyError as error:
+                self._tools.tally["failed_loads"] += 1
+                self._crashes.record(0.0)
+                if is_last or handle.state is not State.LOST or self._crashes.too_many():
+                    await handle.close(error)
+                    raise
+                is_last = True
+                log.warning("model %s is loaded once more in %g s", self.model.id, self._crashes.delay_seconds())
+            else:
+                self._tools.tally["loads"] += 1
+                return handle
 
     def _note_idle(self) -> None:
         self.idle_since = self._tools.clock()

@@ -34,6 +34,11 @@ class Access(msgspec.Struct):
         if self.first_text_at is None:
             self.first_text_at = self.clock()
 
+    def saw_end(self, decode_seconds: float) -> None:
+        """Of an answer whose text came all at once: it had begun so long before."""
+        if self.first_text_at is not None:
+            self.first_text_at = max(self.started_at, min(self.first_text_at, self.clock() - decode_seconds))
+
     def log(self) -> None:
         """Write the line. Probes that succeed get none; they would drown everything else."""
         if self.path not in _QUIET or self.status != 200 or self.error:

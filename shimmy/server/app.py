@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from shimmy.core.errors import MethodNotAllowed, NotFound, ShimmyError
+from shimmy.core.errors import MethodNotAllowed, NotFound, RequestError, ShimmyError
 from shimmy.core.keys import ApiKey, needed_scope
 from shimmy.core.settings import DEFAULT_HOST, Settings
 from shimmy.protocols.anthropic import Anthropic
@@ -160,6 +160,7 @@ class App:
         self._conversations.add(connection)
         try:
             self._guard.enter(scope)
+            _refuse_body(scope)
             with self._admitted(scope, self._identified(scope), "infer"):
                 access.status = _SWITCHED
                 await self._native.converse(scope, receive, connection.heed(send))
@@ -297,6 +298,13 @@ def _is_call(scope: Scope) -> bool:
     content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     # Not "application/grpc-web", which is another protocol.
     return content_type.startswith(_GRPC) and content_type[len(_GRPC) :][:1] in (b"", b"+", b";")
+
+
+def _refuse_body(scope: Scope) -> None:
+    """What follows a handshake are frames: a body would be taken for some."""
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or name == b"content-length" and value != b"0":
+            raise RequestError("a WebSocket handshake has no body")
 
 
 def _as_shimmy(error: Exception, scope: Scope) -> ShimmyError:

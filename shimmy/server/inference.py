@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from shimmy.server.limits import Meter
 
 REFRESH_SECONDS = 2.0
+# How much longer than it took a scan is good for, so that requests spend little of the machine on scans.
+_REFRESH_SHARE = 10
 SETTLING_SECONDS = 2.0
 _SETTLING_PAUSE_SECONDS = 0.1
 Reply = TypeVar("Reply", ipc.Tokenized, ipc.Counted, ipc.Written)
@@ -62,41 +64,44 @@ class Inference:
         self.meter: Callable[[str], Meter | None] = lambda tenant: None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        self._refresh_seconds = 0.0
         # Set once nothing is to go on: for what waits for something else than a worker.
         self.closing = asyncio.Event()
 
-    async def generate(
-        self, request: Generation, keep_alive_seconds: float | None = None
-    ) -> AsyncGenerator[list[Event], None]:
-        """Batches of every event that waits, never empty; the first one starts with `Accepted`. From its end on the
-        model stays loaded for `keep_alive_seconds` more, which may be `inf`.
+    async def generate(self, request: Generation, *, whole: bool = False) -> AsyncGenerator[list[Event], None]:
+        """Batches of every event that waits, never empty; the first one starts with `Accepted`. How long the model
+        stays loaded after it, as after all that is asked here, keep_alive.py knows.
 
         Ends after the last choice's `Finished`; any failure is raised as a `ShimmyError`. Closing the generator, or
-        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once.
+        cancelling the task that runs it, aborts the request. A worker lost before the first text is made up for once,
+        and one lost later as well if the answer is wanted `whole`: then there is one batch.
         """
         from shimmy.pool.deadline import Deadline
 
         with self._admission.admit(request.tenant):
-            sent, meter, began_at = _Sent(), self.meter(request.tenant), self._clock()
+            sent, meter, began_at = _Sent(whole), self.meter(request.tenant), self._clock()
             request = await self._completed(request)
             deadline = Deadline(request, self._queue_seconds)
             while True:
                 try:
-                    async with self._stream(request, deadline, keep_alive_seconds) as stream:
+                    async with self._stream(request, deadline) as stream:
                         load_seconds = self._clock() - began_at
                         async for batch in stream:
-                            if fresh := _timed(sent.note(batch), load_seconds):
-                                if meter:
-                                    meter.note(fresh)
+                            fresh = _timed(sent.note(batch), load_seconds)
+                            if meter:
+                                meter.note(fresh)
+                            if whole:
+                                sent.kept += fresh
+                            elif fresh:
                                 yield fresh
-                        return
+                    if whole:
+                        yield sent.kept
+                    return
                 except WorkerLost:
                     if not sent.may_retry():
                         raise
 
-    async def embed(
-        self, request: Embedding, keep_alive_seconds: float | None = None
-    ) -> AsyncGenerator[list[Embedded], None]:
+    async def embed(self, request: Embedding) -> AsyncGenerator[list[Embedded], None]:
         """What came of the inputs, in any order, as it comes. Failures are raised, and closing the generator aborts the
         request, as with `generate`. A worker that is lost is made up for once: what it did may come a second time.
         """
@@ -106,7 +111,7 @@ class Inference:
             deadline, meter = Deadline(request, self._queue_seconds), self.meter(request.tenant)
             for is_last in (False, True):
                 try:
-                    async with self._stream(request, deadline, keep_alive_seconds) as stream:
+                    async with self._stream(request, deadline) as stream:
                         async for batch in stream:
                             if meter:
                                 meter.note(batch)
@@ -153,14 +158,21 @@ class Inference:
             raise RequestError(f"model: this field is required, since there are {len(valid)} models", param="model")
         return valid[0]
 
-    async def preload(self, name: str, keep_alive_seconds: float | None = None) -> None:
-        """Load a model before anyone asks. Raises why that is not possible."""
-        await self._acquire(name, keep_alive_seconds)
+    async def preload(self, name: str) -> None:
+        """Load a model before anyone asks. Raises why that is not possible. One that is to stay no longer than a
+        request does not leave for that before there was one."""
+        await self._acquire(name, keep_alive.said() or None)
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
-        Raises why that is not possible."""
-        await self._placement.reload(await self._find_settled(name))
+        Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
+        model = await self._find_settled(name)
+        if self._placement.is_ready(model.id):
+            await self._placement.reload(model)
+        else:
+            # Should its file be replaced meanwhile, the new one will do.
+            await self._acquire(name)
+            await self._placement.filled(model.id)
 
     async def set_stay(
         self,
@@ -243,11 +255,16 @@ class Inference:
         return model, await asyncio.to_thread(header_keys, model.paths)
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
-        """Rescan the catalog, in a thread; a scan that is younger will do."""
+        """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that
+        took long does for longer."""
         async with self._refreshing:
-            if self._clock() - self._refreshed_at >= max_age_seconds:
+            began_at = self._clock()
+            if max_age_seconds:
+                max_age_seconds = max(max_age_seconds, _REFRESH_SHARE * self._refresh_seconds)
+            if began_at - self._refreshed_at >= max_age_seconds:
                 await asyncio.to_thread(self.catalog.refresh)
                 self._refreshed_at = self._clock()
+                self._refresh_seconds = self._refreshed_at - began_at
 
     def statuses(self) -> list[ModelStatus]:
         """Of the models ever asked for."""
@@ -277,7 +294,7 @@ class Inference:
             for is_last in (False, True):
                 try:
                     async with self._suspects.trial(model, question):
-                        handle = await self._acquire(model)
+                        handle = await self._acquire(model, keep_alive.said())
                         with self._suspicious(handle, model, question):
                             answer = await handle.ask(question)
                     break
@@ -289,13 +306,11 @@ class Inference:
         return answer
 
     @asynccontextmanager
-    async def _stream(
-        self, request: Generation | Embedding, deadline: "Deadline", keep_alive_seconds: float | None
-    ) -> AsyncGenerator[Stream, None]:
+    async def _stream(self, request: Generation | Embedding, deadline: "Deadline") -> AsyncGenerator[Stream, None]:
         async with AsyncExitStack() as until_over:
             async with deadline.waiting():
                 await until_over.enter_async_context(self._suspects.trial(request.model, request))
-                handle = await self._acquire(request.model, keep_alive_seconds)
+                handle = await self._acquire(request.model, keep_alive.said(), request)
                 until_over.enter_context(self._suspicious(handle, request.model, request))
                 stream = await handle.submit(deadline.request())
             until_over.enter_context(self._running(handle, stream, deadline))
@@ -337,12 +352,13 @@ class Inference:
             max_tokens=own.max_tokens if request.max_tokens is None else request.max_tokens,
         )
 
-    async def _acquire(self, name: str, keep_alive_seconds: float | None = None) -> Handle:
-        """What was said with the request itself counts more than what was said beside it."""
-        seconds = keep_alive.said() if keep_alive_seconds is None else keep_alive_seconds
+    async def _acquire(
+        self, name: str, keep_alive_seconds: float | None = None, request: Generation | Embedding | None = None
+    ) -> Handle:
+        generation = request if isinstance(request, Generation) else None
         while True:
             try:
-                return await self._placement.acquire(await self._find(name), seconds)
+                return await self._placement.acquire(await self._find(name), keep_alive_seconds, generation)
             except WorkerLost:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)
@@ -380,9 +396,12 @@ def _timed(batch: list[Event], load_seconds: float) -> list[Event]:
 
 
 class _Sent:
-    """How far the client has seen a request, which decides whether a second try can go unnoticed."""
+    """How far a request has come, which decides whether a second try can go unnoticed. For a client that wants its
+    answer `whole`, what there is of it is `kept` until its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.kept: list[Event] = []
+        self._whole = whole
         self._accepted = self._text = self._retried = False
 
     def note(self, batch: list[Event]) -> list[Event]:
@@ -395,6 +414,7 @@ class _Sent:
 
     def may_retry(self) -> bool:
         """True once, as long as the client has seen no text."""
-        allowed = not self._text and not self._retried
+        allowed = (self._whole or not self._text) and not self._retried
         self._retried = True
+        del self.kept[1:]
         return allowed

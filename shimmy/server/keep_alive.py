@@ -1,4 +1,5 @@
-"""How long the model of a request stays loaded, where a client says so beside the body: for all protocols alike."""
+"""How long the model of a request stays loaded after it, where its client says so: in a header, on all protocols alike,
+or in a field of its body. It is told once, to the task that serves the request, and `Inference` asks for it here."""
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -12,16 +13,23 @@ _said: ContextVar[float | None] = ContextVar("keep_alive", default=None)
 
 
 def hear(scope: "Scope") -> None:
-    """For what the task that serves the request does from now on. Raises `RequestError` for what is no duration."""
+    """What the header says. Raises `RequestError` for what is no duration."""
     value = next((value for name, value in scope["headers"] if name == HEADER), None)
-    seconds = None
-    if value is not None:
-        from shimmy.core.durations import keep_alive_seconds
+    _said.set(_seconds(value.decode("latin-1"), HEADER.decode()) if value is not None else None)
 
-        seconds = keep_alive_seconds(value.decode("latin-1"), HEADER.decode())
-    _said.set(seconds)
+
+def hear_field(value: str | float | None, field: str) -> None:
+    """What the body says counts more than the header. Raises the same."""
+    if value is not None:
+        _said.set(_seconds(value, field))
 
 
 def said() -> float | None:
     """In seconds, `inf` for ever; None where nothing was said."""
     return _said.get()
+
+
+def _seconds(value: str | float, field: str) -> float | None:
+    from shimmy.core.durations import keep_alive_seconds
+
+    return keep_alive_seconds(value, field)

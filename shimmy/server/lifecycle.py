@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from shimmy.core import exit_codes
 from shimmy.core.errors import ShimmyError
 from shimmy.core.settings import Settings
 from shimmy.server import logs
 from shimmy.server.inference import Inference
-from shimmy.server.listen import EXIT_USAGE, Listener, StartError, is_loopback, is_unix, listen
+from shimmy.server.listen import Listener, StartError, is_loopback, is_unix, listen
 from shimmy.server.readiness import Readiness
 from shimmy.server.readyfile import ReadyFile
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 
 # Starting a process takes several turns of the loop, but no waiting; measured: 11 on Python 3.11.
 _SPAWN_TURNS = 50
@@ -59,7 +58,7 @@ Engine = Callable[[Settings, OnProgress], Inference]
 
 def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     from shimmy.core.ipc import EngineOptions
-    from shimmy.models.catalog import Catalog
+    from shimmy.models.catalog import PATIENCE_SECONDS, Catalog
     from shimmy.models.discovery import header_cache, sources_from
     from shimmy.pool.admission import Admission
     from shimmy.pool.draft import DraftModel
@@ -74,7 +73,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
         settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine),
     )
-    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ))
+    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ), PATIENCE_SECONDS)
     draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
     placement = Placement(
         options,
@@ -84,6 +83,7 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         memory_limit_bytes=settings.memory_budget_bytes,
         keep_alive_seconds=inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds,
         num_workers=settings.num_workers,
+        hang_seconds=settings.hang_seconds or inf,
     )
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
@@ -150,7 +150,7 @@ def with_keys(settings: Settings) -> Settings:
         try:
             found, doubt = read_keys(settings.api_keys_file)
         except KeysFileError as error:
-            raise StartError(str(error), EXIT_USAGE) from None
+            raise StartError(str(error), exit_codes.USAGE) from None
         keys |= {key.digest: key for key in found}
         if doubt:
             logs.say(f"shimmy: WARNING: {doubt}")
@@ -161,13 +161,13 @@ def _tls(settings: Settings) -> "ssl.SSLContext | None":
     if settings.tls_cert is None and settings.tls_key is None:
         return None
     if settings.tls_cert is None or settings.tls_key is None:
-        raise StartError("--tls-cert and --tls-key go together", EXIT_USAGE)
+        raise StartError("--tls-cert and --tls-key go together", exit_codes.USAGE)
     from shimmy.server.tls import server_context
 
     try:
         return server_context(settings.tls_cert, settings.tls_key)
     except ImportError as error:
-        raise StartError(f"this program was made without TLS: {error}", EXIT_USAGE) from None
+        raise StartError(f"this program was made without TLS: {error}", exit_codes.USAGE) from None
 
 
 class Server:
@@ -265,7 +265,7 @@ class Server:
             self._ready_file.write(self._listener.url)
         except OSError as error:
             logs.say(f"shimmy: cannot write the ready file: {error}")
-            self._exit_code = EXIT_FAILURE
+            self._exit_code = exit_codes.FAILURE
             return self._over.set()
         logs.say(f"shimmy: listening on {self._listener.url}")
         await self._inference.refresh()
@@ -291,7 +291,7 @@ class Server:
             self._leaving = asyncio.create_task(self._leave())
         elif now - self._told_at >= (_ECHO_SECONDS if _has_echoes() else 0.0):
             self._ready_file.remove()
-            os._exit(EXIT_INTERRUPTED)
+            os._exit(exit_codes.INTERRUPTED)
 
     async def _leave(self) -> None:
         """Streams get their time, then an error event, then their connections are closed."""

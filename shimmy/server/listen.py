@@ -11,10 +11,8 @@ from contextlib import suppress
 
 import msgspec
 
+from shimmy.core.exit_codes import CANNOT_BIND, USAGE
 from shimmy.core.settings import DEFAULT_HOST, DEFAULT_PORT, LAST_AUTO_PORT, Settings
-
-EXIT_USAGE = 2
-EXIT_CANNOT_BIND = 4
 
 BACKLOG = 1024
 # What the kernel may hold beyond what is on its way: more would hide a slow reader from us.
@@ -78,13 +76,13 @@ def listen(settings: Settings) -> Listener:
         raise StartError(
             f"{host} can be reached from other machines: set an API key with --api-key, "
             "or allow everyone with --insecure-no-auth",
-            EXIT_USAGE,
+            USAGE,
         )
     for port in ports:
         if (bound := _bind(family, address, port)) is not None:
             return Listener(host, address, bound.getsockname()[1], bound.detach(), scheme)
     which = f"port {ports[0]} of {host} is" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]} of {host} are"
-    raise StartError(f"{which} in use; --bind auto takes the next free port, --bind {host}:0 any", EXIT_CANNOT_BIND)
+    raise StartError(f"{which} in use; --bind auto takes the next free port, --bind {host}:0 any", CANNOT_BIND)
 
 
 def is_loopback(address: str) -> bool:
@@ -103,7 +101,7 @@ def _parse(bind: str) -> tuple[str, range]:
     host, _, port = bind.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise StartError(f"{bind!r} is not HOST:PORT, unix:PATH or auto", EXIT_USAGE)
+        raise StartError(f"{bind!r} is not HOST:PORT, unix:PATH or auto", USAGE)
     return host, range(int(port), int(port) + 1)
 
 
@@ -113,7 +111,7 @@ def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise StartError(f"{host!r} is no address of this machine: {error}", EXIT_CANNOT_BIND) from None
+        raise StartError(f"{host!r} is no address of this machine: {error}", CANNOT_BIND) from None
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     return family, str(address[0])
 
@@ -133,7 +131,7 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
         listener.close()
         if error.errno == errno.EADDRINUSE:
             return None
-        raise StartError(f"cannot listen on {address}:{port}: {error.strerror}", EXIT_CANNOT_BIND) from None
+        raise StartError(f"cannot listen on {address}:{port}: {error.strerror}", CANNOT_BIND) from None
     return listener
 
 
@@ -141,7 +139,7 @@ def _listen_unix(bind: str, scheme: str) -> Listener:
     """Who may connect is a matter of the file's mode."""
     match = _UNIX_BIND.fullmatch(bind)
     if match is None or not hasattr(socket, "AF_UNIX"):
-        raise StartError(f"{bind!r} is not unix:PATH or unix:PATH,mode=660, or this system has none", EXIT_USAGE)
+        raise StartError(f"{bind!r} is not unix:PATH or unix:PATH,mode=660, or this system has none", USAGE)
     path, mode = match["path"], int(match["mode"] or _OWNER_ONLY, 8)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 & ~mode)
@@ -152,7 +150,7 @@ def _listen_unix(bind: str, scheme: str) -> Listener:
         identity = _identity(path)
     except OSError as error:
         listener.close()
-        raise StartError(f"cannot listen on {path}: {error.strerror or error}", EXIT_CANNOT_BIND) from None
+        raise StartError(f"cannot listen on {path}: {error.strerror or error}", CANNOT_BIND) from None
     except StartError:
         listener.close()
         raise
@@ -172,7 +170,7 @@ def _remove_stale(path: str) -> None:
     """Only what is a socket, and nobody listens on it any more. Raises `StartError`, or `OSError`."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(f"cannot listen on {path}: there is something else than a socket", EXIT_CANNOT_BIND)
+            raise StartError(f"cannot listen on {path}: there is something else than a socket", CANNOT_BIND)
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
@@ -180,4 +178,4 @@ def _remove_stale(path: str) -> None:
             client.connect(path)
         except ConnectionRefusedError:
             return os.unlink(path)
-    raise StartError(f"{path} is in use by another server", EXIT_CANNOT_BIND)
+    raise StartError(f"{path} is in use by another server", CANNOT_BIND)

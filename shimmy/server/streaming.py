@@ -194,11 +194,14 @@ async def observed(
     access.model = model
     async with aclosing(events):
         async for batch in events:
+            is_first_text = access.first_text_at is None
             for event in batch:
                 if isinstance(event, TextDelta):
                     access.saw_text()
                 elif isinstance(event, Finished):
                     access.num_tokens += event.usage.completion_tokens
+                    if is_first_text:
+                        access.saw_end(event.timings.decode_seconds)
             yield batch
 
 

@@ -4,7 +4,8 @@ OpenSSL is large.
 
 import ssl
 
-from shimmy.server.listen import EXIT_USAGE, StartError
+from shimmy.core.exit_codes import USAGE
+from shimmy.server.listen import StartError
 
 # With TLS 1.2, only what RFC 9113 lets HTTP/2 use; the three of TLS 1.3 are always on.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -22,10 +23,10 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_refuse_password)
     except _Encrypted:
-        raise StartError(f"the key {key} is encrypted, and nobody is there to type a password", EXIT_USAGE) from None
+        raise StartError(f"the key {key} is encrypted, and nobody is there to type a password", USAGE) from None
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror
-        raise StartError(f"cannot use the certificate {certificate} with the key {key}: {reason}", EXIT_USAGE) from None
+        raise StartError(f"cannot use the certificate {certificate} with the key {key}: {reason}", USAGE) from None
     return context
 
 
@@ -42,7 +43,7 @@ def _check_readable(path: str) -> None:
         with open(path, "rb"):
             pass
     except OSError as error:
-        raise StartError(f"cannot read {path}: {error.strerror}", EXIT_USAGE) from None
+        raise StartError(f"cannot read {path}: {error.strerror}", USAGE) from None
 
 
 class _Encrypted(Exception):

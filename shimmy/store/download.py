@@ -26,7 +26,8 @@ _BUFFER_BYTES = 256 << 10
 _PROGRESS_BYTES = 64 << 10
 _MAX_PAUSE_SECONDS = 30.0
 _TURN_SECONDS = 0.1
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# Python makes no number of thousands of digits.
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 class Requests(Protocol):

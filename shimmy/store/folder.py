@@ -12,9 +12,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 import msgspec
 
 from shimmy.core.errors import ModelNotFound, StoreFailed, StoreFull
+from shimmy.core.ollama_names import DEFAULT_TAG
 from shimmy.store.locks import locked, locked_if_free
 from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
-from shimmy.store.names import DEFAULT_TAG, is_hex_digest, local_name
+from shimmy.store.names import is_hex_digest, local_name
 from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
 
 # What nobody went on with for as long, nobody will.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from shimmy.core.errors import Forbidden, PullFailed, RequestError
-from shimmy.store.names import OLLAMA_HOST
+from shimmy.core.ollama_names import OLLAMA_HOST
 from shimmy.store.ollama_key import Key, read_key
 from shimmy.store.proxy import Proxy, proxy_from
 

@@ -26,6 +26,8 @@ STALL_SECONDS = 30.0
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 16 << 20
 _PIECE_BYTES = 64 << 10
+# Of a number of bytes. Python makes no number of thousands of them.
+_MAX_DIGITS = 18
 _REDIRECTS = (301, 302, 303, 307, 308)
 # Where distributions have the certificates of authorities, for an OpenSSL that was built elsewhere.
 _BUNDLES = (
@@ -85,8 +87,8 @@ class Answer:
             if len(content) > MAX_DOCUMENT_BYTES:
                 raise PullFailed(f"{self.url.origin} answers with more than {MAX_DOCUMENT_BYTES} bytes")
         length = self.header("content-length")
-        if length.isdecimal() and len(content) < int(length):
-            raise Broken(f"{self.url.origin} closed the connection after {len(content)} of {length} bytes")
+        if length.isdecimal() and (len(length) > _MAX_DIGITS or len(content) < int(length)):
+            raise Broken(f"{self.url.origin} closed the connection after {len(content)} of {length[:20]} bytes")
         return bytes(content)
 
 

@@ -8,11 +8,9 @@ from typing import Literal
 import msgspec
 
 from shimmy.core.errors import RequestError
+from shimmy.core.ollama_names import DEFAULT_NAMESPACE, OLLAMA_HOST
 
-OLLAMA_HOST = "registry.ollama.ai"
 HUGGING_FACE = "hf.co"
-DEFAULT_TAG = "latest"
-DEFAULT_NAMESPACE = "library"
 MAX_NAME_CHARS = 200
 
 # ASCII alone: letters of other alphabets look like these and are others.

@@ -8,10 +8,11 @@ from typing import Protocol
 import msgspec
 
 from shimmy.core.errors import RequestError
+from shimmy.core.ollama_names import DEFAULT_TAG
 from shimmy.store.hosts import Url
 from shimmy.store.http import Answer, Client
 from shimmy.store.huggingface import DEFAULT_REVISION, Hub
-from shimmy.store.names import DEFAULT_TAG, HUGGING_FACE, Reference, local_name, plain_name
+from shimmy.store.names import HUGGING_FACE, Reference, local_name, plain_name
 from shimmy.store.names import revision as checked_revision
 from shimmy.store.quantization import Candidate, RemoteFile, by_file, by_tag, candidates, preferred
 from shimmy.store.registry import Registry

@@ -308,7 +308,11 @@ def _length(values: "memoryview[float]", norm: int) -> float:
             return math.fsum(map(abs, values))
         case 2:
             return math.hypot(*values)
-    return float(math.fsum(abs(value) ** norm for value in values) ** (1.0 / norm))
+    # By their largest, as powers of the numbers themselves may be too large for any number.
+    largest = max(map(abs, values))
+    if not largest or not math.isfinite(largest):
+        return largest
+    return float(largest * math.fsum((abs(value) / largest) ** norm for value in values) ** (1.0 / norm))
 
 
 def _too_late(job: Job) -> ShimmyError:

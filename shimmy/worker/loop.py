@@ -281,6 +281,8 @@ class Loop:
         self._say(sequence, reply, reply.push(piece))
         if awaited_answer and not reply.awaits_answer:
             sampler.begin_answer()
+        if reply.due is not None:
+            sampler.hold(*reply.due)
         if reply.is_over:
             self._finish(sequence, "stop", reply.stop, is_cut=reply.stop is not None)
         elif sampler.is_complete:
@@ -325,7 +327,7 @@ class Loop:
         """`is_cut` when the last token is not, or not all, in the text that is sent."""
         request_id, index, reply, warning = sequence.request.id, sequence.index, sequence.reply, None
         if reply is not None:
-            self._say(sequence, reply, reply.finish(), last=True)
+            self._say(sequence, reply, reply.finish(is_cut=is_cut or reason == "length"), last=True)
             warning = reply.warning
         else:
             self._tell(sequence, "" if stop is not None else sequence.text.flush(), last=True)
@@ -338,8 +340,12 @@ class Loop:
         self._scheduler.finish(sequence)
 
     def _is_met(self, sequence: Sequence, *, is_cut: bool) -> bool:
-        """A constrained answer that says that it is whole must be."""
+        """A constrained answer that says that it is whole must be, and so must be a call."""
+        if is_cut and sequence.reply is not None and sequence.reply.has_half_call:
+            return False
         if sequence.sent is None or sequence.sampler is None:
+            return True
+        if sequence.reply is not None and sequence.reply.is_all_calls:
             return True
         return sequence.sampler.is_met("".join(sequence.sent), is_cut=is_cut)
 

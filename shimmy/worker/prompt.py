@@ -138,7 +138,11 @@ class Prompter:
         return self._vocabulary.adds_bos and tokens[:1] == [self._vocabulary.bos_token]
 
     def rendered_tokens(self, rendered: str) -> list[int]:
-        return self._vocabulary.tokenize(rendered, add_special=True)
+        """Those of a chat as its template has rendered it."""
+        try:
+            return self._vocabulary.tokenize(rendered, add_special=True)
+        except RequestError as error:
+            raise type(error)(error.message, param="messages") from error
 
     def answer(self, question: ipc.Question) -> list[ipc.Tokenized | ipc.Counted | ipc.Written]:
         """In parts, one at least. Raises `RequestError` naming what is wrong with it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shimmy.worker.chat.arguments import fault
-from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
+from shimmy.worker.chat.parts import CUT, CallArguments, CallBegin, Content, Doubt, Parser, Part, Thought
 from shimmy.worker.chat.plan import Plan
 from shimmy.worker.chat.reasoning import Channels, Splitter
 from shimmy.worker.text import StopScan, TextStream
@@ -35,6 +35,10 @@ class Reply:
         self.num_thought = 0
         self.num_calls = 0
         self.warning: str | None = None
+        # Whether the answer ended within a call.
+        self.has_half_call = False
+        # With the last token a call came to where its arguments begin: the tool, and what came of them.
+        self.due: tuple[str, str] | None = None
         self._num_read = 0
         self._text = TextStream(template_stops)
         self._splitter = Splitter(plan.marks, plan.place, is_raw=plan.is_raw) if plan.marks else None
@@ -43,7 +47,7 @@ class Reply:
         self._stops = StopScan(plan.stops)
         self._ids: set[str] = set()
         # Of calls that are looked at when they are there: the name, then the arguments.
-        self._unheld: dict[int, list[str]] = {}
+        self._checked: dict[int, list[str]] = {}
         if plan.budget == 0:
             self.forced.extend(plan.skip)
 
@@ -63,6 +67,11 @@ class Reply:
         """Whether what comes next is no part of the answer yet."""
         return self.is_thinking if self._channels is None else not self._channels.has_answered
 
+    @property
+    def is_all_calls(self) -> bool:
+        """Whether calls have come, of which nothing is said by what the answer must be, and no answer."""
+        return self._channels is not None and self._channels.has_called and not self._channels.has_answered
+
     def close(self) -> None:
         """The thoughts end here."""
         self.forced.extend(self.plan.close)
@@ -71,7 +80,7 @@ class Reply:
         """Whether, instead of this piece, the thoughts must be closed: they would go on to the end (None), or end in
         the middle of a token whose rest the constraint has not seen."""
         terms = self.plan.terms
-        if terms is None or terms.callers is not None or not self.is_thinking:
+        if terms is None or terms.is_for_calls or not self.is_thinking:
             return False
         if piece is None or self._splitter is None:
             return piece is None
@@ -84,6 +93,7 @@ class Reply:
         if self._channels is not None:
             self._channels.push(text)
         said = self._read(text)
+        self.due = self._due() if self.plan.holds_arguments else None
         self._num_read += len(text)
         self.num_thought += was_thinking
         if self.plan.budget is not None and self.is_thinking and not self.forced:
@@ -91,15 +101,18 @@ class Reply:
         self.stop = self.stop or template_stop
         return said
 
-    def finish(self) -> list[Said]:
-        """What was held back; nothing after a stop string of the request's."""
+    def finish(self, *, is_cut: bool = False) -> list[Said]:
+        """What was held back; nothing after a stop string of the request's. `is_cut` if it was not the model that ended
+        the answer."""
         said: list[Said] = []
         if not self._stops.is_reached:
             rest = self._text.flush()
             self._num_read += len(rest)
-            said = self._read(rest) + self._ended()
-        for name, *arguments in self._unheld.values():
-            if reason := fault(self.plan.unheld[name], "".join(arguments)):
+            said = self._read(rest) + self._ended(is_cut)
+        if is_cut and self.plan.calls is not None and self.plan.calls.is_required:
+            said = self._only_calls(said)
+        for name, *arguments in self._checked.values():
+            if reason := fault(self.plan.checked[name], "".join(arguments)):
                 self.warning = self.warning or f"the arguments of {name!r} do not meet its schema: {reason}"
         return said
 
@@ -108,17 +121,27 @@ class Reply:
         """How many characters of the model's have left, or were read as something else."""
         return self._num_read - self._stops.num_held
 
-    def _ended(self) -> list[Said]:
+    def _only_calls(self, said: list[Said]) -> list[Said]:
+        """Where nothing but calls may come, all text at the end is the beginning of one."""
+        if any(isinstance(part, Content) and part.text.strip() for part in said):
+            self._doubt(CUT)
+        return [part for part in said if not isinstance(part, Content)]
+
+    def _ended(self, is_cut: bool) -> list[Said]:
         parts = self._splitter.finish() if self._splitter else []
         said = self._said(self._parsed(parts))
         if self._parser is not None:
-            said += self._said(self._parser.finish())
+            said += self._said(self._parser.finish(is_cut=is_cut))
         return said + self._held()
 
     def _held(self) -> list[Said]:
         """What began like a stop string: none goes on behind a call."""
         held = self._stops.flush()
         return [Content(held)] if held else []
+
+    def _due(self) -> tuple[str, str] | None:
+        due = self._parser.due() if self._parser else None
+        return due and (due[0], due[1] + self._text.held)
 
     def _read(self, text: str) -> list[Said]:
         if not text:
@@ -152,15 +175,19 @@ class Reply:
                     self.num_calls += 1
                     said += self._held()
                     said.append(Named(call, name, self._id(call_id)))
-                    if name in self.plan.unheld:
-                        self._unheld[call] = [name]
+                    if name in self.plan.checked:
+                        self._checked[call] = [name]
                 case CallArguments(call, text):
                     said.append(part)
-                    if call in self._unheld:
-                        self._unheld[call].append(text)
+                    if call in self._checked:
+                        self._checked[call].append(text)
                 case Doubt(reason):
-                    self.warning = self.warning or reason
+                    self._doubt(reason)
         return said
+
+    def _doubt(self, reason: str) -> None:
+        self.warning = self.warning or reason
+        self.has_half_call = self.has_half_call or reason == CUT
 
     def _content(self, text: str) -> list[Said]:
         safe, stop = self._stops.push(text)

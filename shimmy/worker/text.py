@@ -11,7 +11,7 @@ class StopScan:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
-        self._held = ""
+        self.held = ""
         # Characters that are held back, or came with a stop string and never leave.
         self.num_held = 0
         self.is_reached = False
@@ -20,8 +20,8 @@ class StopScan:
         """The text that is safe to send and the stop string that was reached, if any."""
         if not self._stops:
             return text, None
-        text = self._held + text
-        self._held = ""
+        text = self.held + text
+        self.held = ""
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             at, stop = min(found)
@@ -29,13 +29,13 @@ class StopScan:
             self.num_held = len(text) - at
             return text[:at], stop
         safe = len(text) - self._overlap(text)
-        self._held = text[safe:]
-        self.num_held = len(self._held)
+        self.held = text[safe:]
+        self.num_held = len(self.held)
         return text[:safe], None
 
     def flush(self) -> str:
         """What was held back for a stop string that never came."""
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         if not self.is_reached:
             self.num_held = 0
         return held
@@ -60,6 +60,11 @@ class TextStream:
         """Takes a token's bytes; returns the text that is safe to send and the stop string that was reached, if any."""
         text = self._decode(piece)
         return (text, None) if self._scan is None else self._scan.push(text)
+
+    @property
+    def held(self) -> str:
+        """What is held back for a stop string that may come."""
+        return "" if self._scan is None else self._scan.held
 
     def flush(self) -> str:
         """What was held back for a stop string that never came. Bytes of an unfinished character are dropped."""

@@ -82,7 +82,12 @@ def folder(tmp_path: Path) -> Path:
         sizes={"shimmy": {"num_bytes": 10_000_000}, "fastapi": {"num_bytes": 100_000_000}},
     )
     listings = [{"warm": {"seconds": 0.05, "cpu_seconds": 9.0}, "again": {"seconds": 0.2, "cpu_seconds": 9.0}}]
-    document(tmp_path, "catalogue.json", 3.0, "shimmy", "shimmy", listings=listings)
+    arrivals = [
+        {"kind": kind, "models": 10000, "is_contended": is_contended, "seconds": 0.7}
+        for kind in ("moved", "copied", "removed")
+        for is_contended in (False, True)
+    ]
+    document(tmp_path, "catalogue.json", 3.0, "shimmy", "shimmy", listings=listings, arrivals=arrivals)
     probes = [
         {"sent_at_seconds": at, "wait_ms": wait, "seconds": 0.1} for at, wait in ((0.1, 4.0), (0.2, 7.0), (5, 300))
     ]

@@ -22,6 +22,7 @@ kv-cache = "1G"
 drain-seconds = 1.5
 max-body-bytes = 1000
 stall-seconds = 2.5
+hang-seconds = 0
 max-queued-requests = 7
 max-connections-per-address = 5
 
@@ -92,6 +93,7 @@ def test_everything_in_a_file_arrives(invoke: Invoke, served: list[Settings]) ->
             drain_seconds=1.5,
             max_body_bytes=1000,
             stall_seconds=2.5,
+            hang_seconds=0.0,
             max_queued_requests=7,
             engine=ENGINE,
         )
@@ -138,6 +140,7 @@ def test_flags_win_over_variables_and_those_over_the_file(
         ("insecure-no-auth = 'yes'", "insecure-no-auth must be true or false"),
         ("api-key = ['two words']", "Invalid value for '--api-key'"),
         ("stall-seconds = 0", "stall-seconds must be more than 0"),
+        ("hang-seconds = -1", "hang-seconds must be more than 0"),
         ("stall-seconds = inf", "stall-seconds must be more than 0"),
         ("max-body-bytes = 'much'", "max-body-bytes: Expected `int`, got `str`"),
         ("ctx = ", "Invalid value"),

@@ -61,6 +61,16 @@ def test_several_at_load_and_by_name(machine: Path) -> None:
         assert (listed["base"], listed["other"]) == ({"poet": 1.0, "clerk": 0.0}, {})
 
 
+def test_a_file_that_is_no_adapter_is_why_its_model_cannot_be_loaded(machine: Path) -> None:
+    (machine / "cut.gguf").write_bytes((machine / "poet.gguf").read_bytes()[:-1000])
+    (machine / "text.gguf").write_text("This is no adapter. " * 10)
+    for name, reason in (("cut", "truncated"), ("text", "not a GGUF file"), ("models/other", "it is no LoRA adapter")):
+        with program.program(machine, "--model-path", "models/base.gguf", "--lora", f"{name}.gguf") as running:
+            error = ask(running, "base")
+            assert error["code"] == "model_invalid" and reason in error["message"], error
+            assert isinstance(ask(running, "other"), str)
+
+
 def test_the_variables_of_the_original(machine: Path) -> None:
     base = {"SHIMMY_BASE_GGUF": str(machine / "models" / "base.gguf")}
     with program.program(machine, environment=base) as running:

@@ -6,10 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-from shimmy.cli import exit_codes
 from shimmy.cli.program import COMMANDS, program
-from shimmy.core import errors
-from shimmy.server import lifecycle, listen
+from shimmy.core import errors, exit_codes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
@@ -38,11 +36,6 @@ def section(name: str) -> str:
 )
 def test_which_code_an_error_has(error: errors.ShimmyError, code: int) -> None:
     assert exit_codes.of_error(error) == code
-
-
-def test_the_server_uses_the_same_codes() -> None:
-    assert (listen.EXIT_USAGE, listen.EXIT_CANNOT_BIND) == (exit_codes.USAGE, exit_codes.CANNOT_BIND)
-    assert (lifecycle.EXIT_FAILURE, lifecycle.EXIT_INTERRUPTED) == (exit_codes.FAILURE, exit_codes.INTERRUPTED)
 
 
 def test_the_page_has_every_exit_code() -> None:

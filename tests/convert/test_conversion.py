@@ -125,6 +125,8 @@ def test_tensors_that_are_not_known(tmp_path: Path) -> None:
         ({"rope_scaling": 7}, "how positions are rotated is said by 7"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps is 'tiny'"),
         ({"num_hidden_layers": 513}, "num_hidden_layers is 513"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, but layer 2 has no tensors"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers is 1, but there are tensors of 2 layers"),
     ],
 )
 def test_numbers_that_do_not_fit(tmp_path: Path, values: dict[str, Any], reason: str) -> None:

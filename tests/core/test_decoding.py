@@ -1,3 +1,5 @@
+from typing import Literal
+
 import msgspec
 import pytest
 
@@ -11,6 +13,7 @@ class Inner(msgspec.Struct):
 
 class Outer(msgspec.Struct):
     name: str = ""
+    kind: Literal["a", "b"] = "a"
     items: list[Inner] = []
     table: dict[int, int] = {}
 
@@ -22,6 +25,8 @@ class Outer(msgspec.Struct):
         (b'{"items":1}', "items"),
         (b'{"items":[{"number":1},{}]}', "items[1].number"),
         (b'{"items":[{"number":"`$.x`"}]}', "items[0].number"),
+        (b'{"kind":" - at `$.name`"}', "kind"),
+        (b'{"kind":"%s"}' % (b" - at `$" * 100_000), "kind"),
         (b'{"table":{"x":1}}', "table"),
         (b'{"table":{"1":"x"}}', "table[...]"),
         (b"{", None),
@@ -32,4 +37,4 @@ class Outer(msgspec.Struct):
 def test_whatever_is_wrong_with_the_bytes_is_a_request_error(content: bytes, param: str | None) -> None:
     with pytest.raises(RequestError) as caught:
         decode(msgspec.json.Decoder(Outer), content)
-    assert caught.value.param == param
+    assert caught.value.param == param and len(caught.value.message) < 1000

@@ -5,6 +5,7 @@ Workers are real processes (see worker.py for what a prompt can make them do); m
 """
 
 import asyncio
+import math
 import os
 import sys
 import time
@@ -106,6 +107,7 @@ async def fake_inference(
     queue_seconds: float | None = None,
     memory_limit_bytes: int | None = None,
     num_workers: int = 1,
+    hang_seconds: float = math.inf,
 ) -> AsyncIterator[Inference]:
     """The real facade over fake workers, closed at the end. Without arguments there is one model, "echo"."""
     known = [fake_model(model) if isinstance(model, str) else model for model in models or ("echo",)]
@@ -116,6 +118,7 @@ async def fake_inference(
         sleep=sleep,
         memory_limit_bytes=memory_limit_bytes,
         num_workers=num_workers,
+        hang_seconds=hang_seconds,
     )
     admission = Admission(max_requests)
     inference = Inference(catalog or FakeCatalog(*known), placement, admission, clock, queue_seconds=queue_seconds)

@@ -110,7 +110,7 @@ def test_a_crash_within_a_stream_is_its_last_event(name: str) -> None:
         answer = await server.ask("POST", wire.path, wire.ask("!crash SIGABRT 2", stream=True))
         assert answer.status == 200 and b"w0" in answer.body and b"[DONE]" not in answer.body
         assert "worker process ended" in wire.shape(wire.last(answer.body))
-        whole = await server.ask("POST", wire.path, wire.ask("!crash SIGABRT 2"))
+        whole = await server.ask("POST", wire.path, wire.ask("!crash SIGABRT 3"))
         assert "worker process ended" in says(wire, whole, 502)
 
     run_live(test)

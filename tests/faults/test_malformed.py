@@ -44,6 +44,7 @@ NO_JSON = {
     "n_string_half_surrogate_escape": b'{"model":"\\ud800\\u"}',
     "n_string_invalid_utf8": b'{"model":"\xff"}',
     "n_string_overlong_utf8": b'{"model":"\xc0\xaf"}',
+    "n_string_beyond_unicode": b'{"model":"\xf4\x90\x80\x80"}',
     "n_string_truncated_utf8": b'{"model":"\xe2\x82',
     "n_utf16": '{"model":"echo"}'.encode("utf-16"),
     "n_literal_capital": b'{"stream":True}',

@@ -1,9 +1,8 @@
 """What headers said outlasts the program, and nothing that is in the cache's place does any harm."""
 
 import os
+import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from shimmy.models.folders import Folder
 from shimmy.models.header_cache import HeaderCache
 from shimmy.models.listing import Sighting
 from shimmy.models.scan import observe
+from tests.fakes.forking import forking, kill
 from tests.fakes.gguf_writer import model
 
 ENTRY = (Sighting(("/m.gguf",), ((1, 2, 3, 4),), (5,)), Inspection("model", None, "broken"))
@@ -210,33 +210,56 @@ def test_what_an_interrupted_write_left_is_no_obstacle(path: Path, cache: Header
     assert [each.name for each in path.parent.iterdir()] == ["headers"]
 
 
-WRITES = """
-import sys
-from shimmy.models.facts import Inspection
+# To keep what the header of one model after another says, without end. A file stays under its first name for a moment,
+# so that many are killed at that point.
+KEEPING = """
+import glob, itertools, os, random, time
+from shimmy.models.facts import inspect
 from shimmy.models.header_cache import HeaderCache
-from shimmy.models.listing import Sighting
-cache, number = HeaderCache(sys.argv[1]), 0
-print("ready", flush=True)
-while True:
-    number += 1
-    cache.add([(Sighting((f"/{number % 500}.gguf",), ((1, 2, 3, 4),), (5,)), Inspection("model", None, "broken"))])
+from shimmy.models.scan import observe
+
+replace = os.replace
+
+def slowly(source, target):
+    time.sleep(random.uniform(0, 0.005))
+    replace(source, target)
+
+def work():
+    os.replace = slowly
+    cache = HeaderCache(os.environ["HEADERS"])
+    for path in itertools.cycle(glob.glob(os.environ["MODELS"] + "/*")):
+        cache.add([(observe((path,)), inspect((path,)))])
 """
+TIMES = 200
 
 
 @pytest.mark.slow
-def test_it_can_be_used_after_kill_9_of_two_writers(path: Path, cache: HeaderCache) -> None:
-    for number in range(4):
-        command = [sys.executable, "-c", WRITES, str(path)]
-        writers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-        try:
-            for writer in writers:
-                assert writer.stdout and writer.stdout.readline() == b"ready\n"
-            time.sleep(0.007 * number)
-        finally:
-            for writer in writers:
-                writer.send_signal(signal.SIGKILL)
-                writer.wait()
-                if writer.stdout:
-                    writer.stdout.close()
-        cache.add([entry(1000)])
-        assert entry(1000)[0] in cache.read()
+def test_two_who_write_it_are_killed_at_random_moments(tmp_path: Path, path: Path, cache: HeaderCache) -> None:
+    files = [str(old_model(tmp_path / "models" / f"{number}.gguf", f"Model {number}")) for number in range(3)]
+    truth: dict[tuple[str, ...], Inspection] = {(file,): inspect((file,)) for file in files}
+    folder = Folder("x", str(tmp_path / "models"))
+    moments, num_kept, num_unfinished = random.Random(7), 0, 0
+    environ = {**os.environ, "HEADERS": str(path), "MODELS": folder.place}
+    with open(tmp_path / "stderr.txt", "w") as stderr, forking(KEEPING, environ, stderr) as fork:
+        running = [fork(), fork()]
+        for _ in range(TIMES):
+            time.sleep(moments.uniform(0.0, 0.01))
+            os.kill(running.pop(0), signal.SIGKILL)
+            running.append(fork())
+            num_unfinished += path.with_name("headers.new").exists()
+            kept = cache.read()
+            assert all(truth[sighting.paths] == inspection for sighting, inspection in kept.items())
+            num_kept += bool(kept)
+            another = Catalog([folder], str(path))
+            another.refresh()
+            assert {model.paths: model.facts for model in another.models()} == {
+                paths: inspection.facts for paths, inspection in truth.items()
+            }
+        for pid in running:
+            kill(pid)
+    # Some were in the middle of it, and what others had written was there.
+    assert num_kept and num_unfinished
+    cache.add([ENTRY])
+    assert ENTRY[0] in cache.read()
+    assert [each.name for each in path.parent.iterdir()] == ["headers"]
+    assert (tmp_path / "stderr.txt").read_text() == ""

@@ -11,6 +11,7 @@ from shimmy.core.modelfile import Recipe, Turn
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from shimmy.models.making import make
+from shimmy.models.scan import look_again, scan
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import Store
 from tests.fakes.gguf_writer import model
@@ -115,3 +116,16 @@ def test_what_could_not_be_used_is_not_made(tmp_path: Path, store: Store, catalo
     with pytest.raises(RequestError, match="system: longer"):
         make(store, catalog, Recipe("made", "tiny", system="x" * (1 << 21)))
     assert list(store.manifests()) == []
+
+
+def test_a_file_of_several_models_is_not_looked_at_alone(tmp_path: Path, store: Store, catalog: Catalog) -> None:
+    """All of its models change with it, so that only a scan of everything will do."""
+    path = tmp_path / "models" / "tiny.gguf"
+    folder = catalog.sources[0]
+    assert look_again(scan(catalog.sources, None, {}), {str(path): folder}) is not None
+    make(store, catalog, Recipe("mario", "tiny", system="Be Mario."))
+    assert look_again(scan(catalog.sources, None, {}), {str(path): folder}) is None
+    path.unlink()
+    catalog.refresh()
+    assert catalog.look_up("tiny") is None
+    assert "No such file" in str(catalog.look_up("mario"))

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from shimmy.models.catalog import Catalog
+from shimmy.models.discovery import Source
 from shimmy.models.folders import File, Folder, Found
-from shimmy.models.listing import Change, Model
-from shimmy.models.scan import SETTLED_SECONDS
+from shimmy.models.listing import Change, Listing, Model
+from shimmy.models.scan import SETTLED_SECONDS, scan
 from tests.fakes.gguf_writer import GGUF, TensorSpec, model
 
 
@@ -56,11 +57,11 @@ def test_a_new_file_counts_when_it_has_been_the_same_for_a_while(
 ) -> None:
     path = model().write(tmp_path / "m.gguf")
     assert kinds(catalog) == [] and ids(catalog) == []
-    assert catalog.unsettled() == {str(path)} and not catalog.has_settled()
+    assert catalog.unsettled() == {str(path)} and not catalog.settled()
     clock.passed += SETTLED_SECONDS
-    assert catalog.has_settled()
+    assert catalog.settled()
     assert kinds(catalog) == ["added"] and ids(catalog) == ["m"]
-    assert catalog.unsettled() == set() and not catalog.has_settled()
+    assert catalog.unsettled() == set() and not catalog.settled()
 
 
 def test_a_file_moved_into_the_folder_counts_at_once(tmp_path: Path, catalog: Catalog) -> None:
@@ -95,9 +96,9 @@ def test_a_file_whose_time_is_in_the_future_counts_by_our_time(tmp_path: Path, c
     os.utime(path, (4e9, 4e9))
     assert kinds(catalog) == []
     clock.passed += SETTLED_SECONDS / 2
-    assert kinds(catalog) == [] and not catalog.has_settled()
+    assert kinds(catalog) == [] and not catalog.settled()
     clock.passed += SETTLED_SECONDS
-    assert catalog.has_settled()
+    assert catalog.settled()
     assert kinds(catalog) == ["added"]
     assert kinds(catalog) == []
 
@@ -159,9 +160,9 @@ def test_a_file_that_vanishes_while_it_is_written_is_looked_for_no_more(
     path = model().write(tmp_path / "m.gguf")
     catalog.refresh()
     path.unlink()
-    assert catalog.has_settled()
+    assert catalog.settled()
     assert kinds(catalog) == []
-    assert not catalog.has_settled() and catalog.unsettled() == set()
+    assert not catalog.settled() and catalog.unsettled() == set()
 
 
 def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, clock: Clock) -> None:
@@ -174,7 +175,7 @@ def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, 
     set_now(path, clock)
     assert kinds(made) == []
     clock.passed += 10
-    assert made.has_settled()
+    assert made.settled()
     assert kinds(made) == ["changed"] and made.models()[0].invalid is None
 
 
@@ -208,6 +209,27 @@ CONTENTS = [
 NAMES = ["a.gguf", "b.gguf", "A.gguf", "sub/a.gguf", "s-00001-of-00002.gguf", "s-00002-of-00002.gguf", "other.txt"]
 
 
+def observed(path: Path) -> object:
+    """What the system tells of when it becomes another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if path.is_dir():
+        return "folder"
+    return path.is_symlink(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def facts(listing: Listing | None) -> list[object]:
+    """All of a listing that does not only save work."""
+    assert listing is not None
+    skipped = sorted((each.paths, each.reason) for each in listing.skipped)
+    return [
+        *(listing.models, listing.id_of_name, listing.id_of_spelling, listing.id_of_file),
+        *(skipped, listing.unsettled.keys()),
+    ]
+
+
 class Folders(RuleBasedStateMachine):
     """Whatever happens to files between scans, the listing ends up like that of a catalogue which sees them for the
     first time, and whoever only heard the changes knows the same."""
@@ -216,8 +238,10 @@ class Folders(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         (self.folder / "sub").mkdir()
-        self.catalog = Catalog([Folder("x", str(self.folder))])
+        self.sources = [Folder("x", str(self.folder))]
+        self.catalog = Catalog(self.sources)
         self.catalog.refresh()
+        self.seen: dict[str, object] = {}
         self.heard: dict[str, Model] = {}
         self.catalog.on_change = self.hear
 
@@ -253,7 +277,29 @@ class Folders(RuleBasedStateMachine):
     @rule()
     def scan(self) -> None:
         self.catalog.refresh()
+        self.changed()
         self.agrees()
+
+    @rule()
+    def look_at_what_changed(self) -> None:
+        """As a scan at the same time would see it, or not at all."""
+        before, files = self.catalog._listing, self.changed()
+        assert before is not None
+        now, now_ns = time.monotonic(), time.time_ns()
+        with mock.patch.object(time, "monotonic", lambda: now), mock.patch.object(time, "time_ns", lambda: now_ns):
+            if files is None or self.catalog.look_again(files) is None:
+                self.scan()
+            else:
+                assert facts(self.catalog._listing) == facts(scan(self.sources, before, {}))
+                self.agrees()
+
+    def changed(self) -> dict[str, Source] | None:
+        """Since the last call; None if that concerns other files, as the watch would know."""
+        before, self.seen = self.seen, {name: observed(self.folder / name) for name in NAMES}
+        names = {name for name in NAMES if self.seen[name] != before.get(name)}
+        if any(name.startswith("s-") for name in names) or "folder" in {*before.values(), *self.seen.values()}:
+            return None
+        return {str(self.folder / name): self.sources[0] for name in names if name.endswith(".gguf")}
 
     def agrees(self) -> None:
         assert self.heard == {model.id: model for model in self.catalog.models()}

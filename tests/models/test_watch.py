@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,15 +31,21 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 class Counting(Catalog):
-    """Counts scans, each of which takes `seconds`."""
+    """Counts scans and looks at files, each of which takes `seconds`."""
 
     seconds = 0.0
     num_scans = 0
+    num_looks = 0
 
     def refresh(self) -> list[Change]:
         time.sleep(self.seconds)
         self.num_scans += 1
         return super().refresh()
+
+    def look_again(self, files: Mapping[str, Source]) -> list[Change] | None:
+        time.sleep(self.seconds)
+        self.num_looks += 1
+        return super().look_again(files)
 
 
 @contextmanager
@@ -148,26 +154,78 @@ class Scripted:
         self.num_open -= 1
 
 
-def test_a_storm_of_renames_gets_few_scans(tmp_path: Path, catalog: Counting) -> None:
+@pytest.mark.parametrize("ending", [".gguf", ".safetensors"])
+def test_a_storm_of_renames_gets_few_scans_and_looks(tmp_path: Path, catalog: Counting, ending: str) -> None:
     script = Scripted()
-    script.changes = {(kind, str(tmp_path / f"{number}.gguf")) for kind in (NEW, GONE) for number in range(100)}
+    script.changes = {(kind, str(tmp_path / f"{number}{ending}")) for kind in (NEW, GONE) for number in range(100)}
     with watched(catalog, script):
         time.sleep(1)
-        assert 1 < catalog.num_scans <= 8
+        assert 1 < catalog.num_scans + catalog.num_looks <= 8
 
 
-def test_scans_take_no_more_than_a_quarter_of_the_time(tmp_path: Path, catalog: Counting) -> None:
+@pytest.mark.parametrize(("name", "count"), [("config.json", "num_scans"), ("new.gguf", "num_looks")])
+def test_scans_and_looks_take_no_more_than_a_quarter_of_the_time(
+    tmp_path: Path, catalog: Counting, name: str, count: str
+) -> None:
     script = Scripted()
-    script.changes = {(NEW, str(tmp_path / "new.gguf"))}
+    script.changes = {(NEW, str(tmp_path / name))}
+
+    def after_two_more() -> float:
+        before = getattr(catalog, count)
+        until(lambda: getattr(catalog, count) > before + 1)
+        return time.monotonic()
+
     with watched(catalog, script):
-        catalog.seconds, before = 0.2, catalog.num_scans
-        until(lambda: catalog.num_scans > before + 1)
-        began, before = time.monotonic(), catalog.num_scans
-        until(lambda: catalog.num_scans > before + 1)
-        assert time.monotonic() - began > 1.5
+        catalog.seconds = 0.2
+        began = after_two_more()
+        assert after_two_more() - began > 1.5
 
 
-def test_a_file_that_is_being_written_gets_no_scan_before_it_is_whole(
+@pytest.fixture
+def no_slow_rescan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_WATCHED_SECONDS", 1000.0)
+
+
+@pytest.mark.usefixtures("no_slow_rescan")
+def test_only_the_files_that_changed_are_looked_at(tmp_path: Path, catalog: Counting, told: list[Change]) -> None:
+    path = model("Old").write(tmp_path / "m.gguf")
+    until(lambda: seen(told) == [("added", "m")])
+    model("New").write(tmp_path / "part").replace(path)
+    until(lambda: seen(told)[1:] == [("changed", "m")])
+    path.rename(tmp_path / "other.gguf")
+    until(lambda: sorted(seen(told)[2:]) == [("added", "other"), ("removed", "m")])
+    (tmp_path / "other.gguf").unlink()
+    until(lambda: seen(told)[4:] == [("removed", "other")])
+    assert catalog.num_scans == 2
+
+
+@pytest.mark.usefixtures("no_slow_rescan")
+def test_files_of_which_one_has_the_name_of_the_other_get_a_scan(
+    tmp_path: Path, catalog: Counting, told: list[Change]
+) -> None:
+    model().write(tmp_path / "m b.gguf")
+    until(lambda: seen(told) == [("added", "m-b")])
+    assert catalog.num_scans == 2
+    model().write(tmp_path / "M_B.gguf")
+    until(lambda: len(told) > 1)
+    assert catalog.num_scans > 2
+    assert catalog.find("m-b").paths == (str(tmp_path / "M_B.gguf"),)
+
+
+@pytest.mark.usefixtures("no_slow_rescan")
+def test_what_belongs_to_no_model_gets_no_scan(tmp_path: Path, catalog: Counting) -> None:
+    script = Scripted()
+    with watched(catalog, script):
+        until(lambda: catalog.num_scans == 2)
+        (tmp_path / "m.part").touch()
+        script.changes = {(kind, str(tmp_path / name)) for kind in (NEW, GONE) for name in ("m.part", "README")}
+        time.sleep(0.5)
+        assert catalog.num_scans == 2
+        script.changes = {(NEW, str(tmp_path / "tokenizer.json"))}
+        until(lambda: catalog.num_scans > 2)
+
+
+def test_a_file_that_is_being_written_is_not_looked_at_before_it_is_whole(
     tmp_path: Path, catalog: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = Scripted()
@@ -179,7 +237,7 @@ def test_a_file_that_is_being_written_gets_no_scan_before_it_is_whole(
         path = model().write(tmp_path / "m.gguf")
         script.changes = {(NEW, str(path)), (MODIFIED, str(path))}
         time.sleep(0.5)
-        assert catalog.num_scans == 2
+        assert (catalog.num_scans, catalog.num_looks) == (2, 0)
         is_written.clear()
         until(lambda: bool(told))
 
@@ -232,6 +290,58 @@ def test_where_nothing_can_be_watched_it_scans_now_and_then(
     assert caplog.text.count("since they cannot be watched: no more watches") == 1
 
 
+class HeldUp(Folder):
+    """While `answers` is not set, whoever looks into it waits, as in a network mount whose server has gone."""
+
+    def __init__(self, path: Path) -> None:
+        self.answers = threading.Event()
+        super().__init__("mount", str(path))
+
+    @property
+    def depth(self) -> int:
+        self.answers.wait()
+        return 8
+
+    @depth.setter
+    def depth(self, depth: int) -> None:
+        pass
+
+
+def test_a_place_that_does_not_answer_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("mount", "folder"):
+        aged = model().write(tmp_path / name / f"{name}.gguf")
+        os.utime(aged, (1000, 1000))
+    mount = HeldUp(tmp_path / "mount")
+    mount.answers.set()
+    catalog = Catalog([mount, Folder("x", str(tmp_path / "folder"))], patience_seconds=0.2)
+
+    def listed() -> set[str]:
+        return {each.id for each in catalog.models()}
+
+    def is_listed(*ids: str) -> bool:
+        catalog.refresh()
+        return listed() == set(ids)
+
+    try:
+        until(lambda: is_listed("mount", "folder") and catalog.trouble_with(mount) is None)
+        caplog.clear()
+        mount.answers.clear()
+        with watched(catalog):
+            model().write(tmp_path / "folder" / "new.gguf")
+            until(lambda: listed() == {"mount", "folder", "new"})
+            until(lambda: catalog.trouble_with(mount) == "does not answer")
+            catalog.refresh()
+            assert caplog.text.count(f"{mount.place} does not answer") == 1
+            # The watch ends meanwhile.
+        model().write(tmp_path / "mount" / "later.gguf")
+        assert is_listed("mount", "folder", "new")
+        mount.answers.set()
+        until(lambda: is_listed("mount", "folder", "new", "later"))
+        assert catalog.trouble_with(mount) is None
+    finally:
+        mount.answers.set()
+
+
 def test_a_place_that_appears_is_found_by_the_slow_rescan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "_WATCHED_SECONDS", 0.5)
     with watched(Catalog([Folder("x", str(tmp_path / "later"))])) as told:
@@ -270,12 +380,33 @@ def test_which_folders_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         OllamaStore(str(tmp_path / "ollama")),
     ]
     folders, is_all = folders_of(sources)
+    assert {os.path.relpath(folder, tmp_path): source for folder, source in folders.items() if source} == {
+        **dict.fromkeys(("models", "models/a", "models/a/b"), sources[2]),
+        "one": sources[3],
+    }
     assert is_all and [os.path.relpath(folder, tmp_path) for folder in folders] == [
         *("file", "models", "models/a", "models/a/b", "one", "hub", "hub/models--org--name"),
         *("hub/models--org--name/snapshots", "hub/models--org--name/snapshots/123"),
         *("ollama", "ollama/manifests", "ollama/manifests/host", "ollama/manifests/host/library"),
         "ollama/manifests/host/library/name",
     ]
+
+
+def test_in_a_folder_that_two_sources_search_no_file_is_looked_at_alone(tmp_path: Path) -> None:
+    (tmp_path / "models" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "models" / "sub")
+    model().write(tmp_path / "models" / "m.gguf")
+    sources: list[Source] = [
+        File("x", str(tmp_path / "models" / "m.gguf")),
+        Folder("x", str(tmp_path / "models")),
+        Folder("x", str(tmp_path / "link")),
+    ]
+    folders, _ = folders_of(sources)
+    assert {os.path.relpath(folder, tmp_path): source for folder, source in folders.items()} == {
+        "models": sources[1],
+        "models/sub": None,
+        "link": None,
+    }
 
 
 def test_so_many_folders_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,30 @@ def test_a_new_version_needs_room_for_one_worker_beside_the_old_ones() -> None:
     run(test())
 
 
+def test_who_loads_a_model_is_told_when_it_has_all_the_workers_that_there_is_room_for() -> None:
+    async def test() -> None:
+        async with placed(num_workers=4, memory_limit_bytes=3 * GB + (150 << 20)) as placement:
+            await placement.reload(big("m"))
+            assert num_workers(placement) == 3
+
+    run(test())
+
+
+def test_who_loads_a_model_does_not_wait_for_workers_of_one_that_is_unloaded(tmp_path: Path) -> None:
+    async def test() -> None:
+        model = scripted_model("m", tmp_path, "ready")
+        async with placed(num_workers=2) as placement:
+            await placement.acquire(model)
+            scripted_model("m", tmp_path, "hold")
+            loading = asyncio.create_task(placement._groups["m"].filled())
+            await until(lambda: len(children()) == 2)
+            assert not loading.done()
+            assert await placement.unload("m")
+            await loading
+
+    run(test())
+
+
 def test_how_many_can_be_said_of_one_model_and_changed() -> None:
     async def test() -> None:
         a, b = fake_model("a"), fake_model("b")
@@ -263,7 +287,7 @@ def test_a_model_that_cannot_be_loaded_fails_once_for_all(tmp_path: Path) -> Non
     async def test() -> None:
         async with placed(num_workers=3) as placement:
             with pytest.raises(ModelFailed):
-                await placement.acquire(scripted_model("m", tmp_path, "exit 3"))
+                await placement.acquire(scripted_model("m", tmp_path, "fail model_failed no memory"))
             assert placement.tally["failed_loads"] == 1
             assert placement.status("m").state == "failed" and num_workers(placement) == 0
 

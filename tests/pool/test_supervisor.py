@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from shimmy.pool.handle import Handle
 from shimmy.pool.process import OnEnd, OnMessage, WorkerProcess
 from shimmy.pool.supervisor import Crashes, Supervisor, Tools
 from tests.fakes.clock import FakeTime
-from tests.fakes.pool import fake_model, fake_spawn, generation, run, scripted_model, text_of
+from tests.fakes.pool import children, fake_model, fake_spawn, generation, run, scripted_model, text_of
 
 
 class Bench:
@@ -153,23 +155,59 @@ def test_a_model_that_crashed_too_often_gets_another_chance_after_five_minutes()
     run(test())
 
 
-@pytest.mark.parametrize(
-    ("load", "error", "message"),
-    [("fail model_invalid bad magic", ModelInvalid, "bad magic"), ("crash SIGABRT", ModelFailed, "SIGABRT")],
-)
-def test_a_load_that_fails_is_tried_again_when_asked_for_and_at_most_three_times(
-    tmp_path: Path, load: str, error: type[ShimmyError], message: str
-) -> None:
-    model = scripted_model("echo", tmp_path, load)
+def test_a_load_that_fails_is_tried_again_when_asked_for_and_at_most_three_times(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with bench(scripted_model("echo", tmp_path, "fail model_invalid bad magic")) as b:
+            for num_spawns in (1, 2, 3, 3, 3):
+                await b.load_fails(ModelInvalid, "bad magic")
+                assert b.num_spawns == num_spawns
+                assert b.phase() == "failed"
+            assert b.supervisor.reason == "bad magic"
+            assert b.time.slept == [0.5, 1.0]
+
+    run(test())
+
+
+def test_a_worker_that_dies_while_it_loads_is_replaced_before_anyone_who_waits_is_told(tmp_path: Path) -> None:
+    model = scripted_model("echo", tmp_path, "hold")
 
     async def test() -> None:
         async with bench(model) as b:
-            for num_spawns in (1, 2, 3, 3, 3):
-                await b.load_fails(error, message)
+            waiters = [asyncio.create_task(b.say("hello")) for _ in range(3)]
+            await until_loading(b)
+            [pid] = children()
+            os.kill(pid, signal.SIGKILL)
+            Path(f"{model.paths[0]}.go").touch()
+            assert await asyncio.gather(*waiters) == ["hello"] * 3
+            assert (b.num_spawns, b.phase(), b.time.slept) == (2, "ready", [0.5])
+
+    run(test())
+
+
+def test_workers_that_die_loading_are_replaced_once_for_each_load_and_are_three_at_most(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with bench(scripted_model("echo", tmp_path, "crash SIGABRT")) as b:
+            for num_spawns in (2, 3, 3, 3):
+                await b.load_fails(ModelFailed, "SIGABRT")
                 assert b.num_spawns == num_spawns
                 assert b.phase() == "failed"
-            assert message in (b.supervisor.reason or "")
             assert b.time.slept == [0.5, 1.0]
+
+    run(test())
+
+
+def test_closing_ends_the_wait_for_a_worker_that_replaces_one_that_died_loading(tmp_path: Path) -> None:
+    async def test() -> None:
+        time = FakeTime(held=True)
+        async with bench(scripted_model("echo", tmp_path, "crash SIGABRT"), time) as b:
+            waiter = asyncio.create_task(b.supervisor.acquire())
+            while not time.slept:
+                await asyncio.sleep(0.001)
+            assert not waiter.done()
+            await b.supervisor.close()
+            with pytest.raises(Draining):
+                await waiter
+            assert b.num_spawns == 1
 
     run(test())
 

@@ -249,9 +249,12 @@ def test_when_the_new_worker_is_killed_the_old_one_stays(tmp_path: Path) -> None
             first = children()
             replaced = scripted_model("m", tmp_path, "hold")
             reloading = asyncio.create_task(placement.reload(replaced))
-            await until(lambda: placement.status("m").switch is not None and len(children()) == 2)
-            [new] = children() - first
-            os.kill(new, signal.SIGKILL)
+            killed: set[int] = set()
+            for _ in range(2):
+                await until(lambda: bool(children() - first - killed))
+                [new] = children() - first - killed
+                os.kill(new, signal.SIGKILL)
+                killed.add(new)
             with pytest.raises(ModelFailed, match="SIGKILL"):
                 await reloading
             assert await placement.acquire(replaced) is old

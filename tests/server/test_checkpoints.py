@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import struct
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shimmy.models.gguf import read_header
 from tests.convert.checkpoints import write_checkpoint, write_json, write_tensors
 from tests.fakes.gguf_reader import read
 from tests.program import LIMIT_SECONDS, Program, program, run
@@ -69,6 +72,50 @@ def test_folders_are_served(tmp_path: Path) -> None:
     assert [path.stat() for path in kept(tmp_path)] == before
 
 
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+
+
+def claim(folder: Path) -> None:
+    """A header of 2**62 bytes."""
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights-cut": (cut, "truncated"),
+    "header-2-62": (claim, "truncated"),
+    "no-tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "neither tokenizer.json nor tokenizer.model"),
+    "no-json": (lambda folder: (folder / "tokenizer.json").write_text("{" * 9), "tokenizer.json cannot be read"),
+    "t5": (lambda folder: write_json(folder / "config.json", {"architectures": ["T5Model"]}), "T5Model cannot be"),
+    "no-layers": (lambda folder: change(folder, num_hidden_layers=0), "num_hidden_layers is 0"),
+    "layers-2-31": (lambda folder: change(folder, num_hidden_layers=1 << 31), "num_hidden_layers is 2147483648"),
+    "more-layers": (lambda folder: change(folder, num_hidden_layers=9), "layer 2 has no tensors"),
+    "fewer-layers": (lambda folder: change(folder, num_hidden_layers=1), "there are tensors of 2 layers"),
+    "quantized": (lambda folder: change(folder, quantization_config={"quant_method": "gptq"}), "quantized (gptq)"),
+}
+
+
+def change(folder: Path, **fields: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | fields)
+
+
+def test_hostile_folders_are_refused_with_the_reason(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_checkpoint(models, "qwen3")
+    for name, (damage, _) in HOSTILE.items():
+        shutil.copytree(models / "Tiny-qwen3", models / name)
+        damage(models / name)
+    with program(tmp_path, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")}) as running:
+        for name, (_, reason) in HOSTILE.items():
+            status, answer = chat(running, name)
+            assert (status, answer["error"]["code"]) == (422, "model_invalid"), answer
+            assert reason in answer["error"]["message"], name
+        assert chat(running, "tiny-qwen3")[0] == 200
+    assert len(kept(tmp_path)) == 1
+
+
 def test_a_folder_as_a_file(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     source, target = write_checkpoint(tmp_path, "mistral"), tmp_path / "out.gguf"
@@ -81,6 +128,9 @@ def test_a_folder_as_a_file(tmp_path: Path) -> None:
     done = run("convert", str(source), str(target), "F16", "--force", env=environment)
     assert done.returncode == 0
     assert {tensor.type for tensor in read(target).tensors.values()} == {"F32", "F16"}
+    done = run("convert", str(source), str(target), "Q8_0", "--force", env=environment)
+    assert done.returncode == 0
+    assert {tensor.type for tensor in read_header(str(target)).tensors} == {"F32", "Q8_0"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Tiny-mistral", "out.gguf"]
 
 

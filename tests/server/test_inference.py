@@ -19,14 +19,17 @@ from shimmy.core.errors import (
     ModelInvalid,
     ModelNotFound,
     QueueTimeout,
+    RequestCrashes,
     RequestError,
     ShimmyError,
     WorkerLost,
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
 from shimmy.core.request import Chat, Embedding, Message
+from shimmy.models.listing import Change
 from shimmy.pool import handle as handle_module
 from shimmy.pool import suspects
+from shimmy.server import keep_alive
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime
 from tests.fakes.pool import (
@@ -350,6 +353,53 @@ def test_requests_that_had_no_text_yet_outlive_their_worker_unnoticed() -> None:
     run(test())
 
 
+def test_an_answer_that_is_wanted_whole_is_begun_anew_when_its_worker_dies() -> None:
+    async def test() -> None:
+        async with fake_inference(sleep=FakeTime().sleep) as inference:
+            request = generation("!stall 3")
+            batches: list[list[Event]] = []
+
+            async def read() -> None:
+                async for batch in inference.generate(request, whole=True):
+                    batches.append(batch)
+
+            reading = asyncio.create_task(read())
+            while await answer(inference, "!active") != "1":
+                await asyncio.sleep(0.001)
+            # In as many steps all of its words come.
+            await answer(inference, "a b c d e")
+            os.kill(int(await answer(inference, "!pid")), signal.SIGKILL)
+            while inference.tally["loads"] < 2 or await answer(inference, "!active") != "1":
+                await asyncio.sleep(0.001)
+            assert not batches
+            await answer(inference, "!release")
+            await reading
+            [events] = batches
+            assert text_of(events) == "w0 w1 w2"
+            assert [type(event) for event in events if not isinstance(event, TextDelta)] == [Accepted, Finished]
+            assert inference.num_active == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_crashes_after_its_first_text_is_tried_again_once_if_nobody_has_seen_that(whole: bool) -> None:
+    async def test() -> None:
+        time = FakeTime()
+        async with fake_inference(clock=time.clock, sleep=time.sleep) as inference:
+            request = generation("!crash SIGSEGV 2")
+            with pytest.raises(WorkerLost, match="SIGSEGV"):
+                async for _ in inference.generate(request, whole=whole):
+                    pass
+            assert await answer(inference, "hello") == "hello"
+            assert inference.tally["crashes"] == 1 + whole
+            if whole:
+                with pytest.raises(RequestCrashes):
+                    await answer(inference, "!crash SIGSEGV 2")
+
+    run(test())
+
+
 def test_a_request_is_tried_twice_and_not_more() -> None:
     async def test() -> None:
         time = FakeTime()
@@ -415,6 +465,30 @@ def test_an_unknown_name_is_looked_for_again_at_most_every_two_seconds() -> None
     run(test())
 
 
+def test_a_scan_that_takes_long_is_made_less_often() -> None:
+    time = FakeTime()
+
+    class SlowCatalog(FakeCatalog):
+        def refresh(self) -> list[Change]:
+            time.now += 0.5
+            return super().refresh()
+
+    async def test() -> None:
+        catalog = SlowCatalog(fake_model("echo"))
+        async with fake_inference(catalog=catalog, clock=time.clock) as inference:
+            await inference.refresh()
+            time.now += 4.9
+            await inference.refresh()
+            assert catalog.num_refreshes == 1
+            await inference.refresh(max_age_seconds=0)
+            assert catalog.num_refreshes == 2
+            time.now += 5
+            await inference.refresh()
+            assert catalog.num_refreshes == 3
+
+    run(test())
+
+
 def test_a_broken_file_is_looked_at_again() -> None:
     async def test() -> None:
         catalog = FakeCatalog(fake_model("echo", invalid="truncated"))
@@ -455,6 +529,21 @@ def test_however_often_a_file_is_replaced_while_it_loads_nobody_is_lost(tmp_path
                 waiting.append(asyncio.create_task(answer(inference, "early")))
                 await asyncio.sleep(0.05)
             assert await asyncio.gather(*waiting) == ["early", None, *["early"] * 4]
+
+    run(test())
+
+
+def test_a_load_outlives_the_replacement_of_the_file_that_it_began_with(tmp_path: Path) -> None:
+    async def test() -> None:
+        catalog = FakeCatalog(scripted_model("echo", tmp_path, "hold"))
+        async with fake_inference(catalog=catalog) as inference:
+            loading = asyncio.create_task(inference.load("echo"))
+            await until_loading(inference)
+            catalog.available[:] = [scripted_model("echo", tmp_path, "ready")]
+            await inference.refresh(max_age_seconds=0)
+            assert await answer(inference, "late") == "late"
+            await loading
+            assert inference.tally["loads"] == 1
 
     run(test())
 
@@ -587,5 +676,18 @@ def test_a_loaded_model_goes_on_answering_when_its_file_breaks_and_status_says_w
             catalog.available = [scripted_model("m", tmp_path, "ready")]
             await inference.load("m")
             assert await answer(inference, "!pid", model="m") != first
+
+    run(test())
+
+
+def test_a_model_that_is_to_stay_no_longer_than_a_request_does_not_leave_before_it() -> None:
+    async def test() -> None:
+        async with fake_inference() as inference:
+            keep_alive.hear_field(0, "keep_alive")
+            await inference.preload("echo")
+            stay = inference._placement.stay_of("echo")
+            assert stay.keep_alive_seconds > 0
+            assert await answer(inference, "hi") == "hi"
+            assert stay.keep_alive_seconds == 0
 
     run(test())

@@ -111,6 +111,20 @@ def test_an_access_line_says_what_is_known(caplog: pytest.LogCaptureFixture) -> 
     }
 
 
+def test_the_first_text_of_an_answer_that_comes_whole_is_as_old_as_the_answer() -> None:
+    clock = Clock()
+    access = Access("req_1", "POST", "/v1/completions", clock=clock)
+    access.saw_end(1.0)
+    assert access.first_text_at is None
+    clock.now += 2.0
+    access.saw_text()
+    access.saw_end(0.5)
+    access.saw_end(0.25)
+    assert access.first_text_at == 101.5
+    access.saw_end(5.0)
+    assert access.first_text_at == access.started_at
+
+
 @pytest.mark.parametrize(
     ("path", "status", "num_lines"), [("/health", 200, 0), ("/readyz", 503, 1), ("/v1/models", 200, 1)]
 )

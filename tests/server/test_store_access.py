@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import pytest
 from tests.fakes.gguf_writer import model
 from tests.fakes.hub import Hub, noise, running_hub
 from tests.program import LIMIT_SECONDS, Program, program, run
+from tests.worker import tiny_models
 
 pytestmark = [pytest.mark.program, pytest.mark.slow]
 
 NAME = "hf.co/Org/Tiny-GGUF:Q4_0"
+PULL = {"model": "Org/Tiny-GGUF", "stream": False}
 
 
 @contextmanager
@@ -44,6 +47,14 @@ def ask(running: Program, method: str, path: str, body: Any, **headers: str) -> 
 
 def ids(running: Program) -> list[str]:
     return [each["id"] for each in running.get("/v1/models")["data"]]
+
+
+def until_listed(running: Program, wanted: list[str]) -> None:
+    """What another process brings or removes is seen after a moment."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while ids(running) != wanted:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_model_is_there_as_soon_as_its_pull_ends(tmp_path: Path) -> None:
@@ -73,14 +84,37 @@ def test_a_model_that_a_command_pulls_is_there_soon(tmp_path: Path) -> None:
         assert ids(running) == []
         home = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
         assert run("pull", "Org/Tiny-GGUF", env=home | hub.environ).returncode == 0
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while ids(running) != [NAME]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until_listed(running, [NAME])
         assert run("rm", NAME, env=home).returncode == 0
-        while ids(running) != []:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until_listed(running, [])
+
+
+@pytest.mark.model
+def test_two_servers_share_a_store(tmp_path: Path) -> None:
+    """Both bring the same model at once and serve it; what one of them removes, the other does not have any more."""
+    tiny_models.full(tmp_path / "tiny.gguf")
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+    with running_hub(tmp_path / "hub") as hub:
+        hub.repositories["Org/Tiny-GGUF"] = {"Tiny-Q4_0.gguf": (tmp_path / "tiny.gguf").read_bytes()}
+        environment = hub.environ | {"HOME": str(tmp_path / "home")}
+        with (
+            program(tmp_path / "home", "--allow-pull", environment=environment) as one,
+            program(tmp_path / "other", "--allow-pull", environment=environment) as other,
+            ThreadPoolExecutor() as threads,
+        ):
+            for remover in (one, other):
+                pulls = [threads.submit(ask, each, "POST", "/api/pull", PULL) for each in (one, other)]
+                assert [pull.result() for pull in pulls] == [(200, b'{"status":"success"}')] * 2
+                for each in (one, other):
+                    until_listed(each, [NAME])
+                    body = {"model": NAME, "prompt": [5, 6, 7], "max_tokens": 2}
+                    status, answer = ask(each, "POST", "/v1/completions", body)
+                    assert status == 200, answer
+                assert ask(remover, "DELETE", "/api/delete", {"model": NAME})[0] == 200
+                for each in (one, other):
+                    until_listed(each, [])
+    assert list((tmp_path / "home/.local/share/shimmy/store/blobs").glob("*")) == []
 
 
 def test_what_a_pull_fails_with(tmp_path: Path) -> None:

@@ -43,3 +43,12 @@ def test_no_more_is_read_than_a_document_may_have(head: str) -> None:
     response.begin()
     with pytest.raises((PullFailed, Broken)):
         Answer(parse_url("https://hub/"), response).document()
+
+
+def test_a_length_of_very_many_digits_is_none_that_came() -> None:
+    """The standard library passes it over, as Python makes no number of so many."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {'9' * 5000}\r\n\r\n"
+    response = HTTPResponse(cast(socket.socket, Endless(head.encode() + b"[]", b"")))
+    response.begin()
+    with pytest.raises(Broken, match="closed the connection after 2 of"):
+        Answer(parse_url("https://hub/"), response).document()

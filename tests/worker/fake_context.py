@@ -241,6 +241,9 @@ class FakeSampler:
     def begin_answer(self) -> None:
         pass
 
+    def hold(self, name: str, text: str) -> None:
+        pass
+
     @property
     def is_complete(self) -> bool:
         return False

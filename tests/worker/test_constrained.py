@@ -9,6 +9,7 @@ import pytest
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Failed, Finished, TextDelta
 from shimmy.core.request import Constraint, Sampling
+from shimmy.worker.constraints.few import Few
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama import guided
 from tests.worker.test_engine import GREEDY, Session, ask
@@ -164,21 +165,22 @@ def test_a_constraint_that_is_wrong_is_refused_before_it_runs(engine: Engine) ->
     assert raised.value.param == "response_format.json_schema.schema"
 
 
-@pytest.mark.parametrize("max_left", [0, 64])
-@pytest.mark.parametrize("max_gathered", [1, 1024])
+@pytest.mark.parametrize(
+    ("is_few", "top_k", "num_likeliest"), [(True, 40, 128), (False, 40, 128), (False, 0, 128), (False, 0, 1)]
+)
 def test_every_way_to_draw_again(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, max_left: int, max_gathered: int
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, is_few: bool, top_k: int, num_likeliest: int
 ) -> None:
-    """From what the chain has left, from all that may come, from the likeliest, from all after all."""
-    monkeypatch.setattr(guided, "NUM_LIKELIEST", 1 if max_gathered == 1 else 128)
-    monkeypatch.setattr(guided, "MAX_LEFT", max_left)
-    monkeypatch.setattr(guided, "MAX_GATHERED", max_gathered)
-    guided._likeliest.cache_clear()
+    """From few that may come; from what the chain has kept or, without top_k, has left; from the likeliest; from all
+    after all, since the likeliest one was refused already."""
+    few = Few(guided.MAX_FEW if is_few else 0)
+    monkeypatch.setattr(guided, "_few", lambda: few)
+    monkeypatch.setattr(guided, "NUM_KEPT", num_likeliest)
+    monkeypatch.setattr(guided, "MAX_SORTED", num_likeliest)
     session = Session(engine)
     for number, (constraint, _) in enumerate(CHECKS):
-        session.submit(f"{number}", BOB, max_tokens=200, sampling=Sampling(seed=8), constraint=constraint)
+        session.submit(f"{number}", BOB, max_tokens=200, sampling=Sampling(seed=8, top_k=top_k), constraint=constraint)
     session.run()
-    guided._likeliest.cache_clear()
     for number, (_, check) in enumerate(CHECKS):
         assert session.finished(f"{number}").reason == "stop"
         assert check(session.text(f"{number}")), session.text(f"{number}")

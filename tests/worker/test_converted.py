@@ -160,7 +160,8 @@ def test_a_kill_leaves_nothing_in_parts(tmp_path: Path, cache: Path) -> None:
     folder = write_checkpoint(tmp_path, "mistral")
     (folder / "model.safetensors").unlink()
     # Large enough to be caught at it.
-    write_weights(folder, {"model.embed_tokens.weight": (380, 4096), "model.norm.weight": (4096,)}, "BF16")
+    layers = {f"model.layers.{layer}.input_layernorm.weight": (4096,) for layer in range(2)}
+    write_weights(folder, {"model.embed_tokens.weight": (380, 4096), "model.norm.weight": (4096,)} | layers, "BF16")
     for milliseconds in (0, 20, 60, 120, 200, 300):
         process = start(folder)
         time.sleep(0.2 + milliseconds / 1000)

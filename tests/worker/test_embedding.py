@@ -217,6 +217,14 @@ def test_norms(norm: int, expected: list[float] | None) -> None:
     assert found == pytest.approx(expected)
 
 
+@given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.integers(-1, 64))
+def test_no_numbers_are_too_large_or_too_small_to_be_scaled(values: list[float], norm: int) -> None:
+    found = memoryview(scaled(array.array("f", values).tobytes(), None, norm)).cast("f").tolist()
+    largest = max(map(abs, values))
+    if norm > 0 and all(map(math.isfinite, values)) and largest > 1e-30:
+        assert 1 / len(values) <= max(map(abs, found)) * 1.0001 and max(map(abs, found)) < 1.0001
+
+
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50), st.integers(1, 60))
 def test_what_is_cut_off_is_scaled_anew(values: list[float], dimensions: int) -> None:
     found = memoryview(scaled(array.array("f", values).tobytes(), dimensions, 2)).cast("f").tolist()

@@ -1,16 +1,20 @@
 """Texts with a gap become prompts of the model's own tokens for that, and nothing but other files is cut."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shimmy.core.errors import ContextOverflow, Unsupported
-from shimmy.core.request import File, Generation, Infill, Prompt
+from shimmy.core.ipc import EngineOptions
+from shimmy.core.request import File, Generation, Infill, Prompt, Sampling
 from shimmy.worker.chat.template import ChatTemplate
 from shimmy.worker.llama import backend
 from shimmy.worker.llama.model import InfillTokens, Model
+from shimmy.worker.loading import load_engine
 from shimmy.worker.prompt import Prompter
 from tests.worker import tiny_models
+from tests.worker.test_engine import Session
 from tests.worker.test_prompt import Letters, text_of
 
 
@@ -74,5 +78,23 @@ def test_the_files_own_tokens_are_taken(tmp_path: Path) -> None:
     tiny_models.infilling(tmp_path / "code.gguf")
     tiny_models.full(tmp_path / "prose.gguf")
     model = Model([str(tmp_path / "code.gguf")], lambda fraction: None)
-    assert model.infill_tokens == InfillTokens(10, 11, 12, 13, 14)
+    assert model.infill_tokens == InfillTokens(*range(tiny_models.FIRST_MARK, tiny_models.FIRST_MARK + 5))
     assert Model([str(tmp_path / "prose.gguf")], lambda fraction: None).infill_tokens == InfillTokens(None, None, None)
+
+
+@pytest.mark.model
+def test_a_model_that_can_fills_a_gap(tmp_path: Path) -> None:
+    tiny_models.infilling(tmp_path / "code.gguf")
+    options = EngineOptions(context_length=256, num_sequences=2)
+    session = Session(load_engine([str(tmp_path / "code.gguf")], options, lambda fraction: None))
+    gap = Infill("def f(", "):\n", "x, ", [File("a.py", "x = 1\n")])
+    session.submit("a", gap, max_tokens=8, sampling=Sampling(temperature=0, ignore_eos=True))
+    first, letters = tiny_models.FIRST_MARK, tiny_models.FIRST_TOKEN
+    request: Any = session.commands.get()
+    session.commands.put(request)
+    assert [token - first for token in request.prompt if token >= first] == [3, 4, 4, 0, 1, 2]
+    written = bytes(token - letters for token in request.prompt if letters <= token < first).decode()
+    # SentencePiece begins each text with a space.
+    assert written.replace("\u2581", "") == "myproject\na.py\nx=1\nfilename\ndeff(x,):\n"
+    session.run()
+    assert (session.finished("a").reason, session.finished("a").usage.completion_tokens) == ("length", 8)

@@ -76,6 +76,18 @@ def test_an_overflowing_chat_names_its_messages() -> None:
     assert caught.value.param == "messages"
 
 
+def refuse_everything(vocabulary: "Letters", text: str, *, add_special: bool) -> list[int]:
+    raise TooLarge("the prompt has too many tokens to count", param="prompt")
+
+
+def test_a_chat_that_cannot_be_tokenized_names_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Letters, "tokenize", refuse_everything)
+    for prompt, field in ((Chat([Message("user", "hi")]), "messages"), (Text("hi"), "prompt")):
+        with pytest.raises(TooLarge) as caught:
+            prompter().prepare(generation(prompt))
+        assert caught.value.param == field
+
+
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(RequestError, match="empty"):
         prompter().prepare(generation(Tokens([])))
@@ -120,10 +132,7 @@ def test_of_a_long_prediction_no_more_is_kept_than_could_be_said() -> None:
 
 
 def test_a_prediction_that_is_no_text_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(vocabulary: Letters, text: str, *, add_special: bool) -> list[int]:
-        raise TooLarge("the prompt has too many tokens to count", param="prompt")
-
-    monkeypatch.setattr(Letters, "tokenize", refuse)
+    monkeypatch.setattr(Letters, "tokenize", refuse_everything)
     with pytest.raises(TooLarge, match="the prediction has") as caught:
         prompter().prepare(generation(Tokens([1]), prediction="hello"))
     assert caught.value.param == "prediction"

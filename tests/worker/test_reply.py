@@ -16,6 +16,8 @@ from shimmy.worker.sequence import Request
 from tests.worker.test_loop import Bench
 
 QWEN = "{{ '<think>' }}{{ '</think>' }}{{ '<tool_call>' }}"
+LLAMA = "<|python_tag|>"
+SPELLED = "{{ '<tool_call>' }}"
 END = "<end>"
 # Control tokens add nothing to a text; "<think>" is one here, "<tool_call>" is not, and "</think>" is no token at all.
 CONTROL = ["<think>", "<|other|>"]
@@ -55,6 +57,7 @@ class Script:
         self._records: list[TokenLogprob] = []
         self.forced: list[str] = []
         self.began_after: int | None = None
+        self.held: list[tuple[int, str, str]] = []
         self.num_sampled = 0
         self.is_complete = False
 
@@ -70,6 +73,9 @@ class Script:
 
     def begin_answer(self) -> None:
         self.began_after = self.num_sampled
+
+    def hold(self, name: str, text: str) -> None:
+        self.held.append((self.num_sampled, name, text))
 
     def is_met(self, text: str, *, is_cut: bool) -> bool:
         return True
@@ -272,6 +278,53 @@ def test_a_call_that_was_cut_is_there_as_far_as_it_came() -> None:
     assert (found.finished.reason, found.calls) == ("length", [("f", '{"a"')])
 
 
+@pytest.mark.parametrize("size", range(1, 9))
+def test_a_mark_and_half_a_call_are_no_content_of_an_answer_that_was_cut(size: int) -> None:
+    says = re.findall(".{1,4}", "".join(CALL))[:size]
+    must = ToolChoice("required")
+    found = answered(says, chat(tools=TOOLS, tool_choice=must), template=SPELLED, max_tokens=size)
+    assert (found.text, found.finished.reason) == ("", "length")
+    assert found.finished.warning == "the answer ended within a call"
+    # What may yet become a mark may as well be text where there may be text.
+    found = answered(["Yes.\n", *says], chat(tools=TOOLS), template=SPELLED, max_tokens=size + 1)
+    is_marked = "<tool_call>" in "".join(says)
+    assert found.text == ("Yes." if is_marked else "Yes.\n" + "".join(says))
+    assert bool(found.finished.warning) == is_marked
+
+
+def test_a_call_that_a_stop_token_cuts_is_no_content_either() -> None:
+    for size, calls in ((2, []), (3, [("f", '{"a"')])):
+        says = [*CALL[:size], "<stop>"]
+        found = answered(says, chat(tools=TOOLS), stop_tokens=[len(SPECIAL) + size - 1])
+        assert (found.text, found.calls, found.finished.reason) == ("", calls, "length")
+        assert found.finished.warning == "the answer ended within a call"
+    found = answered([*CALL, "<stop>"], chat(tools=TOOLS), stop_tokens=[len(SPECIAL) + 4])
+    assert (found.calls, found.finished.reason, found.finished.warning) == ([("f", '{"a": 1}')], "tool_calls", None)
+
+
+def test_whole_calls_before_the_cut_are_there() -> None:
+    says = [*CALL, "\n", *CALL[:2]]
+    found = answered(says, chat(tools=TOOLS, tool_choice=ToolChoice("required")), max_tokens=len(says))
+    assert (found.text, found.calls, found.finished.reason) == ("", [("f", '{"a": 1}')], "length")
+    assert found.finished.warning == "the answer ended within a call"
+
+
+def test_a_strict_tool_is_held_from_where_its_arguments_begin() -> None:
+    says = ["Yes\n", '{"name": "g", ', '"parameters":', ' {"a"', ": 1}", "}"]
+    found = answered(says, chat(tools=TOOLS), template=LLAMA)
+    assert found.sampler.held == [(3, "g", "")]
+    # A token in which they begin is there already, and so is what may yet be the end of the turn.
+    says = ['{"name": "g", "parameters": {"a<', '": 1}', "}"]
+    found = answered(says, chat(tools=TOOLS), template=LLAMA, template_stops=["<|im_end|>"])
+    assert found.sampler.held == [(1, "g", ' {"a<')]
+
+
+def test_where_no_tool_is_strict_nothing_is_held() -> None:
+    says = ['{"name": "f", "parameters": {"a', '": 1}', "}"]
+    found = answered(says, chat(tools=[Tool("f")]), template=LLAMA)
+    assert (found.calls, found.sampler.held) == ([("f", '{"a": 1}')], [])
+
+
 def test_only_one_call_where_only_one_may_come() -> None:
     found = answered([*CALL, "\n", *CALL, "more"], chat(tools=TOOLS, tool_choice=ToolChoice(parallel=False)))
     assert (len(found.calls), found.finished.reason, found.finished.warning) == (1, "tool_calls", None)
@@ -342,6 +395,20 @@ def test_a_constraint_in_channels_begins_with_the_final_message() -> None:
     assert required and required.calls and required.terms and not required.terms.is_thinking
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["<|start|>", "assistant", "<|channel|>", "commentary to=functions.f ", "<|constrain|>", "json"],
+        ["<|start|>", "assistant", " to=functions.f", "<|channel|>", "commentary"],
+    ],
+)
+def test_a_call_in_a_channel_is_not_what_the_answer_must_be(header: list[str]) -> None:
+    says = [*THOUGHT, "<|end|>", *header, "<|message|>", '{"a": 1}']
+    found = in_channels(says, chat(tools=TOOLS), constraint=SCHEMA)
+    assert (found.calls, found.finished.reason) == ([("f", '{"a": 1}')], "tool_calls")
+    assert found.sampler.began_after is None
+
+
 # What tools must be.
 
 
@@ -391,10 +458,13 @@ def test_parameters_that_must_be_enforced_and_cannot_be(tools: list[Tool], choic
     assert caught.value.param == "tools[1].function.parameters"
 
 
-def test_a_sign_that_any_text_may_begin_with_begins_no_constraint() -> None:
-    """Strict tools of models that write a list of calls are not held to their schema."""
-    plan = planned(chat(tools=TOOLS), template="[func_name1(")
-    assert plan and plan.new_parser and plan.calls is None and plan.terms is None
+def test_where_no_token_begins_calls_the_arguments_of_strict_tools_are_held() -> None:
+    for template in ("[func_name1(", LLAMA, HARMONY):
+        plan = planned(chat(tools=TOOLS), template=template)
+        assert plan and plan.calls and plan.terms and plan.terms.callers is None
+        assert plan.terms.held == plan.calls.held == frozenset(["g"])
+        loose = planned(chat(tools=TOOLS[:1]), template=template)
+        assert loose and loose.calls is None and loose.terms is None
 
 
 STRICT = (
@@ -411,7 +481,7 @@ STRICT = (
         ("a=1, b=2", "there is no 'b'"),
     ],
 )
-def test_a_strict_tool_that_nothing_holds_is_looked_at_afterwards(arguments: str, reason: str | None) -> None:
+def test_a_call_of_a_strict_tool_is_looked_at_afterwards(arguments: str, reason: str | None) -> None:
     tools = [Tool("f", parameters=STRICT, strict=True)]
     found = answered(["[", "f(", arguments, ")", "]"], chat(tools=tools), template="[func_name1(")
     assert found.finished.reason == "tool_calls" and len(found.calls) == 1

@@ -1,5 +1,8 @@
 """A model that ranks, of random weights: its scores are those of a plain computation, one by one or all at once."""
 
+import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from shimmy.core.ipc import EngineOptions
 from shimmy.core.request import Embedding
 from shimmy.worker.encoder import EncoderEngine
 from shimmy.worker.loading import load
+from tests.program import LIMIT_SECONDS, program
 from tests.worker import tiny_models
 from tests.worker.test_vectors import vectors
 
@@ -99,3 +103,29 @@ def test_it_makes_no_vectors_unless_told_how(model: tuple[EncoderEngine, Tensors
     with pytest.raises(Unsupported, match="it ranks: ask /v1/rerank"):
         vectors(engine, ["w1"])
     assert len(vectors(engine, ["w1"], pooling="cls")[0]) == 64
+
+
+@pytest.mark.program
+def test_the_whole_program_ranks(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    tensors = tiny_models.reranker(tmp_path / "models" / "rank.gguf")
+    expected = [expected_score(tensors, QUERY, document) for document in DOCUMENTS]
+    with program(tmp_path) as running:
+
+        def ask(path: str, **fields: Any) -> dict[str, Any]:
+            body = json.dumps({"model": "rank", **fields}).encode()
+            try:
+                with urllib.request.urlopen(running.url + path, body, timeout=LIMIT_SECONDS) as answer:
+                    found: dict[str, Any] = json.load(answer)
+            except urllib.error.HTTPError as error:
+                found = json.load(error)
+            return found
+
+        documents = [text(*document) for document in DOCUMENTS]
+        results = ask("/v1/rerank", query=text(*QUERY), documents=documents, top_n=3)["results"]
+        best = sorted(range(len(DOCUMENTS)), key=lambda index: -expected[index])[:3]
+        assert [each["index"] for each in results] == best
+        found = [each["relevance_score"] for each in results]
+        assert found == pytest.approx([expected[index] for index in best], abs=5e-3)
+        assert ask("/v1/embeddings", input="w1")["error"]["param"] == "model"
+        assert ask("/v1/rerank", query="w1", documents=["w1", "w2 " * 100])["error"]["param"] == "documents[1]"

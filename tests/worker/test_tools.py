@@ -1,7 +1,9 @@
 """Tools with the demo model, which was never trained to call: what must be a call is one, and thoughts end in time."""
 
 import json
+import re
 
+import msgspec
 import pytest
 
 from shimmy.core.errors import RequestError
@@ -86,6 +88,34 @@ def test_tools_that_may_be_called_need_not_be(engine: Engine) -> None:
     session.submit("a", ask(), sampling=GREEDY, max_tokens=60)
     session.run()
     assert session.text("a") or calls_of(session.events, "a")
+
+
+def test_a_strict_tool_that_need_not_be_called_gets_what_its_schema_says(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo model has no token that begins calls; a test has to begin one for it, up to where arguments begin."""
+    session = Session(engine)
+    opening = engine._model.tokenize('<tool_call>\n{"name": "go", "arguments":', add_special=False)
+    planned = plan.Planner.of
+
+    def begun(self: plan.Planner, generation: Generation, prompt: str) -> plan.Plan | None:
+        found = planned(self, generation, prompt)
+        assert found is not None
+        return msgspec.structs.replace(found, budget=0, skip=tuple(opening))
+
+    monkeypatch.setattr(plan.Planner, "of", begun)
+    way = {"type": "object", "properties": {"to": {"enum": ["a", "b"]}}, "required": ["to"]}
+    schema = json.dumps(way | {"additionalProperties": False})
+    wild = Sampling(seed=1, temperature=3.0, top_k=0, top_p=1.0, min_p=0.0)
+    for name, strict in (("strict", True), ("loose", False)):
+        tools = [Tool("go", parameters=schema, strict=strict)]
+        session.submit(name, ask(tools=tools), sampling=wild, max_tokens=len(opening) + 32)
+    session.run()
+    # As far as there was room for them.
+    met = re.compile(r'\{\s*("to"\s*(:\s*("[ab]"\s*\}?)?)?)?')
+    ((called, arguments),) = calls_of(session.events, "strict")[:1]
+    assert called == "go" and met.fullmatch(arguments), arguments
+    assert not [1 for _, arguments in calls_of(session.events, "loose") if met.fullmatch(arguments)]
 
 
 @pytest.mark.parametrize("grammar", ["root ::= [a-z]+", "start: /[a-z]+/"])

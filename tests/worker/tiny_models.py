@@ -10,13 +10,15 @@ import numpy as np
 WINDOW_TOKENS = 24
 FIRST_TOKEN = 3
 VOCABULARY = 259
+FIRST_MARK = FIRST_TOKEN + 0xF8
 _EMBD, _HEADS, _HEAD, _KV_HEADS = 64, 4, 16, 2
 _FF = _INNER = 2 * _EMBD
 
 
 class _Writer(gguf.GGUFWriter):
-    def __init__(self, path: Path, architecture: str, num_layers: int) -> None:
+    def __init__(self, path: Path, architecture: str, num_layers: int, *, of_bytes: bool = False) -> None:
         super().__init__(path, architecture)
+        ordinary, kind = ("<0x%02X>", gguf.TokenType.BYTE) if of_bytes else (".%d", gguf.TokenType.NORMAL)
         self._random = np.random.default_rng(1)
         self.add_context_length(4096)
         self.add_embedding_length(_EMBD)
@@ -24,9 +26,11 @@ class _Writer(gguf.GGUFWriter):
         self.add_layer_norm_rms_eps(1e-6)
         self.add_rope_freq_base(10000.0)
         self.add_tokenizer_model("llama")
-        self.add_token_list([b"<unk>", b"<s>", b"</s>"] + [b".%d" % number for number in range(VOCABULARY - 3)])
+        self.add_token_list(
+            [b"<unk>", b"<s>", b"</s>"] + [(ordinary % each).encode() for each in range(VOCABULARY - 3)]
+        )
         self.add_token_scores([0.0] * VOCABULARY)
-        self.add_token_types([2, 3, 3] + [1] * (VOCABULARY - 3))
+        self.add_token_types([2, 3, 3] + [kind] * (VOCABULARY - 3))
         self.add_bos_token_id(1)
         self.add_eos_token_id(2)
         self.random("token_embd", _EMBD, VOCABULARY)
@@ -71,7 +75,8 @@ def full(path: Path) -> None:
 
 
 def infilling(path: Path) -> None:
-    """As `full`, with the tokens 10 to 14 for the parts of a text that has a gap."""
+    """As `full`, with a token for each byte, so that it can read any text. Those of bytes that are in none, from
+    `FIRST_MARK` on, are for the parts of a text that has a gap."""
     _gemma3(path, 2, 0, marks=("pre", "suf", "mid", "rep", "sep"))
 
 
@@ -88,8 +93,8 @@ def window(path: Path) -> None:
 def _gemma3(
     path: Path, num_layers: int, window_tokens: int, *, marks: tuple[str, ...] = (), **sampling: float | int | str
 ) -> None:
-    model = _Writer(path, "gemma3", num_layers)
-    for token, part in enumerate(marks, 10):
+    model = _Writer(path, "gemma3", num_layers, of_bytes=bool(marks))
+    for token, part in enumerate(marks, FIRST_MARK):
         model.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", token)
     for key, value in sampling.items():
         add = {float: model.add_float32, int: model.add_int32, str: model.add_string}[type(value)]

@@ -10,6 +10,9 @@ from shimmy.models.gguf.vocabulary import num_tokens
 
 MAX_BLOCKS = 512  # llama-hparams.h LLAMA_MAX_LAYERS; more of them abort the process
 
+# ggml-cpu/ops.cpp aborts the process over one that is negative or no number, at the first token.
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+
 Kind = Literal["model", "vocabulary", "adapter", "projector", "other"]
 
 _KINDS: dict[str, Kind] = {
@@ -46,7 +49,17 @@ def check_servable(headers: Sequence[Header]) -> None:
     blocks = first.integer(key)
     if blocks is None or not 1 <= blocks <= MAX_BLOCKS:
         raise ModelInvalid(f"{key} is {'missing' if blocks is None else blocks}, it has to be 1 to {MAX_BLOCKS}")
+    _check_epsilons(first)
     _check_vocabulary_size(headers)
+
+
+def _check_epsilons(header: Header) -> None:
+    for name in _EPSILONS:
+        key = f"{header.architecture}.attention.{name}"
+        value = header.metadata.get(key)
+        # A NaN fails this as well.
+        if isinstance(value, float) and not value >= 0:
+            raise ModelInvalid(f"{key} is {value:g}, it has to be 0 or more")
 
 
 def _check_shards(headers: Sequence[Header]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from shimmy.core.errors import ShimmyError
-from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from shimmy.core.events import Accepted, Event, Finished, ReasoningDelta, TextDelta, Timings, ToolCallDelta, Usage
 
 # Clients send it back with a thought, unread; ours are in the clear, so that there is nothing to sign.
 SIGNATURE = "c2hpbW15"
@@ -62,9 +62,21 @@ def usage(counted: Usage) -> dict[str, Any]:
     return counts
 
 
-def head(id: str, model: str) -> dict[str, Any]:
-    """`model` is the name that was asked for."""
-    return {"id": id, "type": "message", "role": "assistant", "model": model}
+def timings(measured: Timings) -> dict[str, float]:
+    """Where the time went; Anthropic has no field for it. The names are those of /v1/chat/completions."""
+    seconds = {
+        "load_ms": measured.load_seconds,
+        "queue_ms": measured.queue_seconds,
+        "prompt_ms": measured.prefill_seconds,
+        "predicted_ms": measured.decode_seconds,
+    }
+    return {name: round(value * 1000, 3) for name, value in seconds.items()}
+
+
+def head(id: str, model: str, fingerprint: str) -> dict[str, Any]:
+    """`model` is the name that was asked for. The `fingerprint` of what answers is ours."""
+    named = {"id": id, "type": "message", "role": "assistant", "model": model}
+    return named | {"system_fingerprint": fingerprint} if fingerprint else named
 
 
 async def collect(
@@ -73,18 +85,21 @@ async def collect(
     """The whole message, once it is finished."""
     blocks: list[tuple[Opened, list[str]]] = []
     finished: Finished | None = None
+    fingerprint = ""
     async with aclosing(events):
         async for batch in events:
             for event in batch:
                 if isinstance(event, Finished):
                     finished = event
+                elif isinstance(event, Accepted):
+                    fingerprint = event.fingerprint
                 elif isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
                     _add(blocks, event)
     if finished is None:
         raise ShimmyError("the answer ended without an end")
     content = [_block(block, "".join(parts), hides_thoughts) for block, parts in blocks]
-    message = head(id, model) | {"content": content} | ending(finished, max_tokens)
-    message["usage"] = usage(finished.usage)
+    message = head(id, model, fingerprint) | {"content": content} | ending(finished, max_tokens)
+    message |= {"usage": usage(finished.usage), "timings": timings(finished.timings)}
     return message | {"warning": finished.warning} if finished.warning else message
 
 

@@ -30,7 +30,7 @@ class Messages:
         body = await read(request, _messages)
         asked = generation(body, request.state.tenant)
         hides_thoughts = bool(body.thinking and body.thinking.display == "omitted")
-        events = observed(request.scope, body.model, self._inference.generate(asked))
+        events = observed(request.scope, body.model, self._inference.generate(asked, whole=not body.stream))
         if body.stream:
             encoder = MessageEncoder(asked.id, body.model, body.max_tokens, hides_thoughts)
             encode_error = partial(encode_error_event, request_id=request.state.access.id)

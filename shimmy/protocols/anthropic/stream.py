@@ -6,7 +6,7 @@ from contextlib import aclosing
 import msgspec
 
 from shimmy.core.events import Accepted, Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
-from shimmy.protocols.anthropic.answer import SIGNATURE, Delta, Opened, ending, head, opened, usage
+from shimmy.protocols.anthropic.answer import SIGNATURE, Delta, Opened, ending, head, opened, timings, usage
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -23,7 +23,7 @@ class MessageEncoder:
     """Encodes one message; holds which of its blocks is open."""
 
     def __init__(self, id: str, model: str, max_tokens: int, hides_thoughts: bool) -> None:
-        self._head = head(id, model)
+        self._id, self._model = id, model
         self._max_tokens = max_tokens
         self._hides_thoughts = hides_thoughts
         self._index = -1
@@ -45,7 +45,8 @@ class MessageEncoder:
     def _message_start(self, event: Accepted) -> bytes:
         """What of the prompt was cached is known at the end only, and told there."""
         counts = usage(Usage(event.prompt_tokens, 0))
-        message = self._head | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": counts}
+        message = head(self._id, self._model, event.fingerprint)
+        message |= {"content": [], "stop_reason": None, "stop_sequence": None, "usage": counts}
         return _named("message_start", {"message": message})
 
     def _begin(self, event: Delta) -> bytes:
@@ -83,7 +84,8 @@ class MessageEncoder:
         delta = ending(event, self._max_tokens)
         if event.warning:
             delta["warning"] = event.warning
-        return _named("message_delta", {"delta": delta, "usage": usage(event.usage)})
+        told: dict[str, object] = {"delta": delta, "usage": usage(event.usage), "timings": timings(event.timings)}
+        return _named("message_delta", told)
 
 
 async def stream(events: AsyncGenerator[list[Event], None], encoder: MessageEncoder) -> AsyncGenerator[bytes, None]:

@@ -107,8 +107,9 @@ class Generates:
             return answer
         body = await read(request, decoder)
         generation = generation_of(body, request.state.tenant)
-        events = observed(request.scope, generation.model, self._inference.generate(generation))
-        if body.stream is not False:
+        whole = body.stream is False
+        events = observed(request.scope, generation.model, self._inference.generate(generation, whole=whole))
+        if not whole:
             return EventStream(_stream(events), _encode_error_event, self._ping_seconds)
         text = await until_disconnect(request.receive, _whole(events))
         return json_response({"response": text})

@@ -40,12 +40,13 @@ class Models:
 
     async def discover(self, request: Request) -> Response:
         """What a scan finds can be used at once."""
-        await self._inference.refresh()
+        await self._inference.refresh(max_age_seconds=0)
         entries = self._entries()
         return json_response({"discovered": len(entries), "models": entries})
 
     async def load(self, request: Request) -> Response:
-        """Answers when the model is ready. One that is loaded is loaded anew, and answers until that has been tried."""
+        """Answers when the model is ready, with how many workers it has. One that is loaded is loaded anew, and answers
+        until that has been tried."""
         name = self._name(request)
         if await request.body():
             body = await read(request, _decoder)
@@ -56,7 +57,8 @@ class Models:
             if body.workers is not None:
                 await self._inference.set_num_workers(name, body.workers)
         await self._inference.load(name)
-        return json_response({"message": f"Model {name} is loaded", "status": "loaded"})
+        num_workers = (await self._inference.status(name)).num_workers
+        return json_response({"message": f"Model {name} is loaded", "status": "loaded", "workers": num_workers})
 
     async def unload(self, request: Request) -> Response:
         """Answers when its process is gone. One that is in use stays."""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from shimmy.core.events import (
+    Accepted,
     Alternative,
     Event,
     Finished,
@@ -84,6 +85,7 @@ class Answer:
         self._shape = shape
         self._started_at = time.monotonic()
         self._call: _Call | None = None
+        self._fingerprint = ""
 
     def only(self, reason: str) -> bytes:
         """Where nothing was asked but to load or unload the model."""
@@ -102,6 +104,8 @@ class Answer:
                     if isinstance(event, TextDelta | ReasoningDelta):
                         (texts if isinstance(event, TextDelta) else thoughts).append(event.text)
                         tokens += event.tokens
+                    elif isinstance(event, Accepted):
+                        self._fingerprint = event.fingerprint
                     elif isinstance(event, Finished):
                         end = self._end(event)
         answer = self._object("".join(texts), "".join(thoughts), calls) | end
@@ -117,6 +121,8 @@ class Answer:
         calls = self._ended_call(event)
         objects = [self._object("", "", calls) | {"done": False}] if calls else []
         match event:
+            case Accepted():
+                self._fingerprint = event.fingerprint
             case TextDelta(_, _, text, tokens):
                 objects.append(self._object(text, "", []) | {"done": False} | _logprobs(tokens))
             case ReasoningDelta(_, _, text, tokens):
@@ -149,6 +155,8 @@ class Answer:
             "eval_count": event.usage.completion_tokens,
             "eval_duration": nanoseconds(event.timings.decode_seconds),
         }
+        if self._fingerprint:
+            end["system_fingerprint"] = self._fingerprint
         return end | {"warning": event.warning} if event.warning else end
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from shimmy.core.durations import keep_alive_seconds
 from shimmy.core.errors import RequestError
 from shimmy.core.request import MAX_INPUTS, Embedding
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.answer import nanoseconds
 from shimmy.protocols.ollama.generation import new_id
 from shimmy.protocols.ollama.wire import EmbeddingsRequest, EmbedRequest
+from shimmy.server import keep_alive
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import LongAnswer, until_disconnect
 from shimmy.server.strictness import read
@@ -58,20 +58,20 @@ class Embeds:
     ) -> tuple[list[bytes], int, float]:
         """The vectors, how many tokens the inputs had, and how long the model took to load. Without inputs nothing but
         that happens."""
-        keep_alive = keep_alive_seconds(body.keep_alive, "keep_alive")
+        keep_alive.hear_field(body.keep_alive, "keep_alive")
         request.state.access.model = body.model
 
         async def work() -> tuple[list[bytes], int, float]:
             started_at = time.monotonic()
-            await self._inference.preload(body.model, keep_alive or None)
+            await self._inference.preload(body.model)
             load_seconds = time.monotonic() - started_at
             vectors: list[bytes] = []
             num_tokens = 0
             if given["inputs"]:
                 wanted = Embedding(id=new_id(), model=body.model, tenant=request.state.tenant, **given)
-                batches = self._inference.embed(wanted, keep_alive)
+                batches = self._inference.embed(wanted)
                 vectors, num_tokens = await collect(batches, len(wanted.inputs), as_floats)
-            elif keep_alive == 0:
+            elif keep_alive.said() == 0:
                 await self._inference.unload(body.model)
             return vectors, num_tokens, load_seconds
 

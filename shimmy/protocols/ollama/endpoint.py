@@ -3,13 +3,13 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shimmy.core.durations import keep_alive_seconds
 from shimmy.core.errors import ModelInUse
 from shimmy.core.request import Generation
 from shimmy.core.settings import Settings
 from shimmy.protocols.ollama.answer import Answer, Batches, Shape
 from shimmy.protocols.ollama.errors import encode_error_line
 from shimmy.protocols.ollama.wire import CommonFields
+from shimmy.server import keep_alive
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream, LineStream, observed, until_disconnect
 
@@ -24,16 +24,17 @@ class Endpoint:
         self, request: Request, body: CommonFields, generation: Generation | None
     ) -> Response | EventStream:
         """Without a generation the model is loaded, or with a `keep_alive` of 0 unloaded."""
-        keep_alive = keep_alive_seconds(body.keep_alive, "keep_alive")
+        keep_alive.hear_field(body.keep_alive, "keep_alive")
         answer = Answer(body.model, self._shape)
         if generation is None:
             request.state.access.model = body.model
-            leaves = keep_alive == 0
-            work = self._unload(body.model) if leaves else self._inference.preload(body.model, keep_alive)
+            leaves = keep_alive.said() == 0
+            work = self._unload(body.model) if leaves else self._inference.preload(body.model)
             await until_disconnect(request.receive, work)
             return _json(answer.only("unload" if leaves else "load"))
-        events: Batches = observed(request.scope, body.model, self._inference.generate(generation, keep_alive))
-        if body.stream is not False:
+        whole = body.stream is False
+        events: Batches = observed(request.scope, body.model, self._inference.generate(generation, whole=whole))
+        if not whole:
             return LineStream(answer.lines(events), encode_error_line, self._ping_seconds)
         return _json(await until_disconnect(request.receive, answer.whole(events)))
 

@@ -42,7 +42,6 @@ class ChatCompletions(Endpoint):
 
 
 def generation_of(body: ChatRequest, tenant: str) -> Generation:
-    refuse({"chat_template": body.chat_template})
     if body.modalities != ["text"]:
         refuse({"modalities": body.modalities})
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
@@ -62,6 +61,7 @@ def generation_of(body: ChatRequest, tenant: str) -> Generation:
 
 
 def chat_of(body: ChatRequest) -> Chat:
+    refuse({"chat_template": body.chat_template})
     given = tools(body)
     return Chat(
         messages(body.messages),

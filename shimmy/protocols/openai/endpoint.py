@@ -52,8 +52,8 @@ class Endpoint:
         hides_thoughts: bool = False,
     ) -> Response | EventStream:
         """One generation per prompt; the answer goes by `id`. It has the best `n` choices of each."""
-        generate = self._inference.generate
-        batches = merge([observed(request.scope, body.model, generate(generation)) for generation in generations])
+        answers = [self._inference.generate(generation, whole=not body.stream) for generation in generations]
+        batches = merge([observed(request.scope, body.model, answer) for answer in answers])
         if hides_thoughts:
             batches = without_thoughts(batches)
         num_choices = generations[0].num_choices

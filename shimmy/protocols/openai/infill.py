@@ -66,7 +66,7 @@ class Infills(Endpoint):
             constraint=constraint(body),
             **common(body, request.state.tenant),
         )
-        events = observed(request.scope, model, self._inference.generate(generation))
+        events = observed(request.scope, model, self._inference.generate(generation, whole=not body.stream))
         answer = _Answer(model, is_silent=max_tokens == 0)
         if body.stream:
             return EventStream(answer.stream(events), encode_error_event, self._ping_seconds)

@@ -75,7 +75,10 @@ class TokenEndpoints:
             content = body.content
             question = _of_text(body, content) if content is not None else _of_prompt(body, Text(body.prompt or ""))
         model = await self._model(body.model)
-        answer = await self._asked(request, lambda: self._inference.tokenize(model, question, request.state.tenant))
+        try:
+            answer = await self._asked(request, lambda: self._inference.tokenize(model, question, request.state.tenant))
+        except RequestError as error:
+            raise _in_the_names_of(body, error) from None
         if body.content is not None:
             return json_response({"tokens": _with_pieces(answer) if question.spelled else answer.tokens})
         strings = [_text(piece) for piece in answer.pieces] if question.spelled else None
@@ -114,6 +117,11 @@ def _of_text(body: TokenizeRequest, text: str) -> ipc.Tokenize:
 def _of_prompt(body: TokenizeRequest, prompt: Prompt) -> ipc.Tokenize:
     """vLLM adds what the model begins texts with."""
     return ipc.Tokenize(prompt, body.add_special_tokens is not False, True, bool(body.return_token_strs))
+
+
+def _in_the_names_of(body: TokenizeRequest, error: RequestError) -> RequestError:
+    is_text = body.content is not None and error.param == "prompt"
+    return type(error)(error.message, param="content", **error.details) if is_text else error
 
 
 def _with_pieces(answer: ipc.Tokenized) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
+CUT = "the answer ended within a call"
+
 
 class Content(NamedTuple):
     """Text for the reader."""
@@ -46,6 +48,12 @@ class Parser(Protocol):
         """Takes some more text; returns what is certain by now."""
         ...
 
-    def finish(self) -> list[Part]:
-        """The text has ended, perhaps cut: what was held back. Never raises."""
+    def due(self) -> tuple[str, str] | None:
+        """If with the last push a call came to where its arguments begin: the name of its tool, and the text that came
+        behind that place."""
+        ...
+
+    def finish(self, *, is_cut: bool = False) -> list[Part]:
+        """The text has ended: what was held back. Where it `is_cut`, a mark with the beginning of a call behind it is
+        no text: of that there is only a `Doubt`. Never raises."""
         ...

@@ -34,12 +34,19 @@ class Vocabulary(Protocol):
 
 class Calls(NamedTuple):
     """What calls must be, in Lark; `field` is what the client calls the reason for it. With `or_answer` there may be an
-    answer instead, which meets the request's own constraint."""
+    answer instead, which meets the request's own constraint. Where the arguments of some tools are all that is
+    constrained, those are `held`."""
 
     lark: str
     field: str
     is_required: bool
     or_answer: bool
+    held: frozenset[str] = frozenset()
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether there may be any other answer."""
+        return not self.is_required and not self.or_answer
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +54,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     which finds calls, tells thoughts as well. `pieces` are control tokens that count as text here. `close` are the
     tokens that end thoughts, which come when `budget` tokens have been thought, and `skip` come first of all where that
     is none. A choice ends before it has more calls than `max_calls`. `stops` are looked for in the content. `terms` say
-    when the constraint begins, where there is one, `calls` what calls must be. `unheld` are the schemas of strict
-    tools, by name, to which nothing holds the model."""
+    when the constraint begins, where there is one, `calls` what calls must be. `checked` are the schemas of strict
+    tools, by name, whose calls may come in ways in which nothing holds the model to them."""
 
     marks: Marks | None = None
     place: Place = Place.AFTER
@@ -63,7 +70,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     calls: Calls | None = None
     terms: "Terms | None" = None
-    unheld: dict[str, str] = {}
+    checked: dict[str, str] = {}
+
+    @property
+    def holds_arguments(self) -> bool:
+        return self.calls is not None and bool(self.calls.held)
 
 
 class Planner:
@@ -104,7 +115,7 @@ class Planner:
             stops=tuple(generation.stop),
             calls=calls,
             terms=self._terms(marks, place, dialect, calls, generation.constraint is not None),
-            unheld={} if calls is not None else {tool.name: tool.parameters for tool in tools if tool.strict},
+            checked={} if calls and not calls.is_optional else {each.name: each.parameters for each in _strict(tools)},
         )
 
     def instructions(self, tools: Sequence[Tool]) -> str | None:
@@ -116,25 +127,30 @@ class Planner:
     ) -> Calls | None:
         """What is called when that is up to the model is held to its schema where it is `strict`."""
         is_required = choice.mode == "required"
-        # In channels an answer is told from calls before either begins.
-        has_answer = generation.constraint is not None and not is_required and not dialect.reads_thoughts
-        is_strict = any(tool.strict for tool in tools) and bool(self._callers(dialect))
-        if not tools or not (is_required or has_answer or is_strict):
+        has_answer = generation.constraint is not None and not is_required
+        if has_answer and dialect.reads_thoughts:
+            # In channels an answer is told from calls before either begins.
+            return None
+        strict = frozenset(tool.name for tool in _strict(tools))
+        if not tools or not (is_required or has_answer or strict):
             return None
         if not is_required:
             tools = [tool if tool.strict else msgspec.structs.replace(tool, parameters=_ANY) for tool in tools]
         field = "tool_choice" if is_required else "tools"
-        return Calls(self._grammar(dialect, tools, choice), field, is_required, has_answer)
+        held = frozenset() if is_required or has_answer or self._callers(dialect) else strict
+        return Calls(self._grammar(dialect, tools, choice, held), field, is_required, has_answer, held)
 
-    def _grammar(self, dialect: "Dialect", tools: Sequence[Tool], choice: ToolChoice) -> str:
+    def _grammar(self, dialect: "Dialect", tools: Sequence[Tool], choice: ToolChoice, held: frozenset[str]) -> str:
         """Clients send the same tools with every request of a conversation."""
-        key = msgspec.msgpack.encode((tools, choice))
+        key = msgspec.msgpack.encode((tools, choice, sorted(held)))
 
         def make() -> str:
             for at, tool in enumerate(tools):
                 if choice.name in (None, tool.name):
                     _check(f"tools[{at}].function.parameters", tool)
             control = {mark: token for mark in dialect.marks if (token := self._control(mark)) is not None}
+            if held:
+                return dialect.held_arguments(_strict(tools), control)
             return dialect.grammar(tools, choice, control)
 
         return self._grammars.get(key, make, lambda lark: len(key) + len(lark))
@@ -150,9 +166,10 @@ class Planner:
             return Terms(is_thinking=True)
         openers = frozenset(self._single(marks.opener) if marks and place is Place.BEFORE else ())
         callers = None
-        if calls and dialect and not calls.is_required and not calls.or_answer:
+        held = calls.held if calls else frozenset()
+        if calls and dialect and calls.is_optional and not held:
             callers = self._callers(dialect)
-        return Terms(place is Place.THINKING, openers, callers, calls is not None and not calls.or_answer)
+        return Terms(place is Place.THINKING, openers, callers, held, calls is not None and not calls.or_answer)
 
     def _callers(self, dialect: "Dialect") -> frozenset[int]:
         """The tokens that begin a call and nothing else."""
@@ -206,6 +223,10 @@ class Planner:
 _ANY = '{"type":"object"}'
 # Of a mark that is none but signs any text may begin with.
 _WORD = re.compile("[A-Za-z]{4}")
+
+
+def _strict(tools: Sequence[Tool]) -> list[Tool]:
+    return [tool for tool in tools if tool.strict]
 
 
 def _place(marks: Marks, prompt: str, chat: Chat) -> Place:

@@ -145,7 +145,8 @@ class Splitter:
 
 class Channels:
     """The same for gpt-oss, whose answers are messages in channels, each behind a header: what is in `analysis` is
-    thought. Its marks are tokens of their own, each of which comes as one piece; a dialect reads the text itself."""
+    thought, and what goes to a function is a call. Its marks are tokens of their own, each of which comes as one piece;
+    a dialect reads the text itself."""
 
     CLOSE = "<|end|><|start|>assistant"
     ANSWER = "<|channel|>final<|message|>"
@@ -153,17 +154,24 @@ class Channels:
     def __init__(self) -> None:
         self.is_thinking = False
         self.has_answered = False
+        self.has_called = False
         self._header: str | None = ""
 
     def push(self, piece: str) -> None:
         match piece:
-            case "<|channel|>":
+            case "<|start|>":
+                self.is_thinking = False
                 self._header = ""
+            case "<|channel|>":
+                self._header = (self._header or "") + piece
             case "<|message|>":
-                self.is_thinking = (self._header or "").strip().startswith("analysis")
-                self.has_answered = self.has_answered or not self.is_thinking
-                self._header = None
-            case "<|end|>" | "<|start|>":
+                header, self._header = self._header or "", None
+                is_call = "to=functions." in header
+                channel = header.rpartition("<|channel|>")[2].strip()
+                self.is_thinking = channel.startswith("analysis") and not is_call
+                self.has_called = self.has_called or is_call
+                self.has_answered = self.has_answered or not (self.is_thinking or is_call)
+            case "<|end|>":
                 self.is_thinking = False
             case _ if self._header is not None:
                 self._header += piece

@@ -28,6 +28,8 @@ FUEL_PER_RENDER = 20_000_000
 FUEL_PER_PROBE = 1_000_000
 MAX_INDENT = 16
 MAX_DATE_FORMAT_CHARS = 256
+# Of what is told of a failure.
+MAX_REASON_CHARS = 500
 
 CHATML = """\
 {% for message in messages %}<|im_start|>{{ message.role }}
@@ -144,16 +146,21 @@ class ChatTemplate:
             self._environment.add_template("chat", text)
         except BaseException as error:
             _raise_unless_its_own(error)
-            self._error = f"the model's chat template does not compile: {error}"
+            self._error = f"the model's chat template does not compile: {_told(error)}"
 
     def _raise(self, reason: Any) -> None:
-        self._refusal = str(reason)
+        self._refusal = str(reason)[:MAX_REASON_CHARS]
         raise _Refused
 
     def _explain(self, error: BaseException) -> Exception:
         if self._refusal is not None:
             return RequestError(f"the model's chat template refuses the messages: {self._refusal}", param="messages")
-        return ModelInvalid(f"the model's chat template failed: {error}")
+        return ModelInvalid(f"the model's chat template failed: {_told(error)}")
+
+
+def _told(error: BaseException) -> str:
+    """Without the template itself and the variables it was given, which minijinja shows under the first line."""
+    return str(error).partition("\n")[0][:MAX_REASON_CHARS]
 
 
 def _raise_unless_its_own(error: BaseException) -> None:

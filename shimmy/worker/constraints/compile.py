@@ -31,11 +31,10 @@ _OPTIONS = '%llguidance {"no_forcing": true}\n'
 # At each place at most so much, so that no model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
 # A grammar could switch limits and checks off with these.
-_REFUSED = re.compile(r"^\s*%(?:llguidance|import)\b|%json\b|%lark\b", re.MULTILINE)
-_EMPTY_OPTIONS = re.compile(r"^\s*%llguidance\s*\{\s*\}", re.MULTILINE)
-_LARK_START = re.compile(r"^\s*start(?:\[[^\]]*\])?\s*:(?!:=)", re.MULTILINE)
-
-
+# Each looks at a line at most from where it begins: over many lines that would take the square of their number.
+_REFUSED = re.compile(r"^[^\S\n]*%(?:llguidance|import)\b|%json\b|%lark\b", re.MULTILINE)
+_EMPTY_OPTIONS = re.compile(r"^[^\S\n]*%llguidance\s*\{\s*\}", re.MULTILINE)
+_LARK_START = re.compile(r"^[^\S\n]*start(?:\[[^\]\n]*\])?\s*:(?!:=)", re.MULTILINE)
 _START = re.compile(r"^start:", re.MULTILINE)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from shimmy.core.errors import RequestError
 
+# How llguidance calls a grammar that derives no finite text.
+_WITHOUT_END = "NoExtensionBias"
 # In a mask, for a token that may come (LLMatcher.compute_logit_bias).
 ALLOWED = b"\xc8"
 
-# Of texts some may come mostly, of numbers and signs hardly any.
-_PROBES = "etano7"
 # "   2 | start: ..." and what points into it; "at 2(8): ", which counts lines that nobody has sent.
 _SOURCE = re.compile(r"\d+ \||\^+$")
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
@@ -25,17 +25,21 @@ class Compiled:
         self._tokenizer = tokenizer
         self.field = field
         self.is_json = is_json
-        self.probes = tokenizer.greedy_tokenize(_PROBES)
         # All that follow it share what llguidance finds out on the way, and a limit that one of them reached.
         self.is_spent = False
 
     def guide(self) -> "Guide":
         return Guide(self, self._native.deep_copy())
 
+    def tokens(self, text: str) -> list[int]:
+        """Some that spell it."""
+        tokens: list[int] = self._tokenizer.greedy_tokenize(text)
+        return tokens
+
     def accepts(self, text: str) -> bool:
         """Whether a whole text meets the constraint."""
         native = self._native.deep_copy()
-        tokens = self._tokenizer.greedy_tokenize(text)
+        tokens = self.tokens(text)
         return bool(native.try_consume_tokens(tokens) == len(tokens) and native.is_accepting())
 
 
@@ -49,12 +53,21 @@ class Guide:
     def begin(self) -> None:
         """It has begun already (gate.py)."""
 
+    def hold(self, name: str, text: str) -> None:
+        """All of the answer is held."""
+
+    def anew(self) -> "Guide":
+        """Another one, at the beginning."""
+        return self._compiled.guide()
+
+    def take_text(self, text: str) -> bool:
+        """Whether `text` may come next, in whatever tokens; if so, it has."""
+        tokens = self._compiled.tokens(text)
+        return bool(self._native.try_consume_tokens(tokens) == len(tokens))
+
     def take(self, token: int) -> bool:
         """Whether `token` may come next; if so, it has."""
         return bool(self._native.try_consume_tokens([token]))
-
-    def allows(self, token: int) -> bool:
-        return bool(self._native.validate_tokens([token]))
 
     def mask(self) -> bytes:
         """A byte for each token, `ALLOWED` or 0. Raises `RequestError` when the constraint is too
@@ -69,11 +82,6 @@ class Guide:
         bits: bytes = self._native.compute_bitmask()
         return bits
 
-    def is_open(self) -> bool:
-        """Whether much may come, as in a text, and not a few signs. A guess."""
-        probes = self._compiled.probes
-        return 2 * sum(map(self.allows, probes)) >= len(probes)
-
     def failure(self) -> RequestError:
         """Why it goes no further."""
         self._compiled.is_spent = True
@@ -86,17 +94,24 @@ class Guide:
         """Whether nothing but the end may follow."""
         return bool(self._native.is_stopped())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it may end here."""
+        return bool(self._native.is_accepting())
+
     def is_met(self, text: str, *, is_cut: bool) -> bool:
         """Whether the answer that was sent, `text`, meets the constraint; `is_cut` if its end was not."""
         if is_cut:
             return self._compiled.accepts(text)
-        return bool(self._native.is_accepting()) and (not self._compiled.is_json or _is_json(text))
+        return self.is_whole and (not self._compiled.is_json or _is_json(text))
 
 
 def explained(error: str) -> str:
     """llguidance's message without the text it is about, and without what is only of use to its authors."""
     lines = (line.strip() for line in error.replace("<non-verbose/>", "").splitlines())
     told = " ".join(line for line in lines if line and not _SOURCE.match(line))
+    if told.endswith(_WITHOUT_END):
+        return "nothing can meet it: it refers to itself without an end"
     return _PLACE.sub("", told).removeprefix("failed to compile JSON schema: ")[:300]
 
 

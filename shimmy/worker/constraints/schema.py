@@ -6,6 +6,7 @@ keyword must be in a table here, or the request fails and says which one; and th
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -24,6 +25,8 @@ MAX_PATTERN_PROPERTIES = 32
 # How many patterns may hold for one string: to find out whether any string meets them all takes twice as long for each.
 MAX_PATTERNS_AT_ONCE = 6
 _MAX_PLACES = 20_000
+# Python makes no number of thousands of digits.
+_INDEX = re.compile(r"[0-9]{1,6}")
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly"}
 _ANNOTATIONS |= {"writeOnly", "discriminator", "externalDocs", "xml"}
@@ -55,15 +58,24 @@ def enforceable(text: str) -> str:
     """The schema as it is handed on. Raises `RequestError` that says what is wrong where, for what is no schema, what
     cannot be enforced, and what is too large."""
     try:
-        schema = json.loads(text, parse_constant=_refuse_constant)
+        return json.dumps(_checked(_parsed(text)), ensure_ascii=False)
     except RecursionError:
-        raise RequestError("the schema is nested too deeply") from None
+        # Annotations are not counted as parts, and a chain of references is not nested.
+        raise RequestError("the schema is nested too deeply, or its references lead too far") from None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise RequestError(f"the schema is not valid JSON: {error}") from None
+
+
+def _checked(schema: Any) -> Any:
     checked = _Check().schema(schema, "#", 0)
     if isinstance(checked, dict):
         _Patterns(checked).check()
-    return json.dumps(checked, ensure_ascii=False)
+    return checked
 
 
 def _refuse_constant(name: str) -> None:
@@ -221,7 +233,7 @@ class _Patterns:
         target: Any = self._root
         for step in reference.removeprefix("#").split("/")[1:]:
             step = unquote(step).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and step.isdecimal() and int(step) < len(target):
+            if isinstance(target, list) and _INDEX.fullmatch(step) and int(step) < len(target):
                 target = target[int(step)]
             elif isinstance(target, dict) and step in target:
                 target = target[step]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from shimmy.worker.llama import abi
 from shimmy.worker.llama.dry import window_of
 from shimmy.worker.llama.libllama import llama
+from shimmy.worker.llama.likeliest import Copying
 from shimmy.worker.llama.recipe import Recipe
 
 MAX_SORTED = 8192
@@ -20,14 +21,19 @@ MIN_TEMPERATURE = 1e-4
 # Far below what a draw can hit, but not 0: typical_p takes the logarithm.
 _IMPOSSIBLE = 1e-30
 _MIROSTAT_M = 100  # llama.cpp, common/sampling.cpp
-# More than these are not looked at one by one when the one that was drawn is not allowed.
-MAX_LEFT = 64
+# Those among which another token is looked for when the one that was drawn may not come. llama.cpp finds the likeliest
+# of a vocabulary without further memory up to this number.
+NUM_KEPT = 128
+# What only changes the logits of tokens, each by itself.
+_RULES_NOTHING_OUT = {"llama_sampler_init_logit_bias", "llama_sampler_init_penalties", "llama_sampler_init_temp"}
 # llama.cpp takes this seed for none.
 _NO_SEED = 0xFFFFFFFF
 
 
 class Chain:
-    """The native chain, and those of its links that count the prompt's tokens too, each with how many."""
+    """The native chain, and those of its links that count the prompt's tokens too, each with how many. `kept`, for an
+    answer that is constrained, has the likeliest tokens before any are ruled out; a chain within the chain goes on. It
+    must be there until `native` is freed."""
 
     def __init__(self, recipe: Recipe, choice: int) -> None:
         """`choice` shifts a given seed, so that the choices of one request differ."""
@@ -35,9 +41,11 @@ class Chain:
         self._recipe = recipe
         self._sampling = recipe.sampling
         self._is_cut = False
+        self._rules_out = False
         self._seed = _seed(recipe.sampling.seed, choice)
-        self.native = self._library.llama_sampler_chain_init(self._library.llama_sampler_chain_default_params())
+        self.native = self._end = self._new_chain()
         self.remembering: list[tuple[int, int]] = []
+        self.kept: Copying | None = None
         self._add_bias()
         if recipe.sampling.temperature < MIN_TEMPERATURE:
             self._add_greedy()
@@ -46,18 +54,28 @@ class Chain:
         else:
             self._add_all()
 
+    def _new_chain(self) -> int:
+        return int(self._library.llama_sampler_chain_init(self._library.llama_sampler_chain_default_params()))
+
     def _add(self, constructor: str, *arguments: object) -> int:
+        self._rules_out |= constructor not in _RULES_NOTHING_OUT
         return self._link(getattr(self._library, constructor)(*arguments))
 
     def _link(self, link: int) -> int:
-        self._library.llama_sampler_chain_add(self.native, link)
+        self._library.llama_sampler_chain_add(self._end, link)
         return link
+
+    def _keep(self) -> None:
+        """To be called before what leaves no more than `NUM_KEPT` of the likeliest."""
+        if self._recipe.constraint is not None and not self._rules_out:
+            self._add("llama_sampler_init_top_k", NUM_KEPT)
+            self.kept = Copying(NUM_KEPT)
+            self._link(self.kept.link)
+            self._end = self._link(self._new_chain())
 
     def _add_greedy(self) -> None:
         self._add_repetition()
-        if self._recipe.constraint is not None:
-            # The next best are there when the best may not come (guided.py).
-            self._add("llama_sampler_init_top_k", MAX_LEFT)
+        self._keep()
         self._add("llama_sampler_init_greedy")
 
     def _add_mirostat(self) -> None:
@@ -127,6 +145,8 @@ class Chain:
 
     def _add_top_k(self) -> None:
         if self._sampling.top_k > 0:
+            if self._sampling.top_k <= NUM_KEPT:
+                self._keep()
             self._add("llama_sampler_init_top_k", min(self._sampling.top_k, MAX_SORTED))
             self._is_cut = True
 

@@ -1,57 +1,55 @@
 """The last link of a sampler chain whose tokens are constrained: it lets what may not come next not be drawn.
 
-What the chain has drawn is checked alone, and mostly stands: the model knows JSON as well. Otherwise, where much may
-come, it is drawn anew from what the chain has left and may come. Else, and when none of that may, the whole vocabulary
-is asked, and the chain draws from what may. A link of its own in the chain sees what was drawn before the
-other links are told of it, so that penalties count nothing that was refused.
+What the chain has drawn is checked alone, and mostly stands: the model knows JSON as well. Otherwise, where few tokens
+may come, the chain draws from exactly those. Where many may, it is drawn from the likeliest, as far as they may come:
+those that the chain has kept before it ruled any out (chain.py), or what it has left. When none of those may, more of
+the vocabulary is asked. A link of its own in the chain sees what was drawn before the other links are told of it, so
+that penalties count nothing that was refused.
 """
 
 import ctypes as c
 import math
 from array import array
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate, count
-from operator import add
+from itertools import compress
 from typing import Protocol
 
-from shimmy.worker.constraints.matcher import ALLOWED
+from shimmy.worker.constraints.few import Few, allowed_by
 from shimmy.worker.llama import abi
-from shimmy.worker.llama.chain import MAX_LEFT
+from shimmy.worker.llama.chain import MAX_SORTED, NUM_KEPT, Chain
 from shimmy.worker.llama.libllama import llama
-from shimmy.worker.llama.likeliest import Likeliest
+from shimmy.worker.llama.likeliest import ENTRY_BYTES, Likeliest
 
-# Up to so many tokens are drawn from, at 0.2 us each; of more that may come, those that are among so many likeliest.
-MAX_GATHERED = 1024
-NUM_LIKELIEST = 128
-_FEW = 320
-_ENTRY_BYTES = c.sizeof(abi.llama_token_data)
-_WORDS = _ENTRY_BYTES // 4  # id, logit, probability
+# So many are looked at one by one, at 0.1 to 0.2 us each.
+MAX_FEW = 512
+_WORDS = ENTRY_BYTES // 4  # id, logit, probability
 
 
 class Guide(Protocol):
     """What is asked of a constraint (worker/constraints/matcher.py is the real one)."""
 
     def take(self, token: int) -> bool: ...
-    def allows(self, token: int) -> bool: ...
     def mask(self) -> bytes: ...
     def bits(self) -> bytes: ...
-    def is_open(self) -> bool: ...
     def failure(self) -> Exception: ...
 
 
 class GuidedDraw:
     """Draws one sequence's tokens through its chain, which gets a link more and must stay where it is."""
 
-    def __init__(self, chain: int, guide: Guide, vocabulary_size: int) -> None:
+    def __init__(self, chain: Chain, guide: Guide, vocabulary_size: int) -> None:
         self._library = llama()
         self._guide = guide
-        self._chain = chain
+        self._chain = chain.native
         self._vocabulary_size = vocabulary_size
-        self._draw = int(self._library.llama_sampler_chain_get(chain, self._library.llama_sampler_chain_n(chain) - 1))
+        self._kept = chain.kept
+        # What draws from those that were kept, or else from what is left.
+        self._end = int(self._library.llama_sampler_chain_get(self._chain, self._num_links() - 1))
         self._callback = abi.llama_sampler_i_apply(self._check)
         self._interface = abi.llama_sampler_i(apply=c.cast(self._callback, c.c_void_p))
         link = self._library.llama_sampler_init(c.addressof(self._interface), None)
-        self._library.llama_sampler_chain_add(chain, link)
+        self._library.llama_sampler_chain_add(self._chain, link)
         self._row = (0, 0)
         self._is_drawing_again = False
         self._error: Exception | None = None
@@ -66,13 +64,16 @@ class GuidedDraw:
             raise self._error
         return token
 
+    def _num_links(self) -> int:
+        return int(self._library.llama_sampler_chain_n(self._chain))
+
     def _check(self, _link: int, candidates: int) -> None:
         """llama.cpp calls this, which must not raise."""
         if self._is_drawing_again:
             return
         left = abi.llama_token_data_array.from_address(candidates)
         try:
-            drawn = c.c_int32.from_address(left.data + _ENTRY_BYTES * left.selected).value
+            drawn = c.c_int32.from_address(left.data + ENTRY_BYTES * left.selected).value
             if not self._guide.take(drawn):
                 self.num_refused += 1
                 drawn = self._draw_again(left)
@@ -82,96 +83,77 @@ class GuidedDraw:
             self._error = error
 
     def _draw_again(self, left: abi.llama_token_data_array) -> int:
-        token = None
-        # Of a few signs none of those is one, mostly.
-        if left.size <= MAX_LEFT and self._guide.is_open():
-            token = self._from_left(left)
-        if token is None:
-            token = self._from_all()
+        bits = self._guide.bits()
+        few = _few().of(bits, self._vocabulary_size, self._guide.mask)
+        token = self._of_many(bits, left) if few is None else self._from(few)
         if not self._guide.take(token):
             raise self._guide.failure()
         return token
 
-    def _from_left(self, left: abi.llama_token_data_array) -> int | None:
-        """Of what all other links have left."""
-        words = memoryview((c.c_int32 * (_WORDS * left.size)).from_address(left.data)).cast("B").cast("i")
-        bits = self._guide.bits()
-        entries = array("i")
-        for at in range(0, len(words), _WORDS):
-            token = words[at]
-            if bits[token >> 3] >> (token & 7) & 1:
-                entries.extend(words[at : at + _WORDS])
-        return self._drawn(self._draw, entries) if entries else None
+    def _of_many(self, bits: bytes, left: abi.llama_token_data_array) -> int:
+        for sampler, entries in self._candidates(left):
+            token = self._allowed(sampler, entries, bits)
+            if token is not None:
+                return token
+        mask = self._guide.mask()[: self._vocabulary_size]
+        return self._from(allowed_by(mask, len(mask)) or ())
 
-    def _from_all(self) -> int:
-        tokens = self._allowed()
-        row = memoryview((c.c_float * self._vocabulary_size).from_address(self._logits())).cast("B").cast("f")
-        logits = array("f", map(row.__getitem__, tokens))
-        if max(logits) == -math.inf:
-            # All that the constraint allows is banned, and the constraint comes first.
-            return tokens[0]
-        entries = array("i", bytes(_ENTRY_BYTES * len(tokens)))
-        words = memoryview(entries)
-        words[::_WORDS] = array("i", tokens)
-        words.cast("B").cast("f")[1::_WORDS] = memoryview(logits)
-        return self._drawn(self._chain, entries)
+    def _candidates(self, left: abi.llama_token_data_array) -> Iterator[tuple[int, bytes]]:
+        """What to look among, `ENTRY_BYTES` each, and what draws from it: first what costs least."""
+        if self._kept is not None:
+            yield self._end, self._kept.entries
+        else:
+            if left.size <= MAX_FEW:
+                yield self._end, c.string_at(left.data, ENTRY_BYTES * left.size)
+            yield self._chain, self._likeliest(NUM_KEPT)
+        yield self._chain, self._likeliest(MAX_SORTED)
 
-    def _allowed(self) -> list[int]:
-        """What may come; where that is much, the likeliest of it."""
-        tokens = self._allowed_of_likeliest() if self._guide.is_open() else None
-        if not tokens:
-            mask = self._guide.mask()
-            tokens = _set_in(mask, MAX_GATHERED) or self._allowed_of_likeliest() or _set_in(mask, len(mask))
-            if tokens[-1] >= self._vocabulary_size:
-                # The end of a model that has no token for it (constraints/vocabulary.py).
-                tokens.pop()
+    def _allowed(self, sampler: int, entries: bytes, bits: bytes) -> int | None:
+        """What a sampler draws of those candidates that may come, unless there are none."""
+        words = memoryview(entries).cast("i")
+        tokens = words[::_WORDS].tolist()
+        may_come = [bits[token >> 3] >> (token & 7) & 1 for token in tokens]
+        logits = words.cast("B").cast("f")[1::_WORDS].tolist()
+        return self._drawn(sampler, list(compress(tokens, may_come)), list(compress(logits, may_come)))
+
+    def _from(self, tokens: tuple[int, ...]) -> int:
+        """What the chain draws of these."""
         if not tokens:
             raise self._guide.failure()
-        return tokens
-
-    def _allowed_of_likeliest(self) -> list[int]:
-        bits = self._guide.bits()
-        return [token for token in self._likeliest() if bits[token >> 3] >> (token & 7) & 1]
+        row = (c.c_float * self._vocabulary_size).from_address(self._logits())
+        token = self._drawn(self._chain, tokens, [row[token] for token in tokens])
+        # All that the constraint allows is banned, and the constraint comes first.
+        return tokens[0] if token is None else token
 
     def _logits(self) -> int:
         return int(self._library.llama_get_logits_ith(*self._row))
 
-    def _likeliest(self) -> list[int]:
-        return [token for token, _, _ in _likeliest().of(*self._row)]
+    def _likeliest(self, count: int) -> bytes:
+        return _likeliest(count).entries(*self._row)
 
-    def _drawn(self, sampler: int, entries: "array[int]") -> int:
-        """What a sampler draws of some (id, logit, probability)."""
+    def _drawn(self, sampler: int, tokens: Sequence[int], logits: Sequence[float]) -> int | None:
+        """None if none is possible."""
+        if not any(map(math.isfinite, logits)):
+            return None
+        entries = array("i", bytes(ENTRY_BYTES * len(tokens)))
+        words = memoryview(entries)
+        words[::_WORDS] = array("i", tokens)
+        words.cast("B").cast("f")[1::_WORDS] = array("f", logits)
         address, _ = entries.buffer_info()
-        candidates = abi.llama_token_data_array(address, len(entries) // _WORDS, -1, False)
+        candidates = abi.llama_token_data_array(address, len(tokens), -1, False)
         self._is_drawing_again = True
         try:
             self._library.llama_sampler_apply(sampler, c.addressof(candidates))
         finally:
             self._is_drawing_again = False
-        return c.c_int32.from_address(candidates.data + _ENTRY_BYTES * candidates.selected).value
-
-
-def _set_in(mask: bytes, limit: int) -> list[int]:
-    """The tokens that may come; none when there are more than `limit`."""
-    # Searching takes 0.2 us for each, and splitting as long as for three hundred, however many there are.
-    tokens = []
-    at = mask.find(ALLOWED)
-    while at >= 0:
-        tokens.append(at)
-        if len(tokens) > _FEW:
-            return _split(mask, limit)
-        at = mask.find(ALLOWED, at + 1)
-    return tokens if len(tokens) <= limit else []
-
-
-def _split(mask: bytes, limit: int) -> list[int]:
-    """The same, for many."""
-    gaps = mask.split(ALLOWED, limit + 1)
-    if len(gaps) > limit + 1:
-        return []
-    return list(map(add, accumulate(map(len, gaps[:-1])), count()))
+        return c.c_int32.from_address(candidates.data + ENTRY_BYTES * candidates.selected).value
 
 
 @cache
-def _likeliest() -> Likeliest:
-    return Likeliest(NUM_LIKELIEST)
+def _few() -> Few:
+    return Few(MAX_FEW)
+
+
+@cache
+def _likeliest(count: int) -> Likeliest:
+    return Likeliest(count)

@@ -26,7 +26,7 @@ class Sampler:
         self._library = llama()
         self._sample = self._library.llama_sampler_sample
         built = Chain(recipe, choice)
-        self._chain = built.native
+        self._chain: int | None = built.native
         for link, window in built.remembering:
             for token in prompt[-window:]:
                 self._library.llama_sampler_accept(link, token)
@@ -35,7 +35,9 @@ class Sampler:
         self._num_alternatives = recipe.logprobs or 0
         self._records: deque[TokenLogprob] = deque()
         self._guide = recipe.guide()
-        self._draw = self._sample_any if self._guide is None else self._guided(self._guide, recipe.vocabulary_size)
+        self._draw: Callable[[int, int], int] = self._sample_any
+        if self._guide is not None:
+            self._draw = self._guided(self._guide, built, recipe.vocabulary_size)
 
     def sample(self, context: int, row: int) -> int:
         """The next token, from the logits of batch row `row`; the chain remembers it for its penalties."""
@@ -58,6 +60,11 @@ class Sampler:
         """What has come so far were thoughts; the constraint is for what comes now."""
         if self._guide is not None:
             self._guide.begin()
+
+    def hold(self, name: str, text: str) -> None:
+        """The arguments of a call of the tool `name` are next, and have come as far as `text`."""
+        if self._guide is not None:
+            self._guide.hold(name, text)
 
     @property
     def is_complete(self) -> bool:
@@ -88,10 +95,10 @@ class Sampler:
     def _sample_any(self, context: int, row: int) -> int:
         return int(self._sample(self._chain, context, row))
 
-    def _guided(self, guide: "Guide | Gate", vocabulary_size: int) -> Callable[[int, int], int]:
+    def _guided(self, guide: "Guide | Gate", chain: Chain, vocabulary_size: int) -> Callable[[int, int], int]:
         from shimmy.worker.llama.guided import GuidedDraw
 
-        return GuidedDraw(self._chain, guide, vocabulary_size).sample
+        return GuidedDraw(chain, guide, vocabulary_size).sample
 
     def _sample_watched(self, context: int, row: int) -> int:
         reading = self._probe.read(context, row) if self._probe else None

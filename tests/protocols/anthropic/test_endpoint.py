@@ -22,6 +22,7 @@ def test_a_whole_message() -> None:
         assert answer.headers["request-id"] == answer.headers["x-request-id"]
         content = answer.json()
         assert re.fullmatch(r"msg_[0-9a-f]{24}", content.pop("id"))
+        del content["system_fingerprint"], content["timings"]
         assert content == {
             "type": "message",
             "role": "assistant",
@@ -245,5 +246,18 @@ def test_tokens_are_counted_as_rendered() -> None:
         assert (await server.ask("POST", f"{COUNT}?beta=true", asked)).json() == {"input_tokens": len("[xy][abc]>")}
         refused = await server.ask("POST", COUNT, body([{"type": "image"}]))
         assert error_of(refused)[0] == 400
+
+    run_live(test)
+
+
+def test_an_answer_tells_who_gave_it_and_how_long_each_part_took() -> None:
+    async def test(server: Live) -> None:
+        whole = await ask(server, "!say x")
+        events = await streamed(server, "!say x")
+        start, delta = events[0]["message"], events[-2]
+        assert whole["system_fingerprint"] == start["system_fingerprint"] == "fp_0123456789_abcdef0123"
+        for timings in (whole["timings"], delta["timings"]):
+            assert timings.pop("load_ms") >= 0
+            assert timings == {"queue_ms": 1.0, "prompt_ms": 2.0, "predicted_ms": 3.0}
 
     run_live(test)

@@ -89,7 +89,7 @@ def test_models_are_loaded_and_unloaded_for_real() -> None:
 
         assert await status() == {"model": "echo", "status": "unloaded", "loaded": False}
         loaded = (await server.ask("POST", "/api/models/echo/load")).json()
-        assert loaded == {"message": "Model echo is loaded", "status": "loaded"}
+        assert loaded == {"message": "Model echo is loaded", "status": "loaded", "workers": 1}
         assert await status() == {"model": "echo", "status": "ready", "loaded": True, "workers": 1}
         pid = await server.say("!pid")
         assert Path(f"/proc/{pid}").exists()

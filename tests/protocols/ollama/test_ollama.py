@@ -413,3 +413,15 @@ def test_a_silent_stream_has_its_status_and_no_empty_line() -> None:
         assert all(json.loads(line) for line in answer.splitlines())
 
     run_live(test, settings=with_settings(ping_seconds=0.05))
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+def test_the_end_of_an_answer_tells_who_gave_it(path: str) -> None:
+    async def test(server: Live) -> None:
+        body = chat("!say x") if path == "/api/chat" else generate("!say x")
+        *others, last = await lines(server, path, body)
+        assert last["system_fingerprint"] == "fp_0123456789_abcdef0123"
+        assert not any("system_fingerprint" in line for line in others)
+        assert (await post(server, path, body | {"stream": False}))["system_fingerprint"] == last["system_fingerprint"]
+
+    run_live(test)

@@ -132,9 +132,10 @@ def test_questions_are_answered_while_a_stream_runs() -> None:
 )
 def test_what_a_template_must_not_be_told(fields: dict[str, Any], param: str) -> None:
     async def test(server: Live) -> None:
-        answer = await server.ask("POST", "/v1/chat/completions", {"model": "echo", "messages": USER, **fields})
-        assert answer.status in (400, 413)
-        assert answer.error["param"] == param
+        for path in ("/v1/chat/completions", "/v1/explain", "/apply-template", "/tokenize"):
+            answer = await server.ask("POST", path, {"model": "echo", "messages": USER, **fields})
+            assert answer.status in (400, 413), path
+            assert answer.error["param"] == param, path
 
     run_live(test)
 

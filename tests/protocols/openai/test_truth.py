@@ -142,6 +142,28 @@ def test_what_was_dropped_is_told_in_the_body_and_in_a_header(
     run_live(test)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_tells_who_answered_and_what_was_dropped(stream: bool) -> None:
+    """`truncation` is the policy there, as OpenAI has it."""
+
+    async def test(server: Live) -> None:
+        body = {"model": "echo", "input": "!say x", "stream": stream}
+        headers, answer = await posted(server, "/v1/responses", body | {"truncation": "auto"})
+        told = events_in(answer) if stream else [json.loads(answer)]
+        for response in told:
+            assert response["system_fingerprint"] == FINGERPRINT and response["truncation"] == "auto"
+            assert response["truncated"] == {"policy": "oldest_turns", "dropped_messages": 2, "dropped_tokens": 7}
+        assert headers["x-shimmy-truncated"] == "oldest_turns; messages=2; tokens=7"
+        headers, answer = await posted(server, "/v1/responses", body)
+        assert b'"truncated"' not in answer and "x-shimmy-truncated" not in headers
+
+    def events_in(answer: bytes) -> list[Any]:
+        lines = (line.removeprefix(b"data: ") for line in answer.split(b"\n") if line.startswith(b"data: "))
+        return [told["response"] for told in map(json.loads, lines) if "response" in told]
+
+    run_live(test)
+
+
 def test_several_prompts_tell_of_all_that_was_dropped() -> None:
     async def test(server: Live) -> None:
         body = {"model": "echo", "prompt": ["!say x", "!say y"], "truncate_prompt_tokens": 3}

@@ -98,6 +98,21 @@ def test_a_template_that_does_not_compile_is_the_models_fault() -> None:
         template("{% for %}").render(Chat(CONVERSATION))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ messages[0].content.secret.more }}\n" + "x" * 10_000,
+        "{{ '' | nothing }}" + "(" * 10_000,
+        "{{ raise_exception('no ' * 10_000) }}",
+    ],
+)
+def test_what_is_told_of_a_failure_is_short_and_shows_no_variables(text: str) -> None:
+    with pytest.raises((ModelInvalid, RequestError)) as caught:
+        template(text).render(Chat([Message("user", "in confidence")]))
+    message = caught.value.message
+    assert len(message) < 1000 and "\n" not in message and "in confidence" not in message
+
+
 def test_a_refusal_does_not_stick() -> None:
     llama2 = template(LLAMA2)
     with pytest.raises(RequestError):

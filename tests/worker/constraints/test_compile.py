@@ -50,10 +50,11 @@ def test_each_kind(kind: ConstraintKind, text: str, accepted: list[str], refused
     [
         ("json_schema", "false", "nothing can meet"),
         ("json_schema", '{"type": "integer", "minimum": 3, "maximum": 2}', "minimum"),
-        ("json_schema", '{"$ref": "#"}', "NoExtension"),
+        ("json_schema", '{"$ref": "#"}', "refers to itself without an end"),
         ("json_schema", '{"type": "string", "pattern": "(?=a)b"}', "look-around"),
         ("json_schema", '{"oneOf": [{"type": "integer"}, {"type": "number"}]}', "oneOf"),
         ("json_schema", '{"type": "text"}', "text"),
+        ("grammar", 'root ::= root "a"', "refers to itself without an end"),
         ("regex", "(", "regex"),
         ("regex", "a" * 2000, "characters"),
         ("grammar", "start: x", "x"),
@@ -95,6 +96,8 @@ HOSTILE: dict[str, tuple[ConstraintKind, Any]] = {
     "groups": ("grammar", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000),
     "repetitions": ("grammar", 'root ::= (("a"{1,2000}){1,2000}){1,2000}'),
     "ambiguous": ("grammar", 'start: a\na: a a a a | "x" | ""'),
+    "lines": ("grammar", "\n" * 16_000 + 'start: "a"'),
+    "names": ("grammar", "start[" * 2700),
     "rules": ("grammar", "\n".join([*RULES, "start: r0"])),
     "choices": ("choice", [f"choice number {number}" for number in range(1024)]),
 }  # fmt: skip

@@ -22,10 +22,10 @@ def take(place: Gate, text: str) -> bool:
 
 def test_thoughts_are_free_and_the_answer_is_not() -> None:
     place = gate("ab", is_thinking=True)
-    assert take(place, "anything") and place.allows(ord("z")) and not place.is_complete
+    assert take(place, "anything") and not place.is_complete
     assert not place.is_met("anything", is_cut=False)
     place.begin()
-    assert not place.take(ord("z")) and not place.allows(ord("b"))
+    assert not place.take(ord("z")) and not place.take(ord("b"))
     assert take(place, "ab") and place.is_complete and place.is_met("ab", is_cut=False)
 
 
@@ -56,6 +56,33 @@ def test_calls_are_held_from_the_token_that_begins_one() -> None:
 def test_a_call_that_the_constraint_does_not_know_stays_free() -> None:
     place = gate("xC", callers=frozenset([CALL]))
     assert take(place, "C anything")
+
+
+ARGUMENTS = {"callers": None, "held": frozenset(["f"])}
+
+
+def test_arguments_are_held_from_where_they_begin_to_where_they_end() -> None:
+    place = gate("f\nab(?s:.*)", **ARGUMENTS)
+    assert take(place, "anything")
+    place.hold("f", "")
+    assert not place.take(ord("b")) and place.mask()[ord("a")]
+    assert take(place, "a") and not place.is_met("", is_cut=True)
+    assert take(place, "b, anything") and place.is_met("", is_cut=False) and not place.is_complete
+    place.hold("f", "a")
+    assert not place.take(ord("a")) and take(place, "bb")
+
+
+def test_what_has_come_already_cannot_be_held() -> None:
+    place = gate("f\nab(?s:.*)", **ARGUMENTS)
+    for name, text in (("f", "x"), ("f", "ab and more"), ("g", ""), ("f\na", "")):
+        place.hold(name, text)
+        assert take(place, "anything") and place.is_met("", is_cut=False)
+
+
+@pytest.mark.parametrize("terms", [ARGUMENTS, {"callers": frozenset([CALL])}])
+def test_where_calls_need_not_come_an_answer_of_thoughts_alone_is_met(terms: dict[str, object]) -> None:
+    for begin in ({"is_thinking": True}, {"openers": frozenset([THINK])}):
+        assert gate("ab", **terms, **begin).is_met("", is_cut=False)
 
 
 def test_a_begin_in_the_answer_changes_nothing() -> None:

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.worker.constraints.schema import MAX_DEPTH, MAX_NODES, MAX_PATTERNS_AT_ONCE, enforceable
@@ -75,6 +77,10 @@ def test_what_would_not_be_enforced_is_refused_by_name(schema: Any, path: str) -
         {"const": json.loads("[" * 100 + "]" * 100)},
         nested(MAX_DEPTH + 1),
         {"allOf": [{"pattern": str(number)} for number in range(MAX_PATTERNS_AT_ONCE + 1)]},
+        {"$ref": "#/d0", **{f"d{number}": {"$ref": f"#/d{number + 1}"} for number in range(1500)}},
+        {"$ref": "#/$defs/d0", "$defs": {f"d{number}": {"$ref": f"#/$defs/d{number + 1}"} for number in range(1500)}},
+        {"properties": {"a": {"$id": "x", "default": json.loads("[" * 700 + "]" * 700)}}},
+        {"allOf": [{}], "$ref": "#/allOf/" + "9" * 5000},
     ],
 )
 def test_what_is_no_schema_or_too_large_is_refused(schema: Any) -> None:
@@ -86,6 +92,25 @@ def test_what_is_no_schema_or_too_large_is_refused(schema: Any) -> None:
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(RequestError):
         enforceable(text)
+
+
+TEXTS = st.sampled_from(["", "a", "#", "#/$defs/a", "#/items", "#/allOf/0", "#a", "string", "date", "^a+$", "(", "x-a"])
+PARTS = st.one_of(st.none(), st.booleans(), st.integers(-1, 3), st.floats(), TEXTS)
+KEYWORDS = st.sampled_from(
+    """type enum const required properties items prefixItems additionalItems additionalProperties patternProperties
+    minItems maxItems minLength maxLength minimum exclusiveMaximum multipleOf minProperties maxProperties anyOf allOf
+    oneOf pattern format $ref $defs definitions $anchor $id id $schema not x-a default a b""".split()
+)
+SCHEMAS = st.recursive(PARTS, lambda parts: st.lists(parts, max_size=3) | st.dictionaries(KEYWORDS, parts, max_size=4))
+
+
+@given(SCHEMAS)
+def test_any_value_is_a_schema_or_refused(value: Any) -> None:
+    try:
+        kept = enforceable(json.dumps(value))
+    except RequestError:
+        return
+    assert enforceable(kept)
 
 
 def test_annotations_are_left_out() -> None:

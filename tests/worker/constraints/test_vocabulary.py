@@ -12,8 +12,8 @@ def guide(model: ByteModel, regex: str) -> Guide:
 
 def test_control_tokens_never_come() -> None:
     model = ByteModel([b"", b"ab"])
-    place = guide(model, "(?s:.*)")
-    assert not place.allows(256) and place.allows(257) and place.allows(model.end)
+    mask = guide(model, "(?s:.*)").mask()
+    assert not mask[256] and mask[257] and mask[model.end]
 
 
 def test_every_end_token_ends() -> None:

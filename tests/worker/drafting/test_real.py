@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shimmy.core.errors import ModelInvalid, RequestError
 from shimmy.core.ipc import Abort, EngineOptions, Resume
-from shimmy.core.request import Sampling, Speculative, Text, Tokens
+from shimmy.core.request import Constraint, Sampling, Speculative, Text, Tokens
 from shimmy.worker.drafting.drafts import Drafting
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama.likeliest import Likeliest
@@ -62,6 +62,21 @@ def test_an_edit_is_the_same_with_prompt_lookup_and_takes_fewer_steps(engine: En
     assert usages[0].drafted_tokens == 0 and usages[1].completion_tokens == usages[0].completion_tokens
     if sampling is GREEDY:
         assert usages[1].accepted_tokens > 25
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
+def test_a_constrained_answer_is_the_same_with_drafts(engine: Engine, sampling: Sampling) -> None:
+    """A draft is compared with what was drawn at last, also where another token was refused before it."""
+    plan = Constraint("regex", r"([a-z]+ = [0-9]{1,3} [*+] [0-9]{1,3}; ){6}", "regex")
+    texts, usages = [], []
+    for type in ("none", "ngram"):
+        session = generous(Session(engine))
+        session.submit("a", EDIT, max_tokens=80, sampling=sampling, speculative=Speculative(type=type), constraint=plan)
+        session.run()
+        texts.append(session.text("a"))
+        usages.append(session.finished("a").usage)
+    assert texts[0] == texts[1]
+    assert usages[1].drafted_tokens > usages[1].accepted_tokens > 0
 
 
 def test_a_prediction_is_used_from_the_first_token_on(engine: Engine) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -183,6 +184,29 @@ def test_what_is_banned_is_never_drawn_not_even_with_a_bias() -> None:
 def test_with_nothing_left_to_draw_from_llama_still_draws(fields: dict[str, Any]) -> None:
     banned = Banned(always=frozenset(range(6)))
     assert sum(drawn(fields | {"top_n_sigma": 1.0, "top_p": 0.5}, banned=banned, count=20).values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "keeps"),
+    [
+        ({}, True),
+        ({"temperature": 0}, True),
+        ({"repetition_penalty": 1.1, "frequency_penalty": 1.0, "logit_bias": {0: 1.0}}, True),
+        ({"samplers": ("temperature", "top_k")}, True),
+        ({"top_k": 128}, True),
+        ({"top_k": 129}, False),
+        ({"top_k": 0}, False),
+        ({"mirostat": 2}, False),
+        ({"top_n_sigma": 1.0}, False),
+        ({"samplers": ("min_p", "top_k")}, False),
+        ({"samplers": ("temperature", "top_k"), "dynatemp_range": 0.1}, False),
+    ],
+)
+def test_for_a_constraint_the_likeliest_are_kept_before_any_are_ruled_out(fields: dict[str, Any], keeps: bool) -> None:
+    for constraint in (None, mock.Mock()):
+        chain = Chain(Recipe(Sampling(**fields), Banned(), None, 6, 1000, None, constraint), choice=0)
+        assert (chain.kept is not None) == (keeps and constraint is not None)
+        llama().llama_sampler_free(chain.native)
 
 
 RANGES: dict[str, st.SearchStrategy[Any]] = {

@@ -36,13 +36,15 @@ class Responses:
         note(request, left_out(body))
         id = new_id("resp").replace("-", "_")
         wanted = generation(body, id, request.state.tenant)
-        batches = observed(request.scope, body.model, _in_our_words(self._inference.generate(wanted), body))
+        events = self._inference.generate(wanted, whole=not body.stream)
+        batches = observed(request.scope, body.model, _in_our_words(events, body))
         output = Output(body, id)
         if body.stream:
             encoder = Encoder(output)
-            return EventStream(encoder.stream(batches), encoder.fail, self._ping_seconds)
+            return EventStream(encoder.stream(batches), encoder.fail, self._ping_seconds, output.headers)
         await until_disconnect(request.receive, _collect(batches, output))
-        return json_response(output.snapshot())
+        headers = {name.decode(): value.decode() for name, value in output.headers()}
+        return Response(msgspec.json.encode(output.snapshot()), headers=headers, media_type="application/json")
 
     async def count_input_tokens(self, request: Request) -> Response:
         body = await read(request, _decoder)
@@ -69,19 +71,13 @@ class Encoder:
 
     async def stream(self, batches: Batches) -> AsyncGenerator[bytes, None]:
         """One piece of bytes per batch, the first once the request is accepted."""
-        begun = False
         async with aclosing(batches):
             async for batch in batches:
-                told = [] if begun else list(self._output.begin())
-                begun = True
-                for event in batch:
-                    told += self._output.add(event)
-                yield self._encoded(told)
+                yield self._encoded([told for event in batch for told in self._output.add(event)])
 
     def fail(self, error: ShimmyError) -> bytes:
         """The last events of a stream that cannot go on."""
-        told = list(self._output.begin()) if not self._number else []
-        return self._encoded([*told, *self._output.fail(error)])
+        return self._encoded(list(self._output.fail(error)))
 
     def _encoded(self, told: list[Told]) -> bytes:
         events = []

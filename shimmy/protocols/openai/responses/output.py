@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shimmy.core.errors import ShimmyError
-from shimmy.core.events import Event, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
+from shimmy.core.events import Accepted, Event, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
 from shimmy.protocols.openai.answer import Tally
 from shimmy.protocols.openai.logprobs import Offsets, chat_form
 from shimmy.protocols.openai.responses.items import sealed
@@ -19,7 +19,7 @@ Told = dict[str, Any]  # an event but for its number
 
 
 class Output:
-    """One response. What `begin`, `add` and `fail` yield is what a stream tells."""
+    """One response. What `add` and `fail` yield is what a stream tells."""
 
     def __init__(self, body: ResponsesRequest, id: str) -> None:
         self._body = body
@@ -28,18 +28,27 @@ class Output:
         self._items: list[Told] = []
         self._open: _Message | _Thoughts | _Call | None = None
         self._tally = Tally()
+        self._has_begun = False
         self._ending: Told = {"status": "in_progress", "completed_at": None, "error": None, "incomplete_details": None}
         reasoning = body.reasoning
         self._hides_thoughts = bool(reasoning and reasoning.exclude)
         self._seals = ENCRYPTED in (body.include or [])
         self._namespaced = namespaced(body)
 
-    def begin(self) -> Iterator[Told]:
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What was dropped of the input."""
+        return self._tally.headers()
+
+    def _begin(self) -> Iterator[Told]:
+        self._has_begun = True
         for happened in ("created", "in_progress"):
             yield {"type": f"response.{happened}", "response": self.snapshot()}
 
     def add(self, event: Event) -> Iterator[Told]:
         match event:
+            case Accepted():
+                self._tally.accept(event)
+                yield from self._begin()
             case TextDelta(_, _, text, tokens):
                 if text and not isinstance(self._open, _Message):
                     yield from self._begin_item(_Message(len(self._items), self._body.tells_tokens))
@@ -63,6 +72,8 @@ class Output:
     def fail(self, error: ShimmyError) -> Iterator[Told]:
         """As OpenAI does: an error, and the response as far as it came. Some clients read the error's fields at the
         top, and others only raise what has them in `error`."""
+        if not self._has_begun:
+            yield from self._begin()
         fields = {"code": error.code, "message": error.message, "param": error.param}
         kind = "server_error" if error.status >= 500 else "invalid_request_error"
         yield {"type": "error", **fields, "error": {"type": kind, **fields}}
@@ -75,6 +86,7 @@ class Output:
     def snapshot(self) -> Told:
         """The response as it is."""
         body, is_over = self._body, self._ending["status"] in ("completed", "incomplete")
+        dropped = self._tally.truncation().get("truncation")
         reasoning, tools = body.reasoning, body.tools or []
         return {
             "id": self._id,
@@ -102,6 +114,9 @@ class Output:
             "store": False,
             "background": False,
             "previous_response_id": None,
+            "system_fingerprint": self._tally.fingerprint,
+            # The name that this has elsewhere is OpenAI's for the policy.
+            **({"truncated": dropped} if dropped else {}),
             **({"timings": self._tally.timings()} if is_over else {}),
         }
 

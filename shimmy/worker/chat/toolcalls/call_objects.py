@@ -93,6 +93,10 @@ class _Call:
     def named(self, name: str) -> None:
         self._name = name
 
+    def await_arguments(self) -> None:
+        if self._name is not None and not self.has_arguments:
+            self._reading.await_arguments(self._name)
+
     def identified(self, call_id: str) -> None:
         self._id = call_id
 
@@ -129,6 +133,8 @@ def read_object(reading: Reading, *, known: bool = False) -> Steps[None]:
         key = yield from read_string(reading)
         yield from reading.space()
         yield from reading.require(":")
+        if key in _ARGUMENTS:
+            call.await_arguments()
         yield from reading.space()
         yield from _read_entry(reading, call, key, known)
         if (yield from reading.item_end("}")):

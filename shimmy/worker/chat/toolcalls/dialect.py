@@ -6,7 +6,7 @@ import msgspec
 
 from shimmy.core.request import Tool, ToolChoice
 from shimmy.worker.chat.parts import Parser
-from shimmy.worker.chat.toolcalls.lark import Lark
+from shimmy.worker.chat.toolcalls.lark import ANYTHING, LINE_BREAK, SPACE, Lark
 from shimmy.worker.chat.toolcalls.reading import Reading, Steps
 
 # So that no model calls for ever.
@@ -52,6 +52,13 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         lark.start(self.answer(lark, asked, MAX_CALLS if choice.parallel else 1))
         return lark.text()
 
+    def held_arguments(self, tools: Sequence[Tool], control: Mapping[str, int] | None = None) -> str:
+        """For calls that need not come: the name of one of `tools`, a line break, what is written from where the
+        parser says that arguments are `due` up to their end, and then anything. The rest is as with `grammar`."""
+        lark = Lark(control or {})
+        each = [f"{lark.literal(tool.name)} {LINE_BREAK} {self.arguments(lark, tool)}" for tool in tools]
+        return f"start: ({' | '.join(each)}) {ANYTHING}\n{lark.text()}"
+
     def instructions(self, tools: Sequence[Tool]) -> str | None:
         """How to tell the model of its tools, for its system message; None where its template does that."""
         return None
@@ -68,3 +75,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self, lark: Lark, tools: list[Tool], most: int) -> str:
         """The Lark expression of an answer of one to `most` calls of `tools`."""
         raise NotImplementedError
+
+    def arguments(self, lark: Lark, tool: Tool) -> str:
+        """The Lark expression for what is read from `Reading.await_arguments` up to the end of the arguments."""
+        return f"{SPACE} {lark.arguments(tool)}"

@@ -25,6 +25,7 @@ class Gemma(Dialect, frozen=True, kw_only=True):
         yield from reading.require("call:")
         name = yield from reading.name("{")
         reading.begin(name)
+        reading.await_arguments(name)
         yield from self._read_entries(reading, 0)
         reading.end()
         yield from reading.close(self.close)
@@ -97,6 +98,10 @@ class Gemma(Dialect, frozen=True, kw_only=True):
         return lark.several(lark.either(self._call(lark, tool) for tool in tools), "", most)
 
     def _call(self, lark: Lark, tool: Tool) -> str:
+        opening = lark.literal(f"{self.begins[0]}call:{tool.name}{{")
+        return lark.rule(f"{opening} {self.arguments(lark, tool)} {lark.literal(self.close)}")
+
+    def arguments(self, lark: Lark, tool: Tool) -> str:
         first: list[str] = []
         rest: list[str] = []
         for each in arguments_of(tool):
@@ -105,12 +110,11 @@ class Gemma(Dialect, frozen=True, kw_only=True):
             else:
                 value = lark.schema(each.schema)
             (first if each.is_required else rest).append(lark.rule(f"{lark.literal(each.name + ':')} {value}"))
-        opening = lark.literal(f"{self.begins[0]}call:{tool.name}{{")
         inside = lark.arranged(first, rest, ",")
         if (free := free_arguments(tool)) is not None:
             named = lark.rule(f"{FREE_NAME} {lark.literal(':')} {lark.schema(free)}")
             inside = f"({lark.several(named, ',', MAX_FREE)})?"
-        return lark.rule(f"{opening} {inside} {lark.literal('}' + self.close)}")
+        return f"{inside} {lark.literal('}')}"
 
 
 GEMMA = Gemma(

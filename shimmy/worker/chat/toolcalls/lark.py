@@ -11,6 +11,7 @@ from shimmy.worker.constraints.schema import enforceable
 
 # At each place at most so much, so that no model writes spaces for ever.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+LINE_BREAK, SPACE, ANYTHING = r"/\n/", r"/[ \t\r\n]{0,8}/", r"/[\s\S]*/"
 # What an argument may be called that no schema names, as a terminal, and how many of them there may be.
 FREE_NAME = "/[A-Za-z_][A-Za-z0-9_]{0,63}/"
 MAX_FREE = 32

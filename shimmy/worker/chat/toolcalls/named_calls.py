@@ -58,6 +58,7 @@ class NamedCalls(Dialect, frozen=True, kw_only=True):
 
 def read_arguments(reading: Reading, name: str, call_id: str | None = None) -> Steps[None]:
     """A JSON object, and with it the call."""
+    reading.await_arguments(name)
     yield from reading.space()
     if (yield from reading.peek()) != "{":
         # At the end it was cut.

@@ -40,6 +40,9 @@ class PythonCalls(Dialect, frozen=True, kw_only=True):
         return f"{lark.literal(opening + '[')} {lark.several(call, ', ', most)} {lark.literal(']' + self.close)}"
 
     def _call(self, lark: Lark, tool: Tool) -> str:
+        return lark.rule(f"{lark.literal(tool.name + '(')} {self.arguments(lark, tool)}")
+
+    def arguments(self, lark: Lark, tool: Tool) -> str:
         """JSON is nearly Python; the words of JSON are read as well."""
         first: list[str] = []
         rest: list[str] = []
@@ -50,7 +53,7 @@ class PythonCalls(Dialect, frozen=True, kw_only=True):
         if (free := free_arguments(tool)) is not None:
             named = lark.rule(f"{FREE_NAME} {lark.literal('=')} {lark.schema(free)}")
             inside = f"({lark.several(named, ', ', MAX_FREE)})?"
-        return lark.rule(f"{lark.literal(tool.name + '(')} {inside} {lark.literal(')')}")
+        return f"{inside} {lark.literal(')')}"
 
 
 def read_calls(reading: Reading, *, known: bool = False) -> Steps[None]:
@@ -72,6 +75,8 @@ def read_call(reading: Reading, *, known: bool = False, suffix: str = "") -> Ste
         raise NotACall
     yield from reading.require("(")
     reading.begin(name)
+    if not suffix:
+        reading.await_arguments(name)
     positional = list(argument_schemas(reading.tools[name])) if name in reading.tools else []
     opening = "{"
     yield from reading.space()

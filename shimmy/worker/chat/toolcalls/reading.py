@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from shimmy.core.request import Tool
-from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Part, Thought
+from shimmy.worker.chat.parts import CUT, CallArguments, CallBegin, Content, Doubt, Part, Thought
 from shimmy.worker.chat.toolcalls.json_scanner import JsonScanner, NotJson
 
 MAX_CALL_CHARS = 1 << 20
@@ -50,22 +50,31 @@ class Reading:
         self._text = ""
         self._at = 0
         self._has_ended = False
+        self._is_cut = False
         self._kept: list[str] = []
         self._kept_chars = 0
         self._is_keeping = False
         self._is_open = False
         self._is_after_call = False
+        # The tool whose arguments are being read since the last push.
+        self._due: str | None = None
+        self._behind: list[str] = []
         self._steps = answer(self)
         next(self._steps)
 
     def push(self, text: str) -> list[Part]:
         self._text = self._text[self._at :] + text
         self._at = 0
+        self._due = None
         self._go_on()
         return self._taken()
 
-    def finish(self) -> list[Part]:
+    def due(self) -> tuple[str, str] | None:
+        return None if self._due is None else (self._due, "".join(self._behind) + self._text[self._at :])
+
+    def finish(self, *, is_cut: bool = False) -> list[Part]:
         self._has_ended = True
+        self._is_cut = is_cut
         self._go_on()
         if not self._is_after_call:
             self._put(Content("".join(self._blank)))
@@ -106,6 +115,11 @@ class Reading:
         self.num_calls += 1
         self._is_open = True
 
+    def await_arguments(self, name: str) -> None:
+        """Those of a call of this tool are next, as `Dialect.arguments` has them."""
+        self._due = name
+        self._behind.clear()
+
     def arguments(self, text: str) -> None:
         self._put(CallArguments(self.num_calls - 1, text))
 
@@ -113,6 +127,7 @@ class Reading:
         """The call is complete, whatever follows."""
         self._is_open = False
         self._is_after_call = True
+        self._due = None
         self._kept.clear()
         self._kept_chars = 0
 
@@ -141,6 +156,7 @@ class Reading:
         except Cut:
             self._cut(is_guess)
         self._is_open = False
+        self._due = None
         self.forget()
         return found
 
@@ -149,11 +165,14 @@ class Reading:
             self._parts.append(Doubt(reason))
 
     def _cut(self, is_guess: bool) -> None:
-        """The beginning of a call that has been told is all that there is to tell of it."""
+        """The beginning of a call that has been told is all that there is to tell of it, and what the mark of one began
+        would have become one."""
         text = "".join(self._kept) + self._rest()
         if self._is_open or text.strip():
-            self._doubt("the answer ended within a call", is_guess)
-        if not self._is_open:
+            self._doubt(CUT, is_guess)
+        if self._is_cut and not is_guess:
+            self._is_after_call = True
+        elif not self._is_open:
             self.say(text)
 
     def find(
@@ -351,6 +370,8 @@ class Reading:
         is_too_long = length > self._room
         text = self._text[self._at : self._at + min(length, self._room)]
         self._at += len(text)
+        if self._due is not None:
+            self._behind.append(text)
         if self._is_keeping and text:
             self._kept.append(text)
             self._kept_chars += len(text)

@@ -51,6 +51,7 @@ class Tagged(Dialect, frozen=True, kw_only=True):
     def _read_one(self, reading: Reading) -> Steps[None]:
         name = yield from self.read_name(reading)
         reading.begin(name)
+        reading.await_arguments(name)
         tool = reading.tools.get(name)
         opening = "{"
         yield from reading.space()
@@ -103,7 +104,10 @@ class Tagged(Dialect, frozen=True, kw_only=True):
         return f"{opening} {lark.several(call, self.separator, most)} {closing}"
 
     def _call(self, lark: Lark, tool: Tool) -> str:
-        parts = [lark.literal(self.call + tool.name + self.name_end + self.gap)]
+        return lark.rule(f"{lark.literal(self.call + tool.name + self.name_end)} {self.arguments(lark, tool)}")
+
+    def arguments(self, lark: Lark, tool: Tool) -> str:
+        parts = [lark.literal(self.gap)]
         for each in arguments_of(tool):
             argument = f"{lark.literal(self.key + each.name + self.key_end)} {self.written(lark, tool, each.schema)}"
             rule = lark.rule(f"{argument} {lark.literal(self.gap)}")
@@ -111,7 +115,7 @@ class Tagged(Dialect, frozen=True, kw_only=True):
         if (free := free_arguments(tool)) is not None:
             named = f"{lark.literal(self.key)} {FREE_NAME} {lark.literal(self.key_end)}"
             parts.append(f"({named} {self.written(lark, tool, free)} {lark.literal(self.gap)}){{0,{MAX_FREE}}}")
-        return lark.rule(f"{' '.join(parts)} {lark.literal(self.call_end)}")
+        return f"{' '.join(parts)} {lark.literal(self.call_end)}"
 
     def written(self, lark: Lark, tool: Tool, schema: dict[str, Any]) -> str:
         """A value, what is before it, and its end."""

@@ -55,11 +55,15 @@ def merged(parts: Iterable[Part]) -> list[Part]:
 
 
 def read(
-    dialect: Dialect, pieces: Sequence[str], tools: Sequence[Tool] = tuple(TOOLS), parallel: bool = True
+    dialect: Dialect,
+    pieces: Sequence[str],
+    tools: Sequence[Tool] = tuple(TOOLS),
+    parallel: bool = True,
+    is_cut: bool = False,
 ) -> list[Part]:
     parser = dialect.parser(tools, parallel)
     parts = [part for piece in pieces for part in parser.push(piece)]
-    return merged([*parts, *parser.finish()])
+    return merged([*parts, *parser.finish(is_cut=is_cut)])
 
 
 def answer(parts: Iterable[Part]) -> Answer:

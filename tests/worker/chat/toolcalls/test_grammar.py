@@ -9,13 +9,17 @@ import pytest
 
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Tool, ToolChoice
+from shimmy.worker.chat.parts import Content
+from shimmy.worker.chat.plan import Calls, Plan
 from shimmy.worker.chat.toolcalls import Dialect
 from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from shimmy.worker.constraints.compile import Compiler
+from shimmy.worker.constraints.gate import Gate, Terms
 from shimmy.worker.constraints.libllguidance import llguidance
-from shimmy.worker.constraints.matcher import ALLOWED
+from shimmy.worker.constraints.matcher import ALLOWED, Compiled
 from shimmy.worker.constraints.vocabulary import tokenizer
-from tests.worker.chat.toolcalls.answers import TOOLS, Answer, answer, pieces, read, tool
+from shimmy.worker.reply import Reply
+from tests.worker.chat.toolcalls.answers import INTEGER, STRING, TOOLS, Answer, answer, pieces, read, tool
 
 DIALECTS = every_dialect()
 EACH = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
@@ -140,6 +144,57 @@ def test_the_same_where_marks_are_control_tokens(dialect: Dialect) -> None:
     for text in texts:
         if text is not None:
             check(answer(read(dialect, [text])), choice)
+
+
+@EACH
+@pytest.mark.parametrize("size", [1, 4])
+def test_arguments_that_are_held_are_those_of_the_calls(dialect: Dialect, size: int) -> None:
+    """Whatever token a call's arguments begin in, all of what may be written may be written."""
+    compiled = Compiled(matcher(dialect.held_arguments(TOOLS)), plain_tokenizer(), "tools", is_json=False)
+    native = matcher(dialect.grammar(TOOLS, ToolChoice("required")))
+    texts = [text for text in (walk(native.deep_copy(), PLAIN, seed) for seed in range(4)) if text is not None]
+    assert texts
+    for text in texts:
+        place = Gate(compiled.guide(), Terms(held=frozenset(tool.name for tool in TOOLS)))
+        parser = dialect.parser(TOOLS, True)
+        num_held = 0
+        for piece in pieces(text, size):
+            assert all(place.take(byte) for byte in piece.encode()), piece
+            parser.push(piece)
+            if (due := parser.due()) is not None:
+                num_held += 1
+                place.hold(*due)
+        assert place.is_met(text, is_cut=False)
+        # A name's end may be the call's.
+        calls = [call for call in answer(read(dialect, [text])).calls if call.arguments != "{}"]
+        assert num_held >= len(calls) or size > 1
+
+
+@EACH
+def test_arguments_that_do_not_meet_their_schema_are_refused_from_where_they_begin(dialect: Dialect) -> None:
+    written = matcher(dialect.grammar([tool("f", "n", n=STRING)], ToolChoice("required")))
+    text = next(text for text in (walk(written.deep_copy(), PLAIN, seed) for seed in range(20)) if text is not None)
+    for strict, is_held in ((tool("f", "n", n=INTEGER), True), (tool("g", "n", n=INTEGER), False)):
+        compiled = Compiled(matcher(dialect.held_arguments([strict])), plain_tokenizer(), "tools", is_json=False)
+        place, parser = Gate(compiled.guide(), Terms(held=frozenset([strict.name]))), dialect.parser([strict], True)
+        taken = []
+        for char in text:
+            taken.append(all(place.take(byte) for byte in char.encode()))
+            parser.push(char)
+            if (due := parser.due()) is not None:
+                place.hold(*due)
+        assert all(taken) != is_held
+
+
+@EACH
+def test_where_calls_must_come_nothing_of_an_answer_that_was_cut_is_content(dialect: Dialect) -> None:
+    native = matcher(dialect.grammar(TOOLS, ToolChoice("required")))
+    text = next(text for text in (walk(native.deep_copy(), PLAIN, seed) for seed in range(20)) if text is not None)
+    plan = Plan(new_parser=lambda: dialect.parser(TOOLS, True), calls=Calls("", "tool_choice", True, False))
+    for length in {*range(1, len(text), 1 + len(text) // 40), *range(1, min(len(text), 40))}:
+        reply = Reply(plan, [])
+        said = [*reply.push(text[:length].encode()), *reply.finish(is_cut=True)]
+        assert not [part for part in said if isinstance(part, Content)]
 
 
 @EACH

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -45,14 +46,14 @@ def texts(draw: st.DrawFn, dialect: Dialect) -> str:
 @given(st.data())
 def test_parts_do_not_depend_on_how_the_text_is_split(dialect: Dialect, data: st.DataObject) -> None:
     text = data.draw(texts(dialect))
-    parallel = data.draw(st.booleans())
-    whole = read(dialect, [text], parallel=parallel)
+    ways: dict[str, Any] = {"parallel": data.draw(st.booleans()), "is_cut": data.draw(st.booleans())}
+    whole = read(dialect, [text], **ways)
     at, split = 0, []
     for size in data.draw(st.lists(st.integers(1, 9), max_size=40)):
         split.append(text[at : at + size])
         at += size
-    assert read(dialect, [*split, text[at:]], parallel=parallel) == whole
-    assert read(dialect, list(text), parallel=parallel) == whole
+    assert read(dialect, [*split, text[at:]], **ways) == whole
+    assert read(dialect, list(text), **ways) == whole
 
 
 @EACH

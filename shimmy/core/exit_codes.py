@@ -1,4 +1,4 @@
-"""What the exit codes mean. docs/cli.md has the same table (a test compares)."""
+"""What the exit codes of the program mean. docs/cli.md has the same table (a test compares)."""
 
 OK = 0
 FAILURE = 1

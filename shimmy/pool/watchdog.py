@@ -1,0 +1,68 @@
+"""Ends workers that hang: they have requests, all their threads sleep, and the one that computes has not woken since
+long ago.
+
+A worker that is merely slow is none of them: whatever it does wakes that thread, and one that runs, wants to, has been
+stopped, or waits for a disk does not sleep. Knows no requests and no models, only whether a worker has something to do.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from shimmy.hardware.sleep import num_sleeps
+from shimmy.pool.handle import Handle
+
+log = logging.getLogger(__name__)
+
+# Looks are counted, not seconds: while the machine itself sleeps nobody looks.
+NUM_LOOKS = 10
+
+
+class _Seen(NamedTuple):
+    num_sleeps: int | None
+    num_still: int = 0
+
+
+class Watchdog:
+    """Looks at `handles` for as long as one of them has something to do; `note_work` whenever one may have."""
+
+    def __init__(
+        self,
+        handles: Callable[[], Iterable[Handle]],
+        hang_seconds: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        look: Callable[[int], int | None] = num_sleeps,
+    ) -> None:
+        self._handles = handles
+        self._hang_seconds = hang_seconds
+        self._sleep, self._look = sleep, look
+        self._task: asyncio.Task[None] | None = None
+
+    def note_work(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        seen: dict[int, _Seen] = {}
+        while True:
+            await self._sleep(self._hang_seconds / NUM_LOOKS)
+            busy = [each for each in self._handles() if each.has_work]
+            if not busy:
+                return
+            seen = {each.serial: self._look_at(each, seen.get(each.serial)) for each in busy}
+            for each in busy:
+                if seen[each.serial].num_still >= NUM_LOOKS:
+                    log.error("the worker of model %s has %d requests, and hangs", each.name, each.num_streams)
+                    each.end_hung()
+
+    def _look_at(self, handle: Handle, before: _Seen | None) -> _Seen:
+        now = self._look(handle.pid) if handle.pid is not None else None
+        if now is None or before is None or now != before.num_sleeps:
+            return _Seen(now)
+        return _Seen(now, before.num_still + 1)
