@@ -19,9 +19,10 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.core": {"msgspec"},
     "shimmy.convert": {"msgspec", "shimmy.core", "shimmy.models"},
     "shimmy.hardware": {"msgspec", "shimmy.core"},
-    "shimmy.store": {"msgspec", "platformdirs", "shimmy.core", "shimmy.hardware"},
+    "shimmy.store": {"msgspec", "nacl", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
-    "shimmy.models.stored": {"shimmy.models", "shimmy.store"},
+    "shimmy.models.stored": {"shimmy.core", "shimmy.models", "shimmy.store"},
+    "shimmy.models.making": {"msgspec", "shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.hardware", "shimmy.models"},
     "shimmy.protocols": {
@@ -72,8 +73,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 # One protocol is one folder, and it never looks into another.
 SEPARATE = "shimmy.protocols."
-# Native code is reached through ctypes, and only from here: llama.cpp, and the prctl of the C library.
-NATIVE = ("shimmy.worker.llama", "shimmy.worker.sandbox")
+# Native code is reached through ctypes, and only from here: llama.cpp, the prctl of the C library, OpenSSL's SHA-256.
+NATIVE = ("shimmy.worker.llama", "shimmy.worker.sandbox", "shimmy.store.sha256")
 
 
 def module_name(path: Path) -> str:

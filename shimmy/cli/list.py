@@ -57,6 +57,7 @@ def described(model: "Model") -> dict[str, Any]:
 
     known: dict[str, Any] = msgspec.to_builtins(model)
     del known["identity"]
+    known["own"].pop("layers", None)
     template_source = model.facts.template_source if model.facts else None
     status = "invalid" if model.invalid else "ok"
     return known | {"status": status, "template_source": template_source, "fits": fits_here(model)}

@@ -31,7 +31,9 @@ class PullBar(StatusLine):
             self._samples.clear()
         rate = self._rate(progress.completed)
         size = f"{decimal_bytes(progress.completed)} of {decimal_bytes(progress.total)}"
-        line = f"{progress.status.split()[0]} {bar(progress.completed / progress.total)} {size}"
+        # Which digest is pulled is nothing to people; what is waited for is.
+        status = "pulling" if progress.status.startswith("pulling") else progress.status
+        line = f"{status} {bar(progress.completed / progress.total)} {size}"
         if rate > 0:
             line += f"  {decimal_bytes(int(rate))}/s  {duration((progress.total - progress.completed) / rate)}"
         # What the hub calls the file may be anything.

@@ -10,6 +10,9 @@ from shimmy.cli.options import model_sources
 from shimmy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shimmy.core.modelfile import Own
     from shimmy.models.listing import Model
 
 
@@ -37,6 +40,7 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
         ("id", model.id),
         *((label.replace("_", " "), _text(value)) for label, value in facts.items()),
         ("template source", _text(model.facts.template_source if model.facts else None)),
+        *_own_rows(model.own),
         ("fits here", {True: "yes", False: "no", None: "unknown"}[fits_here(model)]),
         ("size", f"{model.size_bytes:,} bytes"),
         ("modified", modified),
@@ -44,6 +48,20 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
         ("state", "ok"),
         *(("file", path) for path in model.paths),
     ]
+
+
+def _own_rows(own: "Own") -> "Iterator[tuple[str, str]]":
+    """What comes with it beside its weights; only what there is."""
+    from shimmy.models.names import printable
+
+    if own.layers:
+        yield "comes with", ", ".join(dict.fromkeys(each.kind for each in own.layers))
+    if own.sampling:
+        yield "own sampling", _text(own.sampling)
+    if own.stop:
+        yield "own stop", ", ".join(map(repr, own.stop))
+    if own.system:
+        yield "system", printable(own.system)
 
 
 def _value(value: object) -> str:

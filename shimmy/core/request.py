@@ -126,6 +126,9 @@ MODEL_FIELDS = (
     "samplers",
 )
 
+# And what can be written beside one (core/modelfile.py).
+_OWN_FIELDS = (*MODEL_FIELDS, "typical_p", "presence_penalty", "frequency_penalty")
+
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """A call that an assistant made in an earlier turn; `arguments` is the JSON text of an object."""
@@ -277,17 +280,25 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def of(cls, **fields: Any) -> "Sampling":
         """What a client asked for; None stands for what it did not say."""
         given = {name: value for name, value in fields.items() if value is not None}
-        explicit = tuple(name for name in MODEL_FIELDS if name in given and given[name] == getattr(_DEFAULTS, name))
+        explicit = tuple(name for name in _OWN_FIELDS if name in given and given[name] == getattr(_DEFAULTS, name))
         return cls(**given, explicit=explicit)
 
     def or_else(self, own: dict[str, Any]) -> "Sampling":
         """The same with a model's own values for the fields that were not asked for."""
-        missing = {
+        missing = self._missing(own)
+        return msgspec.structs.replace(self, **missing) if missing else self
+
+    def with_own(self, own: dict[str, Any]) -> "Sampling":
+        """The same, as if they had been asked for: what the model's file says does not replace them."""
+        missing = self._missing(own)
+        return msgspec.structs.replace(self, **missing, explicit=(*self.explicit, *missing)) if missing else self
+
+    def _missing(self, own: dict[str, Any]) -> dict[str, Any]:
+        return {
             name: value
             for name, value in own.items()
             if name not in self.explicit and getattr(self, name) == getattr(_DEFAULTS, name)
         }
-        return msgspec.structs.replace(self, **missing) if missing else self
 
 
 _DEFAULTS = Sampling()

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import msgspec
 
+from shimmy.core.modelfile import NOTHING, Own
 from shimmy.models import checkpoint
 from shimmy.models.names import name_of_file, name_of_folder, printable, shards_of
 
@@ -20,13 +21,15 @@ log = logging.getLogger("shimmy.models")
 
 class Found(msgspec.Struct, frozen=True):
     """A model's file, or all its shards in order. `reason` says why it cannot be served, if that is known already;
-    `is_whole` that nobody is still writing it. It also answers to its `aliases`, if nothing else does."""
+    `is_whole` that nobody is still writing it. It also answers to its `aliases`, if nothing else does. `own` is what
+    comes with it beside its weights."""
 
     name: str
     paths: tuple[str, ...]
     reason: str | None = None
     aliases: tuple[str, ...] = ()
     is_whole: bool = False
+    own: Own = NOTHING
 
 
 class File:

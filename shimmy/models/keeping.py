@@ -14,6 +14,7 @@ from shimmy.models.names import normalized
 if TYPE_CHECKING:
     from shimmy.models.catalog import Catalog
     from shimmy.store.folder import Store
+    from shimmy.store.incoming import Incoming
     from shimmy.store.manifests import Manifest
 
 Program = Literal["ollama", "huggingface", "lmstudio"]
@@ -31,6 +32,13 @@ def user_store(environ: Mapping[str, str]) -> "Store":
     return Store(store_path(environ))
 
 
+def incoming_blob(store: "Store", digest: str) -> "Incoming":
+    """What takes a file in that somebody sends. Raises `StoreFailed`."""
+    from shimmy.store.incoming import Incoming
+
+    return Incoming(store, digest)
+
+
 def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manifest":
     """A further name for a model, of the store or not; its bytes are not copied. Raises `ModelNotFound`,
     `ModelInvalid`, `RequestError`, `StoreFailed`."""
@@ -39,7 +47,7 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
     manifest = store.find(source)
     if manifest is None:
         model = catalog.find(source)
-        manifest = in_place(target, model.paths, f"{model.source}: {model.id}")
+        manifest = in_place(target, model.paths, f"{model.source}: {model.id}", model.own.layers)
     return store.copy(manifest, target)
 
 
@@ -81,7 +89,7 @@ def take_in_all(store: "Store", sources: Sequence[Source], program: Program) -> 
         for found in source.find():
             if found.reason is None and (inspection := inspect(found.paths)).kind == "model" and not inspection.invalid:
                 name = _name(program, source, found)
-                yield store.copy(in_place(name, found.paths, f"{label}: {found.name}"), name)
+                yield store.copy(in_place(name, found.paths, f"{label}: {found.name}", found.own.layers), name)
 
 
 def _name(program: Program, source: Source, found: Found) -> str:

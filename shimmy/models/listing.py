@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from shimmy.core.modelfile import NOTHING, Layer, Own
 from shimmy.models.facts import Facts, Inspection
 from shimmy.models.names import normalized, with_default_tag, without_default_tag
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 Identity = tuple[tuple[int, int, int, int], ...]
 
 
+# Which file it is, and what comes with it.
+FileKey = tuple[tuple[int, int], tuple[Layer, ...]]
+
+
 class Model(msgspec.Struct, frozen=True):
-    """One entry. `identity` is (device, inode, size, mtime_ns) per path; `invalid` says why it cannot be served."""
+    """One entry. `identity` is (device, inode, size, mtime_ns) per path, and of its own adapters after that; `invalid`
+    says why it cannot be served, and `own` what comes with it beside its weights."""
 
     id: str
     paths: tuple[str, ...]
@@ -27,6 +33,7 @@ class Model(msgspec.Struct, frozen=True):
     identity: Identity
     facts: Facts | None
     invalid: str | None
+    own: Own = NOTHING
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -64,7 +71,8 @@ _INDEXES = "models inspections id_of_name id_of_spelling id_of_file id_of_path n
 
 
 class Listing:
-    """Filled by one scan, read-only after that. A file found twice is one entry that has both names.
+    """Filled by one scan, read-only after that. A file found twice is one entry that has both names, unless different
+    things come with it.
 
     `inspections` are of all that was found, `read` those for which this scan had to read headers. `unsettled` are files
     that may still be written, each with when it was first seen as it is (monotonic); what is listed of such a file is
@@ -80,7 +88,7 @@ class Listing:
         self.skipped: list[Skipped] = []
         self.id_of_name: dict[str, str] = {}
         self.id_of_spelling: dict[str, str] = {}
-        self.id_of_file: dict[tuple[int, int], str] = {}
+        self.id_of_file: dict[FileKey, str] = {}
         self.id_of_path: dict[str, str] = {}
         self.names_of: dict[str, list[str]] = {}
         self.source_of: dict[str, Source] = {}
@@ -121,8 +129,13 @@ class Listing:
             self.id_of_spelling.pop(normalized(name), None)
         for path in model.paths:
             del self.id_of_path[path]
-        for device, inode, *_ in model.identity[:1]:
-            self.id_of_file.pop((device, inode), None)
+        if (file := file_key(model.identity, model.own)) is not None:
+            self.id_of_file.pop(file, None)
+
+
+def file_key(identity: Identity, own: Own) -> FileKey | None:
+    """The same for what is one model under several names; None where there is no file."""
+    return (identity[0][:2], own.layers) if identity else None
 
 
 def changes(before: Listing, after: Listing, ids: Set[str] | None = None) -> Iterator[Change]:
@@ -139,4 +152,4 @@ def changes(before: Listing, after: Listing, ids: Set[str] | None = None) -> Ite
 
 def _stamp(model: Model) -> tuple[object, ...]:
     """What of a model makes it another one when it is different. Where it was found does not."""
-    return model.paths, model.identity, model.invalid
+    return model.paths, model.identity, model.invalid, model.own.layers

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import msgspec
 
+from shimmy.core.modelfile import MAX_LAYERS, MEDIA_TYPE, Own, kind_of, read_own
+from shimmy.core.modelfile import Layer as OwnLayer
 from shimmy.models.folders import Found, regular_files
 from shimmy.models.names import name_in_ollama
 
 MAX_MANIFEST_BYTES = 1 << 20
 _LEVELS = 4
 _DIGEST = re.compile(r"sha256:(?P<hex>[0-9a-f]{64})")
-_MODEL = "application/vnd.ollama.image.model"
-_ADAPTER = "application/vnd.ollama.image.adapter"
+_MODEL = f"{MEDIA_TYPE}model"
 
 
 class Layer(msgspec.Struct, rename="camel"):
@@ -52,15 +53,27 @@ class OllamaStore:
         digests = [layer.digest for layer in layers if layer.media_type == _MODEL]
         if not digests:
             return None
-        digest = _DIGEST.fullmatch(digests[0])
+        try:
+            return Found(name, (self._blob(digests[0]),), own=self._own(layers))
+        except ValueError as error:
+            return Found(name, (), str(error))
+
+    def _own(self, layers: list[Layer]) -> Own:
+        """Raises `ValueError`."""
+        kinds = [(kind, layer.digest) for layer in layers if (kind := kind_of(layer.media_type))]
+        if len(kinds) > MAX_LAYERS:
+            raise ValueError(f"its manifest has more than {MAX_LAYERS} layers")
+        return read_own(OwnLayer(kind, self._blob(digest)) for kind, digest in kinds)
+
+    def _blob(self, named: str) -> str:
+        """Its path. Raises `ValueError` for what is no digest, or of no file."""
+        digest = _DIGEST.fullmatch(named)
         if not digest:
-            return Found(name, (), f"its manifest names no sha256 digest but {digests[0][:80]!r}")
+            raise ValueError(f"its manifest names no sha256 digest but {named[:80]!r}")
         blob = os.path.join(self.place, "blobs", f"sha256-{digest['hex']}")
         if not os.path.isfile(blob):
-            return Found(name, (), f"the blob sha256-{digest['hex']} is missing")
-        if any(layer.media_type == _ADAPTER for layer in layers):
-            return Found(name, (blob,), "it has an adapter, which would be left out")
-        return Found(name, (blob,))
+            raise ValueError(f"the blob sha256-{digest['hex']} is missing")
+        return blob
 
 
 def _read(path: str) -> Manifest:

@@ -17,7 +17,7 @@ from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Found, as_models
-from shimmy.models.listing import Listing, Model, Sighting, Skipped
+from shimmy.models.listing import Listing, Model, Sighting, Skipped, file_key
 from shimmy.models.names import normalized, qualified
 
 SETTLED_SECONDS = 0.7
@@ -119,8 +119,7 @@ class _Scan:
         self._began_ns = time.time_ns()
 
     def add(self, source: Source, found: Found, sighting: Sighting) -> None:
-        identity = sighting.identity
-        file = identity[0][:2] if identity and not found.reason else None
+        file = None if found.reason else file_key(sighting.identity, found.own)
         if file in self.listing.id_of_file:
             id = self.listing.id_of_file[file]
             self._contest(id, *found.paths)
@@ -140,7 +139,7 @@ class _Scan:
         self.listing.silent += (source,)
         for id in [each for each, its_source in self._before.source_of.items() if its_source is source]:
             model = self._before.models[id]
-            file = model.identity[0][:2] if model.identity else None
+            file = file_key(model.identity, model.own)
             if id in self.listing.models or file in self.listing.id_of_file:
                 self._contest(id)
                 continue
@@ -230,12 +229,16 @@ class _Scan:
         own_name = qualified(found.name, found.paths[0] if found.paths else os.path.join(source.place, found.name))
         id = own_name if found.name in self.listing.models else found.name
         self._lead(found.name, id)
-        self._list(source, msgspec.structs.replace(entry, id=id, source=source.label))
+        self._list(source, msgspec.structs.replace(entry, id=id, source=source.label, own=found.own))
         self.listing.id_of_name[id] = id
         self._lead(own_name, id)
         return id
 
     def _list(self, source: Source, model: Model) -> None:
+        for path in model.paths:
+            # Of one file there may be several models, with other things beside it.
+            if path in self.listing.id_of_path:
+                self._contest(self.listing.id_of_path[path], model.id, *model.paths)
         self.listing.models[model.id] = model
         self.listing.source_of[model.id] = source
         self.listing.id_of_path.update(dict.fromkeys(model.paths, model.id))
@@ -247,7 +250,8 @@ class _Scan:
 def _observed(found: Found) -> tuple[Found, Sighting]:
     """With the reason, if it cannot be looked at."""
     try:
-        return found, observe(found.paths)
+        # What was loaded with an adapter is of no use for another one.
+        return found, observe((*found.paths, *found.own.adapters))
     except OSError as error:
         reason = found.reason or f"cannot be read: {error.strerror}"
         return Found(found.name, found.paths, reason), Sighting(found.paths, (), ())

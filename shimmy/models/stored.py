@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from shimmy.core.modelfile import MEDIA_TYPE, Layer, kind_of, read_own
 from shimmy.models.folders import Found
 from shimmy.models.names import printable
 from shimmy.store.place import MANIFESTS, store_path
@@ -41,13 +42,19 @@ class StoreSource:
 
 
 def _found(store: "Store", manifest: "Manifest") -> Found:
-    paths = tuple(part.path or store.blob(part.sha256 or "") for part in manifest.parts)
-    for part, path in zip(manifest.parts, paths, strict=True):
+    parts = (*manifest.parts, *manifest.layers)
+    paths = tuple(part.path or store.blob(part.sha256 or "") for part in parts)
+    for part, path in zip(parts, paths, strict=True):
         if reason := _trouble(part, path):
             return Found(manifest.name, (), reason)
-    return Found(
-        manifest.name, paths, aliases=manifest.aliases, is_whole=all(part.path is None for part in manifest.parts)
-    )
+    num_weights = len(manifest.parts)
+    kinds = [(kind_of(MEDIA_TYPE + part.name), path) for part, path in zip(parts, paths, strict=True)][num_weights:]
+    try:
+        own = read_own(Layer(kind, path) for kind, path in kinds if kind)
+    except ValueError as error:
+        return Found(manifest.name, (), str(error))
+    is_whole = all(part.path is None for part in parts)
+    return Found(manifest.name, paths[:num_weights], aliases=manifest.aliases, is_whole=is_whole, own=own)
 
 
 def _trouble(part: "Part", path: str) -> str | None:

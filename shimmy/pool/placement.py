@@ -299,8 +299,12 @@ class Placement:
         """No model needs its own guesses."""
         paths = self._draft.paths() if self._draft is not None else ()
         adapters = self._adapters.of(model) if self._adapters is not None else ()
-        draft_paths = () if paths == tuple(model.paths) else paths
-        return msgspec.structs.replace(self._options, draft_paths=draft_paths, adapters=adapters)
+        return msgspec.structs.replace(
+            self._options,
+            draft_paths=() if paths == tuple(model.paths) else paths,
+            adapters=(*adapters, *_own_adapters(model)),
+            context_length=self._options.context_length or model.own.context_length,
+        )
 
     def _retire(self, group: Group, leaving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         self._retiring.add(group)
@@ -372,3 +376,10 @@ class Placement:
         candidates = (switch.candidate for switch in self._switches.values())
         groups = {*self._groups.values(), *self._retiring, *filter(None, candidates)}
         return [worker for group in groups for worker in group.workers]
+
+
+def _own_adapters(model: "Model") -> list[ipc.Adapter]:
+    """Those that come with it. Nobody gave them names."""
+    paths = model.own.adapters
+    names = ["own"] if len(paths) == 1 else [f"own-{number}" for number in range(1, len(paths) + 1)]
+    return [ipc.Adapter(name, path) for name, path in zip(names, paths, strict=True)]

@@ -32,7 +32,7 @@ from shimmy.server.limits import Limits
 from shimmy.server.metrics import Metrics, endpoint_of
 from shimmy.server.origins import is_preflight, preflight_headers
 from shimmy.server.probes import Description, Probes
-from shimmy.server.protocol import Protocol
+from shimmy.server.protocol import Protocol, Upload
 from shimmy.server.readiness import Readiness
 from shimmy.server.reply import Reply
 from shimmy.server.streaming import ClientGone, internal_error
@@ -239,7 +239,8 @@ class App:
         return self._limits.hold(caller.tenant)
 
     async def _run(self, route: Route, scope: Scope, body: Body, reply: Reply) -> None:
-        await body.read(scope, self._settings.body_seconds)
+        if not isinstance(route, Upload):
+            await body.read(scope, self._settings.body_seconds)
         await route.app(scope, body.replay, reply)
 
     def _find(self, scope: Scope) -> Route | None:

@@ -27,6 +27,7 @@ from shimmy.server import keep_alive
 if TYPE_CHECKING:
     from collections import Counter
 
+    from shimmy.core.modelfile import Own
     from shimmy.models.catalog import Catalog
     from shimmy.models.listing import Change, Model
     from shimmy.pool.deadline import Deadline
@@ -78,8 +79,9 @@ class Inference:
         from shimmy.pool.deadline import Deadline
 
         with self._admission.admit(request.tenant):
-            deadline = Deadline(request, self._queue_seconds)
             sent, meter, began_at = _Sent(whole), self.meter(request.tenant), self._clock()
+            request = await self._completed(request)
+            deadline = Deadline(request, self._queue_seconds)
             while True:
                 try:
                     async with self._stream(request, deadline) as stream:
@@ -136,7 +138,8 @@ class Inference:
 
     async def explain(self, request: Generation) -> ipc.Explanation:
         """What would be computed for a request. Raises what the request itself would fail with."""
-        answer = await self._ask(request.model, ipc.Explain(request), request.tenant, ipc.Written)
+        question = ipc.Explain(await self._completed(request))
+        answer = await self._ask(request.model, question, request.tenant, ipc.Written)
         return msgspec.json.decode(answer.text, type=ipc.Explanation)
 
     async def context_length(self, model: str) -> int | None:
@@ -243,6 +246,10 @@ class Inference:
         """Requests that a model's workers have, whether they run in them or wait."""
         return self._placement.num_running((await self._find(name)).id)
 
+    async def own(self, name: str) -> "Own":
+        """What comes with a model beside its weights."""
+        return (await self._find(name)).own
+
     async def has_chat_template(self, name: str) -> bool:
         """Whether its file has one, as far as that is known."""
         facts = (await self._find(name)).facts
@@ -340,6 +347,18 @@ class Inference:
             if handle.has_crashed:
                 self._suspects.note_crash(model, asked, handle.serial)
             raise
+
+    async def _completed(self, request: Generation) -> Generation:
+        """With what comes with the model for what was not asked for."""
+        own = (await self._find(request.model)).own
+        if not own.layers:
+            return request
+        return msgspec.structs.replace(
+            request,
+            sampling=request.sampling.with_own(own.sampling),
+            stop=request.stop or list(own.stop),
+            max_tokens=own.max_tokens if request.max_tokens is None else request.max_tokens,
+        )
 
     async def _acquire(
         self, name: str, keep_alive_seconds: float | None = None, request: Generation | Embedding | None = None

@@ -58,6 +58,10 @@ class Protocol:
         raise NotImplementedError
 
 
+class Upload(Route):
+    """A route whose body is as large as it likes: its endpoint reads it as it comes, and sees to it that it does."""
+
+
 def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint], kind: type[Route] = Route) -> Route:
     """`methods` are one or more, with spaces between them; `declare` says for whom the route is (core/keys.py); `find`
     gives its endpoint, and is asked when that is needed."""

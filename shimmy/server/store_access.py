@@ -1,15 +1,17 @@
-"""The store of models as protocols see it: models are pulled, copied and removed, if the server was told to let them.
+"""The store of models as protocols see it: models are pulled, made, copied and removed, if the server was told to let
+them.
 
 Knows no wire format. What a request may name is the business of shimmy/store.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from shimmy.core.errors import Busy, Forbidden, ShimmyError
+from shimmy.core.errors import Busy, Forbidden, RequestTimeout, ShimmyError
+from shimmy.core.modelfile import Recipe
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_PULLS = 4
 _RETRY_SECONDS = 30
+_PIECE_BYTES = 1 << 20
 
 
 class StoreAccess:
@@ -29,6 +32,7 @@ class StoreAccess:
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._is_allowed = settings.allow_pull
+        self._stall_seconds = settings.stall_seconds
 
     async def pull(self, name: str, revision: str | None = None) -> "AsyncGenerator[Progress, None]":
         """What happens, up to the status "success". Closing the generator cancels the pull; what has come is kept.
@@ -36,17 +40,12 @@ class StoreAccess:
         self._check()
         from shimmy.pool.pull import pull, pull_argv
 
-        if StoreAccess._num_pulls >= MAX_PULLS:
-            raise Busy(f"{MAX_PULLS} models are being pulled; try again later", retry_after_seconds=_RETRY_SECONDS)
-        StoreAccess._num_pulls += 1
-        try:
+        with self._counted():
             async with aclosing(pull(pull_argv(name, revision), self._inference.closing)) as reported:
                 async for each in reported:
                     if each.is_last:
                         await self._inference.refresh(max_age_seconds=0)
                     yield each
-        finally:
-            StoreAccess._num_pulls -= 1
 
     async def copy(self, source: str, target: str) -> None:
         """Raises what `keeping.copy` does, and `Forbidden`."""
@@ -56,6 +55,38 @@ class StoreAccess:
         await self._inference.refresh()
         await asyncio.to_thread(copy, user_store(os.environ), self._inference.catalog, source, target)
         await self._inference.refresh(max_age_seconds=0)
+
+    async def make(self, recipe: Recipe) -> None:
+        """Raises what `making.make` does, and `Forbidden`."""
+        self._check()
+        from shimmy.models.keeping import user_store
+        from shimmy.models.making import make
+
+        await self._inference.refresh()
+        await asyncio.to_thread(make, user_store(os.environ), self._inference.catalog, recipe)
+        await self._inference.refresh(max_age_seconds=0)
+
+    async def has_blob(self, digest: str) -> bool:
+        """Raises `Forbidden`."""
+        self._check()
+        from shimmy.models.keeping import user_store
+
+        return await asyncio.to_thread(user_store(os.environ).size, digest) is not None
+
+    async def take_blob(self, digest: str, pieces: AsyncIterator[bytes]) -> None:
+        """Raises `RequestError` where something else comes, `RequestTimeout` where nothing does, `StoreFailed`,
+        `Forbidden`, `Busy`."""
+        self._check()
+        from shimmy.models.keeping import incoming_blob, user_store
+
+        with self._counted():
+            incoming = await asyncio.to_thread(incoming_blob, user_store(os.environ), digest)
+            try:
+                async for piece in _joined(pieces, self._stall_seconds):
+                    await asyncio.to_thread(incoming.write, piece)
+                await asyncio.to_thread(incoming.finish)
+            finally:
+                incoming.close()
 
     async def remove(self, name: str) -> None:
         """A model that requests use goes on until they are over. Raises what `keeping.remove` does, and `Forbidden`."""
@@ -68,9 +99,38 @@ class StoreAccess:
         await asyncio.to_thread(remove, user_store(os.environ), self._inference.catalog, name)
         await self._inference.refresh(max_age_seconds=0)
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """While a model comes. Raises `Busy`."""
+        if StoreAccess._num_pulls >= MAX_PULLS:
+            raise Busy(f"{MAX_PULLS} models are being pulled; try again later", retry_after_seconds=_RETRY_SECONDS)
+        StoreAccess._num_pulls += 1
+        try:
+            yield
+        finally:
+            StoreAccess._num_pulls -= 1
+
     def _check(self) -> None:
         if not self._is_allowed:
             raise Forbidden(
                 "this server does not change its models for requests; start it with --allow-pull, or use the commands "
                 "shimmy pull, shimmy cp and shimmy rm"
             )
+
+
+async def _joined(pieces: AsyncIterator[bytes], stall_seconds: float) -> AsyncIterator[bytes]:
+    """Few large ones of many small ones. Raises `RequestTimeout` where none comes for so long."""
+    joined = bytearray()
+    try:
+        while True:
+            async with asyncio.timeout(stall_seconds):
+                piece = await anext(pieces, None)
+            if piece is not None:
+                joined += piece
+            if piece is None or len(joined) >= _PIECE_BYTES:
+                yield bytes(joined)
+                joined.clear()
+            if piece is None:
+                return
+    except TimeoutError:
+        raise RequestTimeout(f"nothing more of the blob came for {stall_seconds:g} s") from None

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from math import ceil
 from threading import Lock, Thread
 from typing import Protocol
 
@@ -52,9 +53,10 @@ class _Run:
 
 
 class Download:
-    """Into a partial file that was checked. `note` is told how many bytes there are."""
+    """Into a partial file that was checked. `note` is told how many bytes there are, and what they wait for, if that
+    is known."""
 
-    def __init__(self, partial: Partial, digest: str, requests: Requests, note: Callable[[int], None]) -> None:
+    def __init__(self, partial: Partial, digest: str, requests: Requests, note: Callable[[int, str], None]) -> None:
         self._partial = partial
         self._digest = digest
         self._requests = requests
@@ -64,6 +66,9 @@ class Download:
         self._unfinished: dict[int, int] = {}
         self._serves_ranges = False
         self._failure: BaseException | None = None
+        # No host is asked for more before then (monotonic), because of what one of them said.
+        self._held_until = 0.0
+        self._held_by = ""
 
     def run(self) -> None:
         """Returns when the blob is whole and is what it was announced to be. Raises `DigestMismatch`, `PullFailed`,
@@ -80,7 +85,7 @@ class Download:
                     raise self._failure
                 if self._serves_ranges and self._waiting and len(threads) < NUM_STREAMS:
                     threads.append(self._start())
-                self._note(self._num_bytes())
+                self._note(self._num_bytes(), waiting(self._held_by, self._held_until))
                 if not follower.advance():
                     with partial.changed:
                         partial.changed.wait(_TURN_SECONDS)
@@ -92,7 +97,7 @@ class Download:
             # What they write to must not be closed before.
             for thread in threads:
                 thread.join()
-        self._note(partial.size)
+        self._note(partial.size, "")
         if follower.hexdigest() != self._digest:
             raise DigestMismatch(
                 f"what came for sha256:{self._digest} has the digest sha256:{follower.hexdigest()}; it was thrown away"
@@ -134,13 +139,14 @@ class Download:
         num_failures = 0
         while run.position < run.end:
             before = run.position
+            self._sleep(self._held_until)
             try:
                 self._receive(run)
             except Broken as error:
                 num_failures = 0 if run.position - before >= _PROGRESS_BYTES else num_failures + 1
                 if num_failures > MAX_FAILURES:
                     raise PullFailed(f"given up after {num_failures} tries: {error}") from None
-                self._pause(PAUSE_SECONDS * 2**num_failures)
+                self._pause(error, num_failures)
 
     def _receive(self, run: _Run) -> None:
         with self._requests.open({"Range": f"bytes={run.position}-{run.end - 1}"}) as answer:
@@ -177,9 +183,7 @@ class Download:
                     self._waiting.clear()
                     run.end = self._partial.size
             return run.position
-        if answer.status in (408, 429) or answer.status >= 500:
-            raise Broken(f"{origin} answers with status {answer.status}")
-        raise PullFailed(f"{origin} answers with status {answer.status}")
+        raise answer.failure()
 
     def _chunk_of(self, run: _Run) -> int:
         return run.position // self._partial.chunk_bytes
@@ -198,9 +202,22 @@ class Download:
             elif chunk not in self._partial.arrived:
                 self._unfinished[chunk] = run.position % self._partial.chunk_bytes
 
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + min(seconds, _MAX_PAUSE_SECONDS)
+    def _pause(self, error: Broken, num_failures: int) -> None:
+        """For as long as the host says, all streams; else this one for a while."""
+        now = time.monotonic()
+        if error.wait_seconds is None:
+            return self._sleep(now + min(PAUSE_SECONDS * 2**num_failures, _MAX_PAUSE_SECONDS))
+        with self._lock:
+            self._held_until, self._held_by = max(self._held_until, now + error.wait_seconds), str(error)
+
+    def _sleep(self, until: float) -> None:
         while (left := until - time.monotonic()) > 0:
             if self._failure is not None:
                 raise Cancelled
             time.sleep(min(left, _TURN_SECONDS))
+
+
+def waiting(reason: str, until: float) -> str:
+    """What is said of a host that wants us to stay away, and nothing once that is over."""
+    left = until - time.monotonic()
+    return f"waiting {ceil(left)} s: {reason}" if left > 0 else ""

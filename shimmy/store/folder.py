@@ -3,14 +3,15 @@ appears by rename, so that whatever kills a process leaves a store that can be u
 checked digest or an escaped name.
 """
 
+import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 import msgspec
 
-from shimmy.core.errors import ModelNotFound, StoreFailed
+from shimmy.core.errors import ModelNotFound, StoreFailed, StoreFull
 from shimmy.core.ollama_names import DEFAULT_TAG
 from shimmy.store.locks import locked, locked_if_free
 from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
@@ -22,6 +23,7 @@ ABANDONED_SECONDS = 14 * 86_400
 _BLOB = "sha256-"
 _TURN_SECONDS = 0.05
 _LOCK = ".lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Store:
@@ -51,10 +53,14 @@ class Store:
 
     def has(self, digest: str, size: int) -> bool:
         """Whether the blob is there. It was verified before it got its name."""
+        return self.size(digest) == size
+
+    def size(self, digest: str) -> int | None:
+        """Of a blob, in bytes; None where there is none."""
         try:
-            return os.stat(self.blob(digest)).st_size == size
+            return os.stat(self.blob(digest)).st_size
         except OSError:
-            return False
+            return None
 
     def publish(self, digest: str) -> None:
         """Makes a partial file that was verified the blob. Raises `OSError`."""
@@ -116,18 +122,42 @@ class Store:
     def copy(self, source: Manifest, name: str) -> Manifest:
         """The same model under a further name, in the place of one that has it. Raises `RequestError` for what is no
         name, `ModelNotFound` where the model has gone meanwhile."""
-        copied = msgspec.structs.replace(source, name=local_name(name), aliases=())
-        try:
-            self.make()
-            with ExitStack() as locks:
-                # In the order in which pulls take them.
-                for digest in sorted(source.digests):
-                    locks.enter_context(locked(self.lock(digest), lambda: time.sleep(_TURN_SECONDS)))
-                if not all(os.path.exists(self.blob(digest)) for digest in source.digests):
-                    raise ModelNotFound(f"{source.name} has gone from the store {self.root}", param="model")
-                return self.keep(copied)
-        except OSError as error:
-            raise StoreFailed(f"cannot write to the store {self.root}: {error.strerror}") from None
+        return self.adopt(msgspec.structs.replace(source, name=local_name(name), aliases=()))
+
+    def adopt(self, manifest: Manifest) -> Manifest:
+        """Keeps a model whose blobs are here already. Raises `ModelNotFound` where one has gone meanwhile."""
+        self.make()
+        with as_store_failure(self.root), ExitStack() as locks:
+            # In the order in which pulls take them.
+            for digest in sorted(manifest.digests):
+                locks.enter_context(self._locked(digest))
+            if not all(os.path.exists(self.blob(digest)) for digest in manifest.digests):
+                raise ModelNotFound(f"the files of {manifest.name} have gone from {self.root}", param="model")
+            return self.keep(manifest)
+
+    def take_in(self, path: str, digest: str) -> None:
+        """Makes the file at `path`, which is of this digest and in the same file system, the blob. Raises `OSError`."""
+        with self._locked(digest):
+            os.replace(path, self.blob(digest))
+            sync_folder(self._blobs)
+
+    def put(self, content: bytes) -> str:
+        """Its digest; it is a blob from now on. Raises `OSError`."""
+        from hashlib import sha256
+
+        digest = sha256(content).hexdigest()
+        if not self.has(digest, len(content)):
+            partial = f"{self.partial(digest)}.{os.urandom(8).hex()}"
+            with open(partial, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self.take_in(partial, digest)
+        return digest
+
+    def _locked(self, digest: str) -> AbstractContextManager[None]:
+        """Once nobody else has it locked."""
+        return locked(self.lock(digest), lambda: time.sleep(_TURN_SECONDS))
 
     def find(self, name: str) -> Manifest | None:
         """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
@@ -221,6 +251,17 @@ class Store:
     def _read(self, name: str) -> Manifest:
         with open(os.path.join(self._manifests, name), "rb") as file:
             return decode(file.read(MAX_BYTES + 1))
+
+
+@contextmanager
+def as_store_failure(root: str, and_then: str = "") -> Iterator[None]:
+    """Raises `StoreFull`, with what that means, or `StoreFailed` for an `OSError` within."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(f"the disk with {root} is full{and_then}") from None
+        raise StoreFailed(f"cannot write to the store {root}: {error.strerror or error}") from None
 
 
 def sync_folder(path: str) -> None:

@@ -10,12 +10,14 @@ import msgspec
 
 from shimmy.core.errors import Forbidden, PullFailed, RequestError
 from shimmy.core.ollama_names import OLLAMA_HOST
+from shimmy.store.ollama_key import Key, read_key
+from shimmy.store.proxy import Proxy, proxy_from
 
 HTTPS = 443
 _HUB = "https://huggingface.co"
 # The hub and where it keeps its files; Ollama's registry, where that keeps its blobs, and who hands out its tokens.
 _KNOWN = ("huggingface.co", "hf.co", "ollama.ai", "ollama.com", "r2.cloudflarestorage.com")
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+_OLLAMA = ("ollama.ai", "ollama.com")
 _AS_THEY_ARE = "/?%:@!$&'()*+,;=~-._"
 _ENTRY = re.compile(r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -70,12 +72,16 @@ def origin_of(text: str) -> Origin:
 
 class Hosts(msgspec.Struct, frozen=True):
     """`hub` is Hugging Face, or what HF_ENDPOINT has in its place; `named` are hosts that the user of this machine
-    named, which may be private. `token` is for the hub alone. `unused_proxy` is the variable that names a proxy."""
+    named, which may be private. `token` is for the hub alone. `proxy` is for all that it does not leave out.
+    `ollama_key` is for Ollama's registry and those that were named, and `ollama_key_trouble` says why it cannot be
+    used."""
 
     hub: Url
     named: frozenset[Origin] = frozenset()
     token: str | None = None
-    unused_proxy: str | None = None
+    proxy: Proxy | None = None
+    ollama_key: Key | None = None
+    ollama_key_trouble: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Hosts":
@@ -91,18 +97,32 @@ class Hosts(msgspec.Struct, frozen=True):
             raise RequestError("HF_TOKEN is no token: it has characters that none has")
         if endpoint:
             named.add(hub.origin)
-        proxy = next((name for name in _PROXIES if environ.get(name)), None)
-        return cls(hub, frozenset(named), token or None, proxy)
+        key, trouble = None, ""
+        try:
+            key = read_key(environ)
+        except ValueError as error:
+            trouble = str(error)
+        return cls(hub, frozenset(named), token or None, proxy_from(environ), key, trouble)
 
     def check(self, origin: Origin) -> None:
         """Raises `Forbidden` unless this is a known host, or one that was named."""
         if origin in self.named:
             return
-        if origin.port == HTTPS and any(origin.host == known or origin.host.endswith(f".{known}") for known in _KNOWN):
+        if _is_within(origin, _KNOWN):
             return
         raise Forbidden(
             f"{origin} is not among the hosts that models come from; SHIMMY_PULL_HOSTS={origin} would make it one"
         )
+
+    def key_for(self, registry: Origin, asked: Origin) -> Key | None:
+        """What signs who asks `asked` for a token for `registry`. They must be the same, or both Ollama's: what is
+        handed out to this user would be told to somebody else."""
+        is_own = registry == asked and registry in self.named
+        return self.ollama_key if is_own or (_is_within(registry, _OLLAMA) and _is_within(asked, _OLLAMA)) else None
+
+    def proxy_to(self, origin: Origin) -> Proxy | None:
+        """Through what a host is reached; None for a connection of our own."""
+        return self.proxy if self.proxy is not None and self.proxy.serves(origin) else None
 
     def addresses(self, origin: Origin, resolve: Resolve | None = None) -> list[str]:
         """Where to connect to: addresses that were looked up once and are public, unless the host was named.
@@ -121,6 +141,10 @@ class Hosts(msgspec.Struct, frozen=True):
         if not allowed:
             raise OSError("nobody knows one")
         return allowed
+
+
+def _is_within(origin: Origin, domains: tuple[str, ...]) -> bool:
+    return origin.port == HTTPS and any(origin.host == each or origin.host.endswith(f".{each}") for each in domains)
 
 
 def registry(host: str) -> Origin:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 from shimmy import __version__
 from shimmy.core.errors import Forbidden, PullFailed, Unimplemented
 from shimmy.store.hosts import Hosts, Origin, Url, parse_url
+from shimmy.store.waiting import MAX_SECONDS, seconds_to_wait
 
 if TYPE_CHECKING:
     import http.client
     import ssl
+
+    from shimmy.store.proxy import Proxy
 
 CONNECT_SECONDS = 15.0
 # Nothing, or hardly anything (pace.py), for as long is a connection that is dead.
@@ -40,7 +43,12 @@ class Cancelled(Exception):
 
 
 class Broken(Exception):
-    """The connection, not the answer, is at fault: worth another try."""
+    """The connection, or a host with too much to do, is at fault: worth another try, in `wait_seconds` if the host said
+    when."""
+
+    def __init__(self, message: str, wait_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
 
 
 class Answer:
@@ -53,6 +61,16 @@ class Answer:
 
     def header(self, name: str) -> str:
         return self._response.headers.get(name, "")
+
+    def failure(self) -> Broken | PullFailed:
+        """What a status that means no success is to be raised as."""
+        said = f"{self.url.origin} answers with status {self.status}"
+        if self.status not in (408, 429) and self.status < 500:
+            return PullFailed(said)
+        seconds = seconds_to_wait(self.header)
+        if seconds is not None and seconds > MAX_SECONDS:
+            return PullFailed(f"{said}, and wants to be asked again in {seconds:.0f} s; what has arrived is kept")
+        return Broken(said, seconds)
 
     def readinto(self, buffer: memoryview) -> int:
         """0 at the end, also where that comes too early. Raises `Broken`."""
@@ -86,14 +104,14 @@ class Client:
 
     @contextmanager
     def get(
-        self, url: Url, headers: Mapping[str, str] | None = None, bearer: tuple[Origin, str] | None = None
+        self, url: Url, headers: Mapping[str, str] | None = None, authorization: tuple[Origin, str] | None = None
     ) -> Iterator[Answer]:
-        """Follows redirects. `bearer` is a token with the only origin that is told it.
+        """Follows redirects. `authorization` is that header, after the only origin that is told it.
 
         Raises `Forbidden` for hosts that are not talked to, `PullFailed` for what goes round in circles, `Broken`.
         """
         for _ in range(MAX_REDIRECTS + 1):
-            with self._request(url, headers or {}, bearer) as answer:
+            with self._request(url, headers or {}, authorization) as answer:
                 location = answer.header("location")
                 if answer.status not in _REDIRECTS or not location:
                     yield answer
@@ -110,7 +128,9 @@ class Client:
                     same.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
-    def _request(self, url: Url, headers: Mapping[str, str], bearer: tuple[Origin, str] | None) -> Iterator[Answer]:
+    def _request(
+        self, url: Url, headers: Mapping[str, str], authorization: tuple[Origin, str] | None
+    ) -> Iterator[Answer]:
         from http.client import HTTPConnection
 
         sent = {
@@ -121,8 +141,8 @@ class Client:
             "Connection": "close",
             **headers,
         }
-        if bearer and bearer[0] == url.origin:
-            sent["Authorization"] = f"Bearer {bearer[1]}"
+        if authorization and authorization[0] == url.origin:
+            sent["Authorization"] = authorization[1]
         try:
             with ExitStack() as opened:
                 connection = HTTPConnection(url.origin.host, url.origin.port)
@@ -146,49 +166,59 @@ class Client:
 
     @contextmanager
     def _connected(self, origin: Origin) -> Iterator[socket.socket]:
-        """Speaks TLS with one of the addresses that were checked, and proves that it is the host."""
+        """Speaks TLS with one of the addresses that were checked, or through a proxy, and proves that it is the
+        host."""
         self.hosts.check(origin)
-        plain = self._plain(origin)
+        proxy = self.hosts.proxy_to(origin)
+        plain = self._dial_proxy(proxy) if proxy else self._dial(origin)
         wrapped: socket.socket = plain
         try:
+            self._note(plain)
             with _as_broken(origin):
+                if proxy:
+                    proxy.open_tunnel(plain, origin, CONNECT_SECONDS)
+                plain.settimeout(STALL_SECONDS)
                 wrapped = encrypted = self._context.wrap_socket(
                     plain, server_hostname=origin.host, do_handshake_on_connect=False
                 )
-                with self._lock:
-                    self._sockets.add(encrypted)
-                if self.cancelled.is_set():
-                    raise Cancelled
+                self._note(encrypted)
                 encrypted.do_handshake()
             yield wrapped
         finally:
             with self._lock:
-                self._sockets.discard(wrapped)
+                self._sockets -= {plain, wrapped}
             wrapped.close()
             plain.close()
 
-    def _plain(self, origin: Origin) -> socket.socket:
+    def _note(self, connection: socket.socket) -> None:
+        """From now on `cancel` ends it."""
+        with self._lock:
+            self._sockets.add(connection)
+        if self.cancelled.is_set():
+            raise Cancelled
+
+    def _dial(self, origin: Origin) -> socket.socket:
         failure: OSError | None = None
         try:
             addresses = self.hosts.addresses(origin)
         except OSError as error:
             # Who lost the network for a moment has no name server either.
-            raise self._unreachable(f"{origin.host} has no address", error) from None
+            raise Broken(f"{origin.host} has no address: {error.strerror or error}") from None
         for address in addresses:
             if self.cancelled.is_set():
                 raise Cancelled
             try:
-                found = socket.create_connection((address, origin.port), timeout=CONNECT_SECONDS)
+                return socket.create_connection((address, origin.port), timeout=CONNECT_SECONDS)
             except OSError as error:
                 failure = error
-            else:
-                found.settimeout(STALL_SECONDS)
-                return found
-        raise self._unreachable(f"cannot connect to {origin}", failure)
+        raise Broken(f"cannot connect to {origin}: {failure and (failure.strerror or failure)}")
 
-    def _unreachable(self, what: str, failure: OSError | None) -> Broken:
-        hint = f"; {self.hosts.unused_proxy} is set, but a pull uses no proxy" if self.hosts.unused_proxy else ""
-        return Broken(f"{what}: {failure and (failure.strerror or failure)}{hint}")
+    def _dial_proxy(self, proxy: "Proxy") -> socket.socket:
+        """Who named it may have one at any address."""
+        try:
+            return socket.create_connection((proxy.host, proxy.port), timeout=CONNECT_SECONDS)
+        except (OSError, UnicodeError) as error:
+            raise Broken(f"cannot connect to {proxy}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def tls_context(environ: Mapping[str, str]) -> "ssl.SSLContext":

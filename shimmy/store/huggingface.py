@@ -10,7 +10,7 @@ import msgspec
 
 from shimmy.core.errors import ModelNotFound, PullFailed
 from shimmy.store.hosts import Url, parse_url
-from shimmy.store.http import Answer, Broken, Client
+from shimmy.store.http import Answer, Client
 from shimmy.store.names import Reference, is_hex_digest
 from shimmy.store.quantization import RemoteFile
 
@@ -59,12 +59,13 @@ class Hub:
         self._reference = reference
         hosts = client.hosts
         self._base = str(hosts.hub).rstrip("/")
-        self._bearer = (hosts.hub.origin, hosts.token) if hosts.token else None
+        self._authorization = (hosts.hub.origin, f"Bearer {hosts.token}") if hosts.token else None
 
     def repository(self, revision: str) -> Repository:
         """Raises `ModelNotFound`, `PullFailed`, `Broken`."""
         path = f"{self._reference.repository}/revision/{quote(revision, safe='')}"
-        with self._client.get(parse_url(f"{self._base}/api/models/{path}?blobs=true"), bearer=self._bearer) as answer:
+        url = parse_url(f"{self._base}/api/models/{path}?blobs=true")
+        with self._client.get(url, authorization=self._authorization) as answer:
             self._check(answer, revision)
             content = answer.document()
         try:
@@ -82,14 +83,14 @@ class Hub:
     @contextmanager
     def open(self, url: Url, headers: Mapping[str, str]) -> Iterator[Answer]:
         """Raises `ModelNotFound` for a gated repository, which everybody may list."""
-        with self._client.get(url, headers, self._bearer) as answer:
+        with self._client.get(url, headers, self._authorization) as answer:
             if answer.url.origin == url.origin:
                 self._check_access(answer)
             yield answer
 
     def _check_access(self, answer: Answer) -> None:
         if answer.status in (401, 403):
-            why = "HF_TOKEN is not for it" if self._bearer else "if it is private or gated, set HF_TOKEN"
+            why = "HF_TOKEN is not for it" if self._authorization else "if it is private or gated, set HF_TOKEN"
             raise ModelNotFound(f"{self._base} shows us no {self._reference.repository}: {why}", param="model")
 
     def _check(self, answer: Answer, revision: str) -> None:
@@ -98,10 +99,8 @@ class Hub:
         if status == 404:
             at = "" if revision == DEFAULT_REVISION else f" at the revision {revision!r}"
             raise ModelNotFound(f"{self._base} has no {name}{at}", param="model")
-        if status == 429 or status >= 500:
-            raise Broken(f"{self._base} answers with status {status}")
         if status != 200:
-            raise PullFailed(f"{self._base} answers with status {status}")
+            raise answer.failure()
 
 
 def _files(siblings: list[_Sibling]) -> list[RemoteFile]:

@@ -2,9 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from shimmy.core.errors import StoreFailed
+from shimmy.core.modelfile import Layer
 from shimmy.store.manifests import Manifest, Part, Provenance
 from shimmy.store.names import is_hex_digest, local_name, plain_name
 from shimmy.store.pull import timestamp
@@ -12,11 +15,12 @@ from shimmy.store.pull import timestamp
 _HUB_FOLDER = re.compile(r"models--(?P<owner>[^/\\]+?)--(?P<repository>[^/\\]+)")
 
 
-def in_place(name: str, paths: Sequence[str], source: str) -> Manifest:
-    """The model in these files, in the order of shards, under this name. `source` says whose they are. Raises
-    `RequestError` for what is no name, `StoreFailed` for files that cannot be read."""
+def in_place(name: str, paths: Sequence[str], source: str, layers: Iterable[Layer] = ()) -> Manifest:
+    """The model in these files, in the order of shards, under this name, with these layers. `source` says whose they
+    are. Raises `RequestError` for what is no name, `StoreFailed` for files that cannot be read."""
     parts = tuple(map(_part, paths))
-    return Manifest(local_name(name), parts, Provenance(source, timestamp(), _revision(paths[0])))
+    beside = tuple(msgspec.structs.replace(_part(each.path), name=each.kind) for each in layers)
+    return Manifest(local_name(name), parts, Provenance(source, timestamp(), _revision(paths[0])), layers=beside)
 
 
 def repository_name(path: str, folder: str) -> str | None:

@@ -31,22 +31,24 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`aliases` are further names; `parts` are in the order of shards."""
+    """`aliases` are further names; `parts` are in the order of shards, and `layers` what comes with the model beside
+    its weights, each named by its kind (core/modelfile.py)."""
 
     name: str
     parts: tuple[Part, ...]
     provenance: Provenance
     aliases: tuple[str, ...] = ()
+    layers: tuple[Part, ...] = ()
     format: int = FORMAT
 
     @property
     def digests(self) -> set[str]:
         """Of all blobs that must stay."""
-        return {part.sha256 for part in self.parts if part.sha256 and part.path is None}
+        return {part.sha256 for part in (*self.parts, *self.layers) if part.sha256 and part.path is None}
 
     @property
     def size(self) -> int:
-        return sum(part.size for part in self.parts)
+        return sum(part.size for part in (*self.parts, *self.layers))
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -65,7 +67,7 @@ def decode(content: bytes) -> Manifest:
         raise ValueError(getattr(error, "message", None) or str(error)) from None
     if found.format != FORMAT:
         raise ValueError(f"its format is {found.format}; this program knows {FORMAT}")
-    digests = [part.sha256 for part in found.parts if part.path is None or part.sha256 is not None]
+    digests = [part.sha256 for part in (*found.parts, *found.layers) if part.path is None or part.sha256 is not None]
     if not found.parts or not all(map(is_hex_digest, digests)):
         raise ValueError("its parts are not named by sha256 digests")
     return found

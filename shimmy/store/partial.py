@@ -6,8 +6,9 @@ import os
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import sha256
 from threading import Condition, Lock
+
+from shimmy.store.sha256 import sha256
 
 _JOURNAL = ".chunks"
 _RECORD_BYTES = 18

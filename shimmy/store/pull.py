@@ -1,19 +1,18 @@
 """One pull, from a name to a model in the store. Blocks: it is for a thread of its own. What has arrived stays whatever
 happens, and the next pull goes on from there."""
 
-import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 
-from shimmy.core.errors import DigestMismatch, PullFailed, StoreFailed, StoreFull
+from shimmy.core.errors import DigestMismatch, PullFailed, StoreFull
 from shimmy.core.pulling import SUCCESS, Progress
 from shimmy.hardware.memory import memory
-from shimmy.store.download import Download
-from shimmy.store.folder import Store
+from shimmy.store.download import PAUSE_SECONDS, Download, waiting
+from shimmy.store.folder import Store, as_store_failure
 from shimmy.store.hosts import Hosts, Url
 from shimmy.store.http import Answer, Broken, Cancelled, Client, tls_context
 from shimmy.store.locks import locked
@@ -31,7 +30,6 @@ _TRIES = 3
 _TURN_SECONDS = 0.05
 # A model takes its file's size, and more for the context and for computing.
 _MEMORY_SHARE = 0.8
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Pull:
@@ -54,13 +52,13 @@ class Pull:
     def run(self, name: str, revision: str | None = None) -> Manifest:
         """Raises the `ShimmyError` that says what is wrong, or `Cancelled`."""
         reference = parse(name)
-        with self._as_store_failure():
+        with as_store_failure(self._store.root, "; what has arrived is kept, and the next pull goes on from there"):
             self._store.make()
             self._store.sweep()
             self._report(Progress("pulling manifest"))
             found = self._retried(lambda: plan(self._client, reference, revision, fits_memory))
             # Two files may have the same content, and whoever locks a digest twice waits for himself.
-            wanted = {file.sha256: (file, url) for file, url in found.files}
+            wanted = {file.sha256: (file, url) for file, url in (*found.files, *found.layers)}
             with ExitStack() as locks:
                 # Always in one order: two pulls that want the same cannot wait for each other.
                 for digest, (file, _) in sorted(wanted.items()):
@@ -78,7 +76,7 @@ class Pull:
         place = self._store.partial(file.sha256)
         if self._store.has(file.sha256, file.size):
             forget(place)
-            return note(file.size)
+            return note(file.size, "")
         with closing(Partial(place, file.size, CHUNK_BYTES)) as unfinished:
             unfinished.check(self._stop)
             try:
@@ -91,12 +89,15 @@ class Pull:
         self._store.publish(file.sha256)
         forget(place)
 
-    def _noted(self, status: str, file: RemoteFile) -> Callable[[int], None]:
-        return lambda completed: self._report(Progress(status, file.sha256, file.path, file.size, completed))
+    def _noted(self, status: str, file: RemoteFile) -> Callable[[int, str], None]:
+        """What reports how many bytes of it there are, with another status where one is given."""
+        return lambda completed, other: self._report(
+            Progress(other or status, file.sha256, file.path, file.size, completed)
+        )
 
     def _wait(self, file: RemoteFile) -> None:
         """While another pull brings it."""
-        self._noted("waiting for another pull", file)(self._num_there(file))
+        self._noted("waiting for another pull", file)(self._num_there(file), "")
         self._stop()
         time.sleep(_TURN_SECONDS)
 
@@ -122,24 +123,25 @@ class Pull:
             raise Cancelled
 
     def _retried(self, ask: Callable[[], Plan]) -> Plan:
-        for number in range(_TRIES):
+        num_failures = 0
+        while True:
             try:
                 return ask()
             except Broken as error:
-                failure = error
-                self._client.cancelled.wait(2**number / 2)
-                self._stop()
-        raise PullFailed(str(failure))
+                num_failures += 1
+                if num_failures == _TRIES:
+                    raise PullFailed(str(error)) from None
+                self._pause(error, PAUSE_SECONDS * 2 ** (num_failures - 1))
 
-    @contextmanager
-    def _as_store_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _FULL:
-                what = f"the disk with {self._store.root} is full"
-                raise StoreFull(f"{what}; what has arrived is kept, and the next pull goes on from there") from None
-            raise StoreFailed(f"cannot write to the store {self._store.root}: {error.strerror or error}") from None
+    def _pause(self, error: Broken, seconds: float) -> None:
+        if error.wait_seconds is None:
+            self._client.cancelled.wait(seconds)
+            return self._stop()
+        until = time.monotonic() + error.wait_seconds
+        while status := waiting(str(error), until):
+            self._report(Progress(status))
+            self._client.cancelled.wait(min(1.0, max(0.0, until - time.monotonic())))
+            self._stop()
 
 
 class _Blob:
@@ -170,7 +172,8 @@ def fits_memory(size: int) -> bool:
 def _manifest(found: Plan) -> Manifest:
     parts = tuple(Part(os.path.basename(file.path), file.size, file.sha256) for file, _ in found.files)
     origin = Provenance(found.source, timestamp(), found.revision, found.license)
-    return Manifest(found.name, parts, origin, found.aliases)
+    layers = tuple(Part(file.path, file.size, file.sha256) for file, _ in found.layers)
+    return Manifest(found.name, parts, origin, found.aliases, layers)
 
 
 def timestamp() -> str:

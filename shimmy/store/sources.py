@@ -23,7 +23,8 @@ class Opener(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`files` in the order of shards, with where each is; `source` is a URL for people."""
+    """`files` in the order of shards, with where each is; `layers` are those that come with the model, as a registry
+    has them; `source` is a URL for people."""
 
     name: str
     aliases: tuple[str, ...]
@@ -32,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
     source: str
     revision: str | None = None
     license: str | None = None
+    layers: tuple[tuple[RemoteFile, Url], ...] = ()
 
 
 def plan(client: Client, reference: Reference, revision: str | None, fits: Callable[[int], bool]) -> Plan:
@@ -44,10 +46,14 @@ def plan(client: Client, reference: Reference, revision: str | None, fits: Calla
     if revision is not None:
         raise RequestError("only repositories of Hugging Face have revisions; a registry has tags", param="revision")
     registry, tag = Registry(client, reference), reference.tag or DEFAULT_TAG
-    file = registry.model(tag)
-    name = local_name(reference.named(tag))
+    file, layers = registry.model(tag)
     return Plan(
-        name, (), ((file, registry.url(file)),), registry, f"https://{reference.host}/{reference.repository}:{tag}"
+        name=local_name(reference.named(tag)),
+        aliases=(),
+        files=((file, registry.url(file)),),
+        opener=registry,
+        source=f"https://{reference.host}/{reference.repository}:{tag}",
+        layers=tuple((each, registry.url(each)) for each in layers),
     )
 
 

@@ -34,7 +34,7 @@ Invoke = Callable[..., Result]
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder; models go into `models` below it."""
     for name in os.environ:
-        if name.startswith(("SHIMMY_", "HF_", "OLLAMA_", "XDG_")):
+        if name.startswith(("SHIMMY_", "HF_", "OLLAMA_", "XDG_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     here = tmp_path / "here"

@@ -60,3 +60,9 @@ def test_nothing_is_drawn_into_a_file() -> None:
 
 def test_durations() -> None:
     assert [duration(each) for each in (0.4, 59.4, 303, 7620)] == ["0s", "59s", "5m03s", "2h07m"]
+
+
+def test_what_is_waited_for_is_said() -> None:
+    stream = Terminal()
+    PullBar(stream)(Progress("waiting 12 s: hub answers with status 429", "0" * 64, "tiny.gguf", 10, 5))
+    assert "waiting 12 s: hub answers with status 429 [" in stream.getvalue()

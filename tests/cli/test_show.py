@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.conftest import Invoke
 from tests.fakes.gguf_writer import model
+from tests.fakes.ollama_store import put_model
 
 pytestmark = pytest.mark.program
 
@@ -78,3 +79,18 @@ def test_a_broken_file_is_a_failed_model(invoke: Invoke, machine: Path) -> None:
     result = invoke("show", "cut", "--model-path", "cut.gguf")
     assert (result.exit_code, result.stdout) == (5, "")
     assert result.stderr.startswith("shimmy: the model 'cut' cannot be served: truncated")
+
+
+def test_shows_what_comes_with_a_model_of_ollamas(
+    invoke: Invoke, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(machine / "ollama"))
+    content = model().write(machine / "x.bin").read_bytes()
+    params = {"top_k": 7, "stop": ["</s>"]}
+    put_model(machine / "ollama", "mario:latest", content, params=params, system="Be\nMario.", license="MIT")
+    lines = [re.split(r"  +", line, maxsplit=1) for line in invoke("show", "mario").stdout.splitlines()]
+    shown = dict(line for line in lines if len(line) == 2)
+    assert (shown["comes with"], shown["own sampling"]) == ("params, system, license", "top_k 7")
+    assert (shown["own stop"], shown["system"]) == ("'</s>'", "Be-Mario.")
+    own = json.loads(invoke("show", "mario", "--json").stdout)["own"]
+    assert (own["system"], own["sampling"], "layers" in own) == ("Be\nMario.", {"top_k": 7}, False)

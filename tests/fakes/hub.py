@@ -2,6 +2,7 @@
 TLS with a certificate made on the spot, with files on another host, to which they redirect. And what goes wrong with
 such hosts, as a test wants it."""
 
+import base64
 import hashlib
 import json
 import os
@@ -23,16 +24,19 @@ from urllib.parse import parse_qs, unquote, urlsplit
 KEPT = Path(__file__).parent / "tls"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secretsecretsecret"
+NO_PROXIES = {"NO_PROXY": "*", "no_proxy": "*"}
 _ASKED = "/token"
 
 
 @dataclass
 class Faults:
-    """`statuses` are answered first, by the host of the files. `cut_bytes` ends each answer after so many bytes;
-    `corrupt` changes a byte of every file; `block_seconds` is waited for before each block of `block_bytes`."""
+    """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host
+    they are for. `cut_bytes` ends each answer after so many bytes; `corrupt` changes a byte of every file;
+    `block_seconds` is waited for before each block of `block_bytes`."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
+    refusals: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     cut_bytes: int | None = None
     corrupt: bool = False
     block_seconds: float = 0.0
@@ -53,17 +57,21 @@ class Seen:
 
 @dataclass
 class Hub:
-    """`repositories` have files by path, `images` the bytes of a model by `namespace/model:tag`."""
+    """`repositories` have files by path, `images` the bytes of a model by `namespace/model:tag`, and
+    `beside` those of what comes with it by their kind."""
 
     environ: dict[str, str]
     origin: str
     files_origin: str
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
+    beside: dict[str, dict[str, bytes]] = field(default_factory=dict)
     manifests: dict[str, Any] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     seen: list[Seen] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    # Whose key must have signed who asks for a token, in SSH's form.
+    signer: bytes | None = None
     # Everybody may list these, and nobody have their files without a token.
     gated: set[str] = field(default_factory=set)
 
@@ -73,7 +81,7 @@ class Hub:
 
     def blobs(self) -> Iterator[bytes]:
         yield from self.images.values()
-        for files in self.repositories.values():
+        for files in (*self.repositories.values(), *self.beside.values()):
             yield from files.values()
 
     def blob(self, digest: str) -> bytes | None:
@@ -89,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers["host"]
         url = urlsplit(self.path)
         self.hub.seen.append(Seen(host, self.path, self.headers["authorization"], self.headers["range"]))
+        if refusals := self.hub.faults.refusals.get(host):
+            status, headers = refusals.pop(0)
+            return self.refuse(status, **headers)
         for pattern, answer in _ROUTES:
             if match := re.fullmatch(pattern, url.path):
                 query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -142,7 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = hub.images.get(f"{name}:{tag}")
         if content is None:
             return self.refuse(404)
-        layers = [layer(content), layer(b"MIT", "license"), layer(b"{{ .Prompt }}", "template")]
+        layers = [layer(content), layer(b"{{ .Prompt }}", "template")]
+        layers += [layer(each, kind) for kind, each in hub.beside.get(f"{name}:{tag}", {}).items()]
         return self.give_json({"schemaVersion": 2, "layers": layers})
 
     def blob(self, name: str, digest: str) -> None:
@@ -158,9 +170,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.refuse(401, www_authenticate=f'Bearer realm="{realm}",service="hub",scope="{scope}"')
         return True
 
-    def token(self, service: str = "", scope: str = "") -> None:
+    def token(self, service: str = "", scope: str = "", **more: str) -> None:
+        if self.hub.signer is not None and not self.is_signed(self.hub.signer):
+            return self.refuse(401)
         good = service == "hub" and scope.startswith("repository:")
         self.give_json({"token": "registry-token" if good else ""})
+
+    def is_signed(self, signer: bytes) -> bool:
+        """By this key, for the very URL that was asked for."""
+        from nacl.bindings import crypto_sign_open
+        from nacl.exceptions import BadSignatureError
+
+        public, _, signature = (self.headers["authorization"] or "").partition(":")
+        no_body = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
+        text = f"GET,https://{self.headers['host']}{self.path},{no_body}".encode()
+        try:
+            return base64.b64decode(public) == signer and bool(
+                crypto_sign_open(base64.b64decode(signature) + text, signer[-32:])
+            )
+        except (ValueError, BadSignatureError):
+            return False
 
     def file(self, digest: str, **query: str) -> None:
         faults = self.hub.faults
@@ -266,6 +295,8 @@ def running_hub(folder: Path) -> Iterator[Hub]:
         # The same address under another name is another host.
         origin, files = f"127.0.0.1:{one.server_port}", f"localhost:{other.server_port}"
         environ = {"HF_ENDPOINT": f"https://{origin}", "SHIMMY_PULL_HOSTS": files, "SSL_CERT_FILE": str(cert)}
+        # A proxy to the internet is no way to this machine.
+        environ |= NO_PROXIES
         hub = Hub(environ, origin, files)
         Handler.hub = hub
         threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in (one, other)]

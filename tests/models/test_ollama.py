@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Found
 from shimmy.models.ollama import MAX_MANIFEST_BYTES, OllamaStore
+from tests.fakes.gguf_writer import model
+from tests.fakes.ollama_store import put_model
 
 HEX = "0123456789abcdef" * 4
 MODEL = "application/vnd.ollama.image.model"
@@ -36,7 +39,7 @@ def find(store: Path) -> list[Found]:
 
 
 def test_finds_models_by_the_names_ollama_gives_them(store: Path) -> None:
-    content = {"schemaVersion": 2, "layers": [layer(kind="license"), layer(), layer(kind="projector")]}
+    content = {"schemaVersion": 2, "layers": [layer(kind="template"), layer(), layer(kind="projector")]}
     manifest(store, "hf.co/org/repo/Q4_K_M", content)
     manifest(store, "registry.ollama.ai/library/llama3.2/1b", content)
     manifest(store, "registry.ollama.ai/someone/model/latest", content)
@@ -88,10 +91,44 @@ def test_a_missing_blob_is_said(store: Path) -> None:
     assert find(store) == [Found("x:latest", (), f"the blob sha256-{'0' * 64} is missing")]
 
 
-def test_an_adapter_is_not_silently_left_out(store: Path) -> None:
-    manifest(store, "registry.ollama.ai/library/x/latest", {"layers": [layer(), layer(kind="adapter")]})
-    [only] = find(store)
-    assert only.reason == "it has an adapter, which would be left out"
+def test_what_comes_with_a_model(tmp_path: Path) -> None:
+    layers = {"params": {"stop": ["</s>"]}, "system": "Be Mario.", "template": "{{ .Prompt }}", "adapter": b"GGUF"}
+    put_model(tmp_path, "mario:latest", b"GGUF", **layers)
+    [only] = find(tmp_path)
+    assert only.reason is None
+    assert (only.own.stop, only.own.system, len(only.own.adapters)) == (("</s>",), "Be Mario.", 1)
+    assert [layer.kind for layer in only.own.layers] == ["params", "system", "adapter"]
+
+
+def test_layers_that_make_no_sense_are_said(tmp_path: Path) -> None:
+    put_model(tmp_path, "mario:latest", b"GGUF", params="{")
+    [only] = find(tmp_path)
+    assert only.reason and only.reason.startswith("its params cannot be read")
+
+
+def test_a_model_of_the_same_file_with_other_things_is_another_model(tmp_path: Path) -> None:
+    content = model().write(tmp_path / "tiny.gguf").read_bytes()
+    put_model(tmp_path, "tiny:latest", content)
+    put_model(tmp_path, "same:latest", content)
+    put_model(tmp_path, "mario:latest", content, system="Be Mario.")
+    catalog = Catalog([OllamaStore(str(tmp_path))])
+    catalog.refresh()
+    assert [each.id for each in catalog.models()] == ["mario:latest", "same:latest"]
+    assert catalog.find("tiny").id == "same:latest" and catalog.find("mario").own.system == "Be Mario."
+    put_model(tmp_path, "mario:latest", content, system="Be Luigi.")
+    [change] = catalog.refresh()
+    assert (change.id, change.kind) == ("mario:latest", "changed")
+
+
+def test_another_adapter_makes_another_identity(tmp_path: Path) -> None:
+    content = model().write(tmp_path / "tiny.gguf").read_bytes()
+    catalog = Catalog([OllamaStore(str(tmp_path))])
+    identities = []
+    for adapter in (b"one", b"two"):
+        put_model(tmp_path, "mario:latest", content, adapter=adapter)
+        catalog.refresh()
+        identities.append(catalog.find("mario").identity)
+    assert identities[0] != identities[1]
 
 
 def test_what_has_no_weights_here_is_left_out(store: Path) -> None:

@@ -6,12 +6,14 @@ import pytest
 
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
-from shimmy.models.keeping import copy, remove
+from shimmy.models.keeping import copy, remove, take_in_all
+from shimmy.models.ollama import OllamaStore
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import Store
 from shimmy.store.imports import in_place
 from shimmy.store.manifests import Manifest, Part, Provenance
 from tests.fakes.gguf_writer import GGUF, model
+from tests.fakes.ollama_store import put_model
 
 DIGEST = "d" * 64
 
@@ -79,3 +81,20 @@ def test_copied_and_removed(tmp_path: Path, store: Store, catalog: Catalog) -> N
     catalog.refresh()
     assert [each.id for each in catalog.models()] == ["mine"]
     assert remove(store, catalog, "mine") > 0
+
+
+def test_what_comes_with_a_model_of_ollamas_is_taken_in_with_it(tmp_path: Path, store: Store, catalog: Catalog) -> None:
+    """In place, too: nothing is copied."""
+    ollama = OllamaStore(str(tmp_path / "ollama"))
+    put_model(tmp_path / "ollama", "mario:latest", model().write(tmp_path / "x.gguf").read_bytes(), system="Be Mario.")
+    (manifest,) = take_in_all(store, [ollama], "ollama")
+    catalog.refresh()
+    assert catalog.find("mario").own.system == "Be Mario."
+    assert [each.name for each in manifest.layers] == ["system"] and manifest.digests == set()
+    copy(store, catalog, "mario", "other")
+    catalog.refresh()
+    assert catalog.find("other").own == catalog.find("mario").own
+    (layer,) = manifest.layers
+    Path(layer.path or "").write_text("Be somebody else.")
+    catalog.refresh()
+    assert "another one than it was" in str(catalog.look_up("mario"))

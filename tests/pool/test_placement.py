@@ -1,15 +1,19 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from shimmy.core import ipc
 from shimmy.core.errors import Draining, ModelInvalid, WorkerLost
+from shimmy.core.modelfile import Own
 from shimmy.models.listing import Model
-from shimmy.pool.placement import ModelStatus
+from shimmy.pool.placement import ModelStatus, Placement
 from tests.fakes.pool import (
     answer,
     fake_inference,
     fake_model,
+    fake_spawn,
     generation,
     run,
     scripted_model,
@@ -134,3 +138,20 @@ def test_an_idle_model_is_unloaded_and_one_in_use_is_not() -> None:
             assert await answer(inference, "!pid") != first
 
     run(test())
+
+
+def test_what_comes_with_a_model_is_loaded_with_it() -> None:
+    """A context that was asked for is not the model's own."""
+    own = Own(adapters=("/blobs/one", "/blobs/two"), context_length=4096)
+    model = msgspec.structs.replace(fake_model("mario"), own=own)
+
+    async def main() -> None:
+        async with placed() as placement:
+            options = placement._options_for(model)
+            assert options.adapters == (ipc.Adapter("own-1", "/blobs/one"), ipc.Adapter("own-2", "/blobs/two"))
+            assert options.context_length == 4096
+        placement = Placement(ipc.EngineOptions(context_length=2048), spawn=fake_spawn)
+        assert placement._options_for(model).context_length == 2048
+        await placement.close()
+
+    asyncio.run(main())

@@ -9,12 +9,13 @@ from shimmy.core.pulling import Progress
 from shimmy.store.folder import Store
 from shimmy.store.manifests import Manifest
 from shimmy.store.pull import Pull
-from tests.fakes.hub import Hub, running_hub
+from tests.fakes.hub import NO_PROXIES, Hub, running_hub
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr("shimmy.store.download.PAUSE_SECONDS", 0.001)
+    for module in ("download", "pull"):
+        monkeypatch.setattr(f"shimmy.store.{module}.PAUSE_SECONDS", 0.001)
     with running_hub(tmp_path / "hub") as hub:
         monkeypatch.setenv("SSL_CERT_FILE", hub.environ["SSL_CERT_FILE"])
         yield hub
@@ -28,6 +29,8 @@ def store(tmp_path: Path) -> Store:
 def pull(
     hub: Hub, store: Store, name: str, revision: str | None = None, **environ: str
 ) -> tuple[Manifest, list[Progress]]:
-    """The manifest, and all that was reported."""
+    """The manifest, and all that was reported. Whoever runs the tests may have a key of Ollama's."""
     reported: list[Progress] = []
-    return Pull.from_environ(store, hub.environ | environ, reported.append).run(name, revision), reported
+    own = {name: value for name, value in hub.environ.items() if name not in NO_PROXIES}
+    environ = {"HOME": "/nonexistent", **own, **environ}
+    return Pull.from_environ(store, environ, reported.append).run(name, revision), reported

@@ -14,10 +14,14 @@ import pytest
 
 from shimmy.core.errors import DigestMismatch, Forbidden, ModelNotFound, PullFailed, RequestError, StoreFull
 from shimmy.core.pulling import Progress
+from shimmy.models.catalog import Catalog
+from shimmy.models.keeping import copy
+from shimmy.models.stored import StoreSource
 from shimmy.store import hosts, partial
 from shimmy.store.folder import Store
 from shimmy.store.http import Cancelled
 from shimmy.store.pull import CHUNK_BYTES, Pull
+from tests.fakes.gguf_writer import model
 from tests.fakes.hub import COMMIT, TOKEN, Hub, layer, noise
 from tests.store.conftest import pull
 
@@ -102,6 +106,42 @@ def test_a_model_of_a_registry(hub: Hub, store: Store) -> None:
         pull(hub, store, f"{hub.origin}/library/tiny:1b", revision="main")
 
 
+BESIDE = {"params": b'{"stop":["</s>"]}', "system": b"Be Mario.", "adapter": noise(3000), "license": b"MIT"}
+
+
+def test_what_comes_with_a_model_of_a_registry(hub: Hub, store: Store) -> None:
+    """A Go template and a projector, which are of no use, stay where they are."""
+    hub.images["library/tiny:1b"] = SMALL
+    hub.beside["library/tiny:1b"] = BESIDE | {"projector": noise(4000)}
+    manifest, reported = pull(hub, store, f"{hub.origin}/library/tiny:1b")
+    assert {part.name: content(store, part.sha256) for part in manifest.layers} == BESIDE
+    assert {each.file for each in reported} == {None, "model.gguf", *BESIDE}
+    assert store.remove(manifest.name) == len(SMALL) + sum(map(len, BESIDE.values()))
+    assert files(store, "blobs") == []
+
+
+def test_what_comes_with_a_model_is_used(hub: Hub, store: Store, tmp_path: Path) -> None:
+    hub.images["library/tiny:1b"] = model().write(tmp_path / "tiny.gguf").read_bytes()
+    hub.beside["library/tiny:1b"] = BESIDE
+    manifest, _ = pull(hub, store, f"{hub.origin}/library/tiny:1b")
+    catalog = Catalog([StoreSource({"SHIMMY_STORE": store.root})])
+    catalog.refresh()
+    own = catalog.find(manifest.name).own
+    assert (own.system, own.stop) == ("Be Mario.", ("</s>",))
+    copy(store, catalog, manifest.name, "other")
+    catalog.refresh()
+    assert catalog.find("other").own == own
+
+
+def test_a_layer_that_is_not_what_was_announced(hub: Hub, store: Store) -> None:
+    hub.images["library/tiny:1b"] = SMALL
+    hub.beside["library/tiny:1b"] = BESIDE
+    hub.faults.corrupt = True
+    with pytest.raises(DigestMismatch):
+        pull(hub, store, f"{hub.origin}/library/tiny:1b")
+    assert store.find(f"{hub.origin}/library/tiny:1b") is None
+
+
 def test_a_registry_that_wants_to_know_who_asks(hub: Hub, store: Store) -> None:
     hub.images["library/tiny:1b"] = SMALL
     hub.faults.challenge = ""
@@ -128,8 +168,11 @@ def test_a_registry_that_sends_us_elsewhere_for_a_token(hub: Hub, store: Store) 
         [{**layer(SMALL), "digest": f"sha256:{sha256(SMALL)}\n"}],
         [{**layer(SMALL), "size": -1}],
         [{**layer(SMALL), "size": 1 << 60}],
-        [layer(SMALL), layer(SMALL, "adapter")],
         [layer(SMALL), layer(LARGE)],
+        [layer(SMALL), {**layer(b"{}", "params"), "digest": "sha256:../../../../etc/passwd"}],
+        [layer(SMALL), {**layer(b"{}", "params"), "size": (1 << 20) + 1}],
+        [layer(SMALL), *[layer(b"MIT", "license")] * 65],
+        [layer(SMALL, "adapter")],
         [layer(SMALL, "tensor")],
         "layers",
         None,
@@ -454,15 +497,3 @@ def test_a_name_server_that_is_away_for_a_moment(hub: Hub, store: Store, monkeyp
 
     monkeypatch.setattr(hosts, "_resolve", most_times)
     assert pull(hub, store, "org/large")[0].size == len(LARGE)
-
-
-@pytest.mark.parametrize(
-    ("variable", "hint"), [("HTTPS_PROXY", "HTTPS_PROXY is set, but a pull uses no proxy"), ("X", "")]
-)
-def test_who_needs_a_proxy_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
-    monkeypatch.setattr("shimmy.store.pull._TRIES", 1)
-    monkeypatch.setattr(hosts, "_resolve", lambda host, port: [])
-    one = Pull.from_environ(store, {variable: "http://proxy:3128"}, lambda progress: None)
-    with pytest.raises(PullFailed, match=f"huggingface.co has no address: .*{hint}$") as raised:
-        one.run("org/repo")
-    assert ("proxy" in str(raised.value)) == bool(hint)

@@ -8,12 +8,13 @@ from starlette.types import Scope
 
 from shimmy.core.errors import ShimmyError
 from shimmy.core.keys import admin, infer, public
-from shimmy.server.protocol import Protocol, route
+from shimmy.server.protocol import Protocol, Upload, route
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
     from shimmy.protocols.ollama.about import About
     from shimmy.protocols.ollama.chat import Chats
+    from shimmy.protocols.ollama.create import Creations
     from shimmy.protocols.ollama.embed import Embeds
     from shimmy.protocols.ollama.generate import Generates
     from shimmy.protocols.ollama.models import Models
@@ -39,9 +40,9 @@ class Ollama(Protocol):
             route("POST", "/api/pull", admin, lambda: self.store.pull),
             route("POST", "/api/copy", admin, lambda: self.store.copy),
             route("DELETE", "/api/delete", admin, lambda: self.store.delete),
-            route("POST", "/api/push", infer, lambda: self.about.refuse_store),
-            route("POST", "/api/create", infer, lambda: self.about.refuse_store),
-            route("POST", "/api/blobs/{digest}", infer, lambda: self.about.refuse_store),
+            route("POST", "/api/push", infer, lambda: self.about.refuse_push),
+            route("POST", "/api/create", admin, lambda: self.creations.create),
+            route("HEAD POST", "/api/blobs/{digest}", admin, lambda: self.creations.blob, Upload),
         ]
 
     @cached_property
@@ -79,6 +80,12 @@ class Ollama(Protocol):
         from shimmy.protocols.ollama.store import StoreRequests
 
         return StoreRequests(self._inference, self._settings)
+
+    @cached_property
+    def creations(self) -> "Creations":
+        from shimmy.protocols.ollama.create import Creations
+
+        return Creations(self._inference, self._settings)
 
     def operations(self) -> "dict[str, Operation]":
         from shimmy.protocols.ollama.described import OPERATIONS

@@ -16,8 +16,5 @@ class About:
     async def version(self, request: Request) -> Response:
         return Response(b'{"version":"%s"}' % API_VERSION.encode(), media_type="application/json")
 
-    async def refuse_store(self, request: Request) -> Response:
-        raise Unimplemented(
-            f"{request.url.path} is not implemented: this server makes no models; put .gguf files into one of its "
-            "folders, and they are found, or pull them"
-        )
+    async def refuse_push(self, request: Request) -> Response:
+        raise Unimplemented("/api/push is not implemented: this server brings models and gives none away")

@@ -12,7 +12,7 @@ from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.answer import chat_shape
 from shimmy.protocols.ollama.endpoint import Endpoint
 from shimmy.protocols.ollama.generation import fields, new_id, reasoning
-from shimmy.protocols.ollama.messages import messages
+from shimmy.protocols.ollama.messages import messages, with_own
 from shimmy.protocols.ollama.wire import ChatRequest, ToolField
 from shimmy.server.inference import Inference
 from shimmy.server.streaming import EventStream
@@ -33,7 +33,7 @@ class Chats(Endpoint):
         # What the assistant has begun to say is gone on with.
         goes_on = last.role == "assistant" and not last.tool_calls
         chat = Chat(
-            messages(body.messages),
+            with_own(await self._inference.own(body.model), messages(body.messages)),
             tools=_tools(body.tools or []),
             reasoning=reasoning(body.think),
             continue_final=goes_on,

@@ -4,6 +4,7 @@ from shimmy.core.operation import EVENTS, JSON, LINES, TEXT, Operation
 from shimmy.protocols.ollama.wire import (
     ChatRequest,
     CopyRequest,
+    CreateRequest,
     DeleteRequest,
     EmbeddingsRequest,
     EmbedRequest,
@@ -11,8 +12,6 @@ from shimmy.protocols.ollama.wire import (
     PullRequest,
     ShowRequest,
 )
-
-_STORE = Operation("Always 501: this server makes no models.")
 
 OPERATIONS = {
     "/": Operation("Says that Ollama is running.", media=(TEXT,)),
@@ -28,9 +27,11 @@ OPERATIONS = {
     "/api/ps": Operation("The models that are loaded."),
     "/api/show": Operation("One model.", ShowRequest),
     "/api/pull": Operation("Brings a model into the store; in lines unless `stream` is false.", PullRequest),
-    "/api/push": _STORE,
-    "/api/create": _STORE,
+    "/api/push": Operation("Always 501: this server gives no models away."),
+    "/api/create": Operation(
+        "Makes a model of another one or of files; in lines unless `stream` is false.", CreateRequest
+    ),
     "/api/copy": Operation("Gives a model a further name.", CopyRequest),
     "/api/delete": Operation("Removes a model from the store.", DeleteRequest),
-    "/api/blobs/{digest}": _STORE,
+    "/api/blobs/{digest}": Operation("Brings a file for a model that is to be made; HEAD says whether it is here."),
 }

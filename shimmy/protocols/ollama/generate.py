@@ -42,7 +42,12 @@ class Generates(Endpoint):
             if body.raw:
                 raise RequestError("suffix: raw prompts have none", param="suffix")
             return Infill(prompt, body.suffix)
-        if body.raw or not (body.system or await self._inference.has_chat_template(body.model)):
+        if body.raw:
             return Text(prompt)
-        system = [Message("system", body.system)] if body.system else []
-        return Chat([*system, Message("user", prompt)], reasoning=reasoning(body.think))
+        own = await self._inference.own(body.model)
+        system = body.system or own.system
+        if not (system or await self._inference.has_chat_template(body.model)):
+            return Text(prompt)
+        began = [Message("system", system)] if system else []
+        began += [Message(turn.role, turn.content) for turn in own.messages]
+        return Chat([*began, Message("user", prompt)], reasoning=reasoning(body.think))

@@ -1,10 +1,22 @@
 """The messages of a chat as ours. Ollama's calls need no ids: a result belongs to the next call of its tool."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from shimmy.core.request import Message, ToolCall
 from shimmy.protocols.ollama.generation import refuse_images
 from shimmy.protocols.ollama.wire import CalledFunction, ChatMessage
+
+if TYPE_CHECKING:
+    from shimmy.core.modelfile import Own
+
+
+def with_own(own: "Own", messages: list[Message]) -> list[Message]:
+    """A conversation with what the model has for the beginning of every one: its system prompt only where there is
+    none, as in Ollama."""
+    whole = [*(Message(turn.role, turn.content) for turn in own.messages), *messages]
+    return [Message("system", own.system), *whole] if own.system and whole[0].role != "system" else whole
 
 
 def messages(given: list[ChatMessage]) -> list[Message]:

@@ -1,12 +1,16 @@
 """GET /api/tags and /api/ps, POST /api/show. Nothing in them is null that Ollama's clients take for a value."""
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
+from msgspec import json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError
+from shimmy.core.modelfile import Own, read_text
 from shimmy.core.sizes import parameter_size
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.wire import ShowRequest
@@ -63,21 +67,24 @@ class Models:
         if not name:
             raise RequestError("model: this field is required", param="model")
         model, header = await self._inference.header(name)
-        facts = model.facts
-        template = header.get("tokenizer.chat_template")
-        parameters = _parameters(facts)
-        return json_response(
-            {
-                "license": _text(header.get("general.license")),
-                "modelfile": f"FROM {model.id}\n" + "".join(f"PARAMETER {line}\n" for line in parameters),
-                "parameters": "\n".join(parameters),
-                "template": _text(template),
-                "details": _details(facts),
-                "model_info": _model_info(model, header),
-                "capabilities": _capabilities(facts, header),
-                "modified_at": _time(model.modified_unix),
-            }
-        )
+        facts, own = model.facts, model.own
+        licenses = await asyncio.to_thread(_licenses, own)
+        parameters = _parameters(facts, own)
+        shown: dict[str, Any] = {
+            "license": "\n".join(licenses) or _text(header.get("general.license")),
+            "modelfile": _modelfile(model.id, parameters, own, licenses),
+            "parameters": "\n".join(parameters),
+            "template": _text(header.get("tokenizer.chat_template")),
+            "details": _details(facts),
+            "model_info": _model_info(model, header),
+            "capabilities": _capabilities(facts, header),
+            "modified_at": _time(model.modified_unix),
+        }
+        if own.system:
+            shown["system"] = own.system
+        if own.messages:
+            shown["messages"] = own.messages
+        return json_response(shown)
 
 
 def _entry(model: Any) -> dict[str, Any]:
@@ -142,10 +149,35 @@ def _capabilities(facts: Any, header: dict[str, Any]) -> list[str]:
     return found
 
 
-def _parameters(facts: Any) -> list[str]:
-    """The file's own defaults for sampling, each a line of a Modelfile."""
-    own = facts.sampling if facts else {}
-    return [f"{_PARAMETERS.get(name, name)} {value}" for name, value in own.items() if name != "samplers"]
+def _parameters(facts: Any, own: Own) -> list[str]:
+    """The model's own defaults, each a line of a Modelfile."""
+    sampling = (facts.sampling if facts else {}) | own.sampling
+    lengths = {"num_ctx": own.context_length, "num_predict": own.max_tokens}
+    named = {_PARAMETERS.get(name, name): value for name, value in sampling.items() if name != "samplers"} | lengths
+    lines = [f"{name} {value}" for name, value in named.items() if value is not None]
+    return [*lines, *(f"stop {json.encode(each).decode()}" for each in own.stop)]
+
+
+def _modelfile(name: str, parameters: list[str], own: Own, licenses: list[str]) -> str:
+    lines = [f"FROM {name}", *(f"PARAMETER {line}" for line in parameters)]
+    if own.system:
+        lines.append(f"SYSTEM {_quoted(own.system)}")
+    lines += [f"MESSAGE {turn.role} {_quoted(turn.content)}" for turn in own.messages]
+    lines += [f"LICENSE {_quoted(text)}" for text in licenses]
+    return "\n".join([*lines, ""])
+
+
+def _quoted(text: str) -> str:
+    return f'"""{text}"""'
+
+
+def _licenses(own: Own) -> list[str]:
+    """Those that are still there."""
+    texts = []
+    for path in own.licenses:
+        with suppress(OSError, ValueError):
+            texts.append(read_text(path))
+    return texts
 
 
 def _text(value: object) -> str:

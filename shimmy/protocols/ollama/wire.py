@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shimmy.core.modelfile import MAX_LAYERS, MAX_TURNS, Turn
 from shimmy.core.raw_json import absent
 from shimmy.core.request import (
     MAX_MESSAGES,
@@ -26,6 +27,9 @@ from shimmy.core.request import (
     TopK,
     Window,
 )
+
+# Of one model, in shards.
+MAX_FILES = 1024
 
 Think = bool | Literal["low", "medium", "high", "max"]
 
@@ -143,6 +147,24 @@ class PullRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     insecure: bool | None = None
     revision: ModelName | None = None
+
+
+class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`files` and `adapters` are digests by the names of files."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+    source: ModelName | None = msgspec.field(name="from", default=None)
+    files: Annotated[dict[str, str], Meta(max_length=MAX_FILES)] | None = None
+    adapters: Annotated[dict[str, str], Meta(max_length=MAX_LAYERS)] | None = None
+    template: str | None = None
+    license: str | Annotated[list[str], Meta(max_length=MAX_LAYERS)] | None = None
+    system: str | None = None
+    parameters: dict[str, Any] | None = None
+    messages: Annotated[list[Turn], Meta(max_length=MAX_TURNS)] | None = None
+    stream: bool | None = None
+    quantize: str | None = None
+    modelfile: str | None = None
 
 
 class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):

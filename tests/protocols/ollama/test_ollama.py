@@ -12,11 +12,14 @@ import pytest
 
 from shimmy.core.errors import RequestError
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Timings, Usage
+from shimmy.models.catalog import Catalog
+from shimmy.models.ollama import OllamaStore
 from shimmy.protocols.ollama.answer import Answer, generate_shape
 from shimmy.protocols.ollama.generation import constraint
 from shimmy.protocols.ollama.messages import messages
 from shimmy.protocols.ollama.wire import ChatMessage
 from tests.fakes import gguf_writer
+from tests.fakes.ollama_store import put_model
 from tests.program import inside
 from tests.server.live import Live, run_inside, run_live
 
@@ -185,9 +188,10 @@ def test_log_probabilities() -> None:
         ("/api/generate", generate("!fail context_length_exceeded too long"), 400, "too long"),
         ("/api/show", {}, 400, "model"),
         ("/api/pull", {"model": "llama3.2"}, 403, "--allow-pull"),
-        ("/api/create", {"model": "mine"}, 501, "not implemented"),
+        ("/api/push", {"model": "mine"}, 501, "not implemented"),
+        ("/api/create", {"model": "mine", "from": "echo", "stream": False}, 403, "--allow-pull"),
         ("/api/copy", {"source": "a", "destination": "b"}, 403, "--allow-pull"),
-        ("/api/blobs/sha256:00", b"x", 501, "not implemented"),
+        (f"/api/blobs/sha256:{'0' * 64}", b"x", 403, "--allow-pull"),
         ("/api/nope", {}, 404, "/api/nope"),
         ("/api/tags", {}, 405, "GET"),
     ],
@@ -313,6 +317,62 @@ def test_what_is_told_of_a_model(tmp_path: Path) -> None:
         assert shown["modelfile"].startswith("FROM tiny-model\n") and isinstance(shown["parameters"], str)
 
     run_live(test, folder=tmp_path)
+
+
+MARIO: dict[str, Any] = {
+    "params": {"temperature": 0.8, "top_k": 7, "stop": ["</s>"], "num_predict": 5, "num_ctx": 512},
+    "system": "Be Mario.",
+    "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "It's a me!"}],
+    "license": "MIT",
+}
+
+
+@pytest.fixture
+def mario(tmp_path: Path) -> Catalog:
+    """A catalogue with one model of that name, and what comes with it."""
+    content = gguf_writer.model(tokenizer__chat_template="{{ messages }}").write(tmp_path / "tiny.gguf").read_bytes()
+    put_model(tmp_path, "mario:latest", content, **MARIO)
+    return Catalog([OllamaStore(str(tmp_path))])
+
+
+def test_what_comes_with_a_model_is_shown(mario: Catalog) -> None:
+    async def test(server: Live) -> None:
+        shown = await post(server, "/api/show", {"model": "mario"})
+        assert (shown["system"], shown["license"], shown["messages"]) == ("Be Mario.", "MIT", MARIO["messages"])
+        lines = ["temperature 0.8", "top_k 7", "num_ctx 512", "num_predict 5", 'stop "</s>"']
+        assert shown["parameters"].splitlines() == lines
+        assert shown["modelfile"].splitlines() == [
+            "FROM mario:latest",
+            *(f"PARAMETER {line}" for line in lines),
+            'SYSTEM """Be Mario."""',
+            'MESSAGE user """Hi"""',
+            'MESSAGE assistant """It\'s a me!"""',
+            'LICENSE """MIT"""',
+        ]
+
+    run_inside(test, catalog=mario)
+
+
+def test_what_comes_with_a_model_holds_for_what_is_not_asked_for(mario: Catalog) -> None:
+    def contents(generation: Any) -> list[str]:
+        return [message["content"] for message in generation["prompt"]["messages"]]
+
+    async def test(server: Live) -> None:
+        generation = await asked(server, "/api/chat", chat("!request", model="mario"))
+        assert contents(generation) == ["Be Mario.", "Hi", "It's a me!", "!request"]
+        assert generation["sampling"]["top_k"] == 7
+        assert set(generation["sampling"]["explicit"]) == {"temperature", "top_k"}
+        assert (generation["stop"], generation["max_tokens"]) == (["</s>"], 5)
+        options = {"top_k": 3, "stop": ["x"], "num_predict": 6}
+        generation = await asked(server, "/api/generate", generate("!request", model="mario", options=options))
+        assert contents(generation) == ["Be Mario.", "Hi", "It's a me!", "!request"]
+        assert (generation["sampling"]["top_k"], generation["stop"], generation["max_tokens"]) == (3, ["x"], 6)
+        generation = await asked(server, "/api/generate", generate("!request", model="mario", system="Be Luigi."))
+        assert contents(generation)[0] == "Be Luigi."
+        generation = await asked(server, "/api/generate", generate("!request", model="mario", raw=True))
+        assert generation["prompt"] == {"type": "text", "text": "!request"}
+
+    run_inside(test, catalog=mario)
 
 
 def test_results_find_their_calls() -> None:
