@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError
-from shimmy.core.modelfile import MAX_TEXT_BYTES, Kind, Recipe, read_text
+from shimmy.core.modelfile import MAX_LAYERS, MAX_TEXT_BYTES, Kind, Recipe, read_text
 from shimmy.models.facts import inspect
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shimmy.store.manifests import Manifest, Part
 
 _ADAPTERS = "adapters"
+# Of a file, in characters; nothing is opened by it.
+_MAX_NAME_CHARS = 255
 
 
 def make(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
@@ -28,7 +30,10 @@ def make(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
     base = _base(store, catalog, recipe)
     store.make()
     with as_store_failure(store.root):
-        layers = tuple(_layers(store, base, recipe))
+        # What comes with it twice comes with it once.
+        layers = tuple(dict.fromkeys(_layers(store, base, recipe)))
+    if len(layers) > MAX_LAYERS:
+        raise RequestError(f"{len(layers)} licences, adapters and other things would come with it, not {MAX_LAYERS}")
     return store.adopt(msgspec.structs.replace(base, name=recipe.name, aliases=(), layers=layers))
 
 
@@ -48,6 +53,8 @@ def _of_files(store: "Store", recipe: Recipe) -> "Manifest":
     from shimmy.store.pull import timestamp
     from shimmy.store.quantization import RemoteFile, candidates
 
+    if any(len(name) > _MAX_NAME_CHARS or not name.isprintable() for name in recipe.files):
+        raise RequestError(f"files: a name has at most {_MAX_NAME_CHARS} printable characters", param="files")
     files = [RemoteFile(name, _size(store, digest, "files"), digest) for name, digest in recipe.files.items()]
     found = candidates(files)
     if len(found) != 1 or len(found[0].files) != len(files):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError
-from shimmy.core.modelfile import Recipe, Turn
+from shimmy.core.modelfile import MAX_LAYERS, Recipe, Turn
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from shimmy.models.making import make
@@ -63,6 +63,16 @@ def test_what_is_not_said_anew_is_kept(store: Store, catalog: Catalog) -> None:
     assert len(own.licenses) == 2
 
 
+def test_what_comes_with_a_model_does_not_grow_without_end(store: Store, catalog: Catalog) -> None:
+    """Whatever is made of it can be read again."""
+    make(store, catalog, Recipe("one", "tiny", licenses=tuple(f"{at}" for at in range(MAX_LAYERS))))
+    make(store, catalog, Recipe("one", "one", licenses=("0", "1")))
+    with pytest.raises(RequestError, match="65 licences"):
+        make(store, catalog, Recipe("one", "one", licenses=("64",)))
+    catalog.refresh()
+    assert len(catalog.find("one").own.licenses) == MAX_LAYERS
+
+
 def test_a_model_made_anew_leaves_nothing_behind(store: Store, catalog: Catalog) -> None:
     for system in ("Be Mario.", "Be Luigi."):
         make(store, catalog, Recipe("mario", "tiny", system=system))
@@ -92,6 +102,8 @@ def test_with_an_adapter(tmp_path: Path, store: Store, catalog: Catalog) -> None
         ({"a-00001-of-00002.gguf": "model"}, "one GGUF model"),
         ({"model.safetensors": "model"}, "one GGUF model"),
         ({"../../etc/passwd": "model"}, "one GGUF model"),
+        ({"x" * 300 + ".gguf": "model"}, "at most 255"),
+        ({"a\x1b[2J.gguf": "model"}, "printable"),
     ],
 )
 def test_files_that_are_no_model(tmp_path: Path, store: Store, catalog: Catalog, files: Any, said: str) -> None:
