@@ -22,7 +22,7 @@ _MAX_NAME_CHARS = 255
 
 def make(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
     """In the place of a model of that name, if there is one. Raises `RequestError` for what makes no model,
-    `ModelNotFound`, `ModelInvalid`, `StoreFailed`."""
+    `ModelNotFound`, `ModelInvalid`, `StoreFailed`, `Busy`."""
     from shimmy.store.folder import as_store_failure
     from shimmy.store.names import local_name
 
