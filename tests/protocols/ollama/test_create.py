@@ -118,6 +118,23 @@ def test_a_blob_that_stops_coming(catalog: Catalog, tmp_path: Path) -> None:
     run_inside(test, catalog=catalog, settings=with_settings(allow_pull=True, stall_seconds=0.2))
 
 
+def test_a_blob_of_which_hardly_anything_comes(catalog: Catalog) -> None:
+    """A byte now and then keeps no place for ever."""
+
+    async def test(server: Live) -> None:
+        async with server.connect() as client:
+            await client.send(HALF.replace(b"Length: 8", b"Length: 10000"))
+            answered = asyncio.create_task(client.head())
+            for _ in range(500):
+                if answered.done():
+                    break
+                await client.send(b"x")
+                await asyncio.wait([answered], timeout=0.02)
+            assert answered.done() and answered.result().status == 408
+
+    run_inside(test, catalog=catalog, settings=with_settings(allow_pull=True, stall_seconds=0.3))
+
+
 def test_a_client_that_leaves_within_a_blob(catalog: Catalog, tmp_path: Path) -> None:
     async def test(server: Inside) -> None:
         async with server.connect() as client:
