@@ -2,6 +2,7 @@
 written anew. No file of weights is copied."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,7 +35,11 @@ def make(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
         layers = tuple(dict.fromkeys(_layers(store, base, recipe)))
     if len(layers) > MAX_LAYERS:
         raise RequestError(f"{len(layers)} licences, adapters and other things would come with it, not {MAX_LAYERS}")
-    return store.adopt(msgspec.structs.replace(base, name=recipe.name, aliases=(), layers=layers))
+    made = store.adopt(msgspec.structs.replace(base, name=recipe.name, aliases=(), layers=layers))
+    # What was sent and never used; not before, lest a blob that somebody was told is here goes.
+    with suppress(OSError):
+        store.sweep()
+    return made
 
 
 def _base(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":

@@ -1,5 +1,7 @@
 """Models made of others and of files that were sent."""
 
+import os
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from shimmy.models.folders import Folder
 from shimmy.models.making import make
 from shimmy.models.scan import look_again, scan
 from shimmy.models.stored import StoreSource
-from shimmy.store.folder import Store
+from shimmy.store.folder import ABANDONED_SECONDS, Store
 from tests.fakes.gguf_writer import model
 
 
@@ -78,6 +80,14 @@ def test_a_model_made_anew_leaves_nothing_behind(store: Store, catalog: Catalog)
         make(store, catalog, Recipe("mario", "tiny", system=system))
     digest = sha256(b"Be Luigi.").hexdigest()
     assert [path.name for path in (Path(store.root) / "blobs").iterdir()] == [f"sha256-{digest}"]
+
+
+def test_what_was_sent_and_never_used_goes(store: Store, catalog: Catalog) -> None:
+    old, fresh = sent(store, b"old"), sent(store, b"fresh")
+    long_ago = time.time() - ABANDONED_SECONDS - 60
+    os.utime(store.blob(old), (long_ago, long_ago))
+    make(store, catalog, Recipe("mario", "tiny", system="Be Mario."))
+    assert store.size(old) is None and store.size(fresh) == 5
 
 
 def test_of_files(tmp_path: Path, store: Store, catalog: Catalog) -> None:

@@ -80,6 +80,7 @@ def test_a_model_of_a_file_that_is_sent(catalog: Catalog, tmp_path: Path) -> Non
         ({"model": "mine", "modelfile": "FROM tiny"}, 400, "modelfile"),
         ({"model": "mine", "from": "tiny", "parameters": {"temperature": "hot"}}, 400, "parameters.temperature"),
         ({"model": "mine", "from": "tiny", "parameters": {"stop": [1]}}, 400, "parameters.stop"),
+        ({"model": "mine", "from": "tiny", "parameters": {"stop": ["x"] * 17}}, 400, "parameters.stop"),
         ({"model": "mine", "files": {"a.gguf": "sha256:../../etc/passwd"}}, 400, "files.a.gguf"),
         ({"model": "mine", "files": {"a.gguf": DIGEST}}, 400, "no blob"),
         ({"model": "../mine", "from": "tiny"}, 400, "no name"),
