@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from shimmy.core.request import MAX_STOP_STRINGS, MaxTokens, Sampling, StopString
+from shimmy.core.request import MAX_STOP_STRINGS, MaxTokens, Sampling, StopString, StopStrings
 
 # What is of use here. Of the others, a template is a program for Ollama's own engine, and a projector is for images.
 Kind = Literal["adapter", "license", "messages", "params", "system"]
@@ -122,7 +122,7 @@ def _params(path: str) -> dict[str, Any]:
 def wrong_params(given: Mapping[str, Any]) -> list[str]:
     """The names of those that no model could have."""
     types = {name: Sampling.__annotations__[field] for name, field in _FIELDS.items()}
-    types |= {"stop": StopString | list[StopString], "num_predict": int, "num_ctx": MaxTokens}
+    types |= {"stop": StopString | StopStrings, "num_predict": int, "num_ctx": MaxTokens}
     return [name for name, type in types.items() if given.get(name) is not None and _value(given[name], type) is None]
 
 

@@ -37,6 +37,8 @@ class Catalog:
         self._sources = tuple(sources)
         self._cache = cache
         self._listing: Listing | None = None
+        # Its models, by id.
+        self._sorted: list[Model] = []
         self._refreshing = threading.Lock()
         # What headers have said that is not on disk yet.
         self._read: list[tuple[Sighting, Inspection]] = []
@@ -76,7 +78,8 @@ class Catalog:
         """What headers say is kept on disk with the next scan only: a file for all of them would be written for one."""
         from shimmy.models.listing import changes
 
-        before, self._listing = self._listing, listing
+        ordered = sorted(listing.models.values(), key=lambda model: model.id)
+        before, self._listing, self._sorted = self._listing, listing, ordered
         self._read += listing.read
         changed = list(changes(before, listing, ids)) if before is not None else []
         for change in changed:
@@ -107,8 +110,7 @@ class Catalog:
 
     def models(self) -> "list[Model]":
         """Sorted by id, those that cannot be served included."""
-        listing = self._listing
-        return sorted(listing.models.values(), key=lambda model: model.id) if listing else []
+        return self._sorted.copy()
 
     def skipped(self) -> "list[Skipped]":
         """The files that look like models and are not listed."""

@@ -35,6 +35,11 @@ class Model(msgspec.Struct, frozen=True):
     invalid: str | None
     own: Own = NOTHING
 
+    @property
+    def version(self) -> tuple[object, ...]:
+        """What tells it from the same model as it was, for whoever has that loaded."""
+        return self.identity, self.own.context_length
+
 
 class Change(msgspec.Struct, frozen=True):
     """What became of one id between two scans: `before` is None for a model that came, `after` for one that went."""

@@ -2,12 +2,13 @@
 written anew. No file of weights is copied."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shimmy.core.errors import ModelInvalid, RequestError
-from shimmy.core.modelfile import MAX_TEXT_BYTES, Kind, Recipe, read_text
+from shimmy.core.modelfile import MAX_LAYERS, MAX_TEXT_BYTES, Kind, Recipe, read_text
 from shimmy.models.facts import inspect
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from shimmy.store.manifests import Manifest, Part
 
 _ADAPTERS = "adapters"
+# Of a file, in characters; nothing is opened by it.
+_MAX_NAME_CHARS = 255
 
 
 def make(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
     """In the place of a model of that name, if there is one. Raises `RequestError` for what makes no model,
-    `ModelNotFound`, `ModelInvalid`, `StoreFailed`."""
+    `ModelNotFound`, `ModelInvalid`, `StoreFailed`, `Busy`."""
     from shimmy.store.folder import as_store_failure
     from shimmy.store.names import local_name
 
@@ -28,8 +31,15 @@ def make(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
     base = _base(store, catalog, recipe)
     store.make()
     with as_store_failure(store.root):
-        layers = tuple(_layers(store, base, recipe))
-    return store.adopt(msgspec.structs.replace(base, name=recipe.name, aliases=(), layers=layers))
+        # What comes with it twice comes with it once.
+        layers = tuple(dict.fromkeys(_layers(store, base, recipe)))
+    if len(layers) > MAX_LAYERS:
+        raise RequestError(f"{len(layers)} licences, adapters and other things would come with it, not {MAX_LAYERS}")
+    made = store.adopt(msgspec.structs.replace(base, name=recipe.name, aliases=(), layers=layers))
+    # What was sent and never used; not before, lest a blob that somebody was told is here goes.
+    with suppress(OSError):
+        store.sweep()
+    return made
 
 
 def _base(store: "Store", catalog: "Catalog", recipe: Recipe) -> "Manifest":
@@ -48,6 +58,8 @@ def _of_files(store: "Store", recipe: Recipe) -> "Manifest":
     from shimmy.store.pull import timestamp
     from shimmy.store.quantization import RemoteFile, candidates
 
+    if any(len(name) > _MAX_NAME_CHARS or not name.isprintable() for name in recipe.files):
+        raise RequestError(f"files: a name has at most {_MAX_NAME_CHARS} printable characters", param="files")
     files = [RemoteFile(name, _size(store, digest, "files"), digest) for name, digest in recipe.files.items()]
     found = candidates(files)
     if len(found) != 1 or len(found[0].files) != len(files):

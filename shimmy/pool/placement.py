@@ -140,7 +140,7 @@ class Placement:
 
     async def _replace(self, model: "Model", current: Group) -> None:
         switch = self._running_switch(model.id)
-        if switch is None or switch.model.identity != model.identity:
+        if switch is None or switch.model.version != model.version:
             switch = self._switch(model, current)
         while not switch.over:
             await switch.wait()
@@ -249,12 +249,12 @@ class Placement:
         """The one that answers for the model. A changed file is loaded beside one that is ready, which answers until
         then; one that is not is given up for it."""
         current = self._groups.get(model.id)
-        if current is not None and current.model.identity == model.identity:
+        if current is not None and current.model.version == model.version:
             return current
         if current is not None and (current.is_ready or self._running_switch(model.id) is not None):
             last = self._switches.get(model.id)
             # What failed is tried again when somebody asks for that, or when the file changes again.
-            if last is None or last.model.identity != model.identity:
+            if last is None or last.model.version != model.version:
                 self._switch(model, current)
             return current
         group = self._new_group(model)

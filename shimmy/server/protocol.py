@@ -3,8 +3,10 @@
 Knows no protocol.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,10 +18,12 @@ from starlette.types import Receive, Scope, Send
 from shimmy.core.errors import ShimmyError
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
+from shimmy.server.streaming import LongAnswer
 
 if TYPE_CHECKING:
     from shimmy.core.operation import Operation
 
+_ENTRIES_IN_A_ROW = 20
 # Its answer is an ASGI application, such as a `Response` or an `EventStream`.
 Endpoint = Callable[[Request], Awaitable[Any]]
 Declare = Callable[[Endpoint], Endpoint]
@@ -76,6 +80,16 @@ def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint
     # Starlette's looks twice whether an exception is one of its own; none is, and what is raised is the server's.
     made.app = answer
     return made
+
+
+async def json_list(before: bytes, entries: Iterable[object], after: bytes) -> LongAnswer:
+    """A list of any length, with what comes before and after its entries. They are made and encoded a few at a time,
+    and between these everybody else has their turn."""
+    pieces, remaining = [before], iter(entries)
+    while few := list(islice(remaining, _ENTRIES_IN_A_ROW)):
+        pieces += [msgspec.json.encode(few)[1:-1], b","]
+        await asyncio.sleep(0)
+    return LongAnswer([*(pieces[:-1] if len(pieces) > 1 else pieces), after])
 
 
 def json_response(content: object, status: int = 200) -> Response:

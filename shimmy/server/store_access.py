@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_PULLS = 4
 _RETRY_SECONDS = 30
 _PIECE_BYTES = 1 << 20
+_LEAST_BYTES = 16 << 10
 
 
 class StoreAccess:
@@ -74,7 +75,7 @@ class StoreAccess:
         return await asyncio.to_thread(user_store(os.environ).size, digest) is not None
 
     async def take_blob(self, digest: str, pieces: AsyncIterator[bytes]) -> None:
-        """Raises `RequestError` where something else comes, `RequestTimeout` where nothing does, `StoreFailed`,
+        """Raises `RequestError` where something else comes, `RequestTimeout` where hardly anything does, `StoreFailed`,
         `Forbidden`, `Busy`."""
         self._check()
         from shimmy.models.keeping import incoming_blob, user_store
@@ -86,7 +87,8 @@ class StoreAccess:
                     await asyncio.to_thread(incoming.write, piece)
                 await asyncio.to_thread(incoming.finish)
             finally:
-                incoming.close()
+                # What is large takes its time to go.
+                await asyncio.to_thread(incoming.close)
 
     async def remove(self, name: str) -> None:
         """A model that requests use goes on until they are over. Raises what `keeping.remove` does, and `Forbidden`."""
@@ -119,18 +121,25 @@ class StoreAccess:
 
 
 async def _joined(pieces: AsyncIterator[bytes], stall_seconds: float) -> AsyncIterator[bytes]:
-    """Few large ones of many small ones. Raises `RequestTimeout` where none comes for so long."""
+    """Few large ones of many small ones. Raises `RequestTimeout` where less than 16 KiB come in so long: a byte now and
+    then would keep a place for ever. The time in which nobody asks for any does not count."""
     joined = bytearray()
+    now, left, num_came = asyncio.get_running_loop().time, stall_seconds, 0
     try:
         while True:
-            async with asyncio.timeout(stall_seconds):
+            began_at = now()
+            async with asyncio.timeout(left):
                 piece = await anext(pieces, None)
+            left -= now() - began_at
             if piece is not None:
                 joined += piece
+                num_came += len(piece)
+            if num_came >= _LEAST_BYTES:
+                left, num_came = stall_seconds, 0
             if piece is None or len(joined) >= _PIECE_BYTES:
                 yield bytes(joined)
                 joined.clear()
             if piece is None:
                 return
     except TimeoutError:
-        raise RequestTimeout(f"nothing more of the blob came for {stall_seconds:g} s") from None
+        raise RequestTimeout(f"nothing, or too little, of the blob came for {stall_seconds:g} s") from None

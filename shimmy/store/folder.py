@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 
 import msgspec
 
-from shimmy.core.errors import ModelNotFound, StoreFailed, StoreFull
+from shimmy.core.errors import Busy, ModelNotFound, StoreFailed, StoreFull
 from shimmy.core.ollama_names import DEFAULT_TAG
 from shimmy.store.locks import locked, locked_if_free
 from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
@@ -22,6 +22,9 @@ from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
 ABANDONED_SECONDS = 14 * 86_400
 _BLOB = "sha256-"
 _TURN_SECONDS = 0.05
+# A pull holds what it brings for as long as that takes. Whoever is not one does not wait for it.
+_PATIENCE_SECONDS = 10.0
+_RETRY_SECONDS = 30
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -88,16 +91,9 @@ class Store:
 
     def _write(self, manifest: Manifest) -> None:
         partial = os.path.join(self._manifests, f".{os.urandom(8).hex()}")
-        try:
-            with open(partial, "xb") as file:
-                file.write(encode(manifest))
-                file.flush()
-                os.fsync(file.fileno())
+        with _unlinked_on_failure(partial):
+            _write_new(partial, encode(manifest))
             os.replace(partial, self._manifest_path(manifest.name))
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(partial)
-            raise
         sync_folder(self._manifests)
 
     def listed(self) -> Iterator[tuple[str, Manifest | None, str]]:
@@ -125,7 +121,8 @@ class Store:
         return self.adopt(msgspec.structs.replace(source, name=local_name(name), aliases=()))
 
     def adopt(self, manifest: Manifest) -> Manifest:
-        """Keeps a model whose blobs are here already. Raises `ModelNotFound` where one has gone meanwhile."""
+        """Keeps a model whose blobs are here already. Raises `ModelNotFound` where one has gone meanwhile, `Busy` where
+        a pull is at work on one."""
         self.make()
         with as_store_failure(self.root), ExitStack() as locks:
             # In the order in which pulls take them.
@@ -136,28 +133,34 @@ class Store:
             return self.keep(manifest)
 
     def take_in(self, path: str, digest: str) -> None:
-        """Makes the file at `path`, which is of this digest and in the same file system, the blob. Raises `OSError`."""
+        """Makes the file at `path`, which is of this digest and in the same file system, the blob. Raises `OSError`,
+        `Busy`."""
         with self._locked(digest):
             os.replace(path, self.blob(digest))
             sync_folder(self._blobs)
 
     def put(self, content: bytes) -> str:
-        """Its digest; it is a blob from now on. Raises `OSError`."""
+        """Its digest; it is a blob from now on. Raises `OSError`, `Busy`."""
         from hashlib import sha256
 
         digest = sha256(content).hexdigest()
         if not self.has(digest, len(content)):
             partial = f"{self.partial(digest)}.{os.urandom(8).hex()}"
-            with open(partial, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            self.take_in(partial, digest)
+            with _unlinked_on_failure(partial):
+                _write_new(partial, content)
+                self.take_in(partial, digest)
         return digest
 
     def _locked(self, digest: str) -> AbstractContextManager[None]:
-        """Once nobody else has it locked."""
-        return locked(self.lock(digest), lambda: time.sleep(_TURN_SECONDS))
+        """Once nobody else has it locked. Raises `Busy` where somebody goes on having it."""
+        gives_up_at = time.monotonic() + _PATIENCE_SECONDS
+
+        def wait() -> None:
+            if time.monotonic() >= gives_up_at:
+                raise Busy(f"sha256:{digest} is being pulled; try again later", retry_after_seconds=_RETRY_SECONDS)
+            time.sleep(_TURN_SECONDS)
+
+        return locked(self.lock(digest), wait)
 
     def find(self, name: str) -> Manifest | None:
         """By its name, else by another name of it, whatever the spelling, with `:latest` or without."""
@@ -262,6 +265,23 @@ def as_store_failure(root: str, and_then: str = "") -> Iterator[None]:
         if error.errno in _FULL:
             raise StoreFull(f"the disk with {root} is full{and_then}") from None
         raise StoreFailed(f"cannot write to the store {root}: {error.strerror or error}") from None
+
+
+def _write_new(path: str, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _unlinked_on_failure(path: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def sync_folder(path: str) -> None:

@@ -35,7 +35,7 @@ class Incoming:
         self._hash.update(piece)
 
     def finish(self) -> None:
-        """The blob is in the store. Raises `RequestError` where it is another one."""
+        """The blob is in the store. Raises `RequestError` where it is another one, `Busy` where it is being pulled."""
         found = self._hash.hexdigest()
         if found != self._digest:
             raise RequestError(f"what came has the digest sha256:{found}, not sha256:{self._digest}", param="digest")

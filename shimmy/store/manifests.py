@@ -4,6 +4,7 @@ consists of, and where they came from. Owns the format on disk.
 
 import msgspec
 
+from shimmy.core.errors import StoreFailed
 from shimmy.store.names import is_hex_digest, local_name
 
 FORMAT = 1
@@ -52,7 +53,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """Raises `StoreFailed` for one that `decode` would not take for its length."""
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    if len(content) > MAX_BYTES:
+        raise StoreFailed(f"there is too much to note of {manifest.name}: {len(content)} bytes")
+    return content
 
 
 def decode(content: bytes) -> Manifest:

@@ -102,6 +102,9 @@ def proxy_from(environ: Mapping[str, str]) -> Proxy | None:
         raise RequestError(f"{variable} is no URL of a proxy") from None
     if parts.scheme != "http":
         raise RequestError(f"{variable}: proxies of the kind {parts.scheme[:20]}:// are not supported, only http://")
+    # A password with characters that end a URL's host: a part of it would pass for that, and be shown.
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise RequestError(f"{variable}: special characters of a user and password have to be escaped, like %23 for #")
     if not host or not host.isascii() or not host.isprintable():
         raise RequestError(f"{variable} is no URL of a proxy")
     authorization = None

@@ -56,7 +56,9 @@ class LibcryptoHash:
         self._library = library
         self._digest: str | None = None
         self._context = library.EVP_MD_CTX_new()
-        finalize(self, library.EVP_MD_CTX_free, self._context)
+        self._done(bool(self._context))
+        # Not as the interpreter ends: a thread that it does not wait for may still be at work.
+        finalize(self, library.EVP_MD_CTX_free, self._context).atexit = False
         self._done(library.EVP_DigestInit_ex(self._context, library.EVP_sha256(), None))
 
     def update(self, data: bytes) -> None:

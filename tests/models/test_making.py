@@ -1,5 +1,7 @@
 """Models made of others and of files that were sent."""
 
+import os
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,13 @@ from typing import Any
 import pytest
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError
-from shimmy.core.modelfile import Recipe, Turn
+from shimmy.core.modelfile import MAX_LAYERS, Recipe, Turn
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from shimmy.models.making import make
 from shimmy.models.scan import look_again, scan
 from shimmy.models.stored import StoreSource
-from shimmy.store.folder import Store
+from shimmy.store.folder import ABANDONED_SECONDS, Store
 from tests.fakes.gguf_writer import model
 
 
@@ -63,11 +65,29 @@ def test_what_is_not_said_anew_is_kept(store: Store, catalog: Catalog) -> None:
     assert len(own.licenses) == 2
 
 
+def test_what_comes_with_a_model_does_not_grow_without_end(store: Store, catalog: Catalog) -> None:
+    """Whatever is made of it can be read again."""
+    make(store, catalog, Recipe("one", "tiny", licenses=tuple(f"{at}" for at in range(MAX_LAYERS))))
+    make(store, catalog, Recipe("one", "one", licenses=("0", "1")))
+    with pytest.raises(RequestError, match="65 licences"):
+        make(store, catalog, Recipe("one", "one", licenses=("64",)))
+    catalog.refresh()
+    assert len(catalog.find("one").own.licenses) == MAX_LAYERS
+
+
 def test_a_model_made_anew_leaves_nothing_behind(store: Store, catalog: Catalog) -> None:
     for system in ("Be Mario.", "Be Luigi."):
         make(store, catalog, Recipe("mario", "tiny", system=system))
     digest = sha256(b"Be Luigi.").hexdigest()
     assert [path.name for path in (Path(store.root) / "blobs").iterdir()] == [f"sha256-{digest}"]
+
+
+def test_what_was_sent_and_never_used_goes(store: Store, catalog: Catalog) -> None:
+    old, fresh = sent(store, b"old"), sent(store, b"fresh")
+    long_ago = time.time() - ABANDONED_SECONDS - 60
+    os.utime(store.blob(old), (long_ago, long_ago))
+    make(store, catalog, Recipe("mario", "tiny", system="Be Mario."))
+    assert store.size(old) is None and store.size(fresh) == 5
 
 
 def test_of_files(tmp_path: Path, store: Store, catalog: Catalog) -> None:
@@ -92,6 +112,8 @@ def test_with_an_adapter(tmp_path: Path, store: Store, catalog: Catalog) -> None
         ({"a-00001-of-00002.gguf": "model"}, "one GGUF model"),
         ({"model.safetensors": "model"}, "one GGUF model"),
         ({"../../etc/passwd": "model"}, "one GGUF model"),
+        ({"x" * 300 + ".gguf": "model"}, "at most 255"),
+        ({"a\x1b[2J.gguf": "model"}, "printable"),
     ],
 )
 def test_files_that_are_no_model(tmp_path: Path, store: Store, catalog: Catalog, files: Any, said: str) -> None:

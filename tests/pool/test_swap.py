@@ -4,9 +4,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shimmy.core.errors import Draining, ModelFailed, ModelInvalid, ShimmyError, WorkerLost
+from shimmy.core.modelfile import Own
 from shimmy.models.listing import Model
 from shimmy.pool import swap
 from shimmy.pool.handle import Handle, State
@@ -173,6 +175,23 @@ def test_an_encoder_is_tried_with_a_vector(tmp_path: Path) -> None:
             old = await placement.acquire(model)
             await placement.reload(model)
             assert await placement.acquire(model) is not old
+
+    run(test())
+
+
+def test_another_context_of_the_same_file_is_another_version(tmp_path: Path) -> None:
+    """What else comes with a model is of requests, not of workers."""
+
+    async def test() -> None:
+        async with placed() as placement:
+            model = scripted_model("m", tmp_path, "ready")
+            old = await placement.acquire(model)
+            placement.follow(msgspec.structs.replace(model, own=Own(system="Be Mario.")))
+            assert placement.status("m").switch is None
+            shorter = msgspec.structs.replace(model, own=Own(context_length=512))
+            placement.follow(shorter)
+            assert await until_over(placement) == SwitchStatus("done")
+            assert await placement.acquire(shorter) is not old
 
     run(test())
 

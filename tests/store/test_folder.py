@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core.errors import ModelNotFound, RequestError
+from shimmy.core.errors import Busy, ModelNotFound, RequestError
 from shimmy.models.catalog import Catalog
 from shimmy.models.keeping import remove
 from shimmy.models.stored import StoreSource
+from shimmy.store import folder
 from shimmy.store.folder import ABANDONED_SECONDS, Store
 from shimmy.store.imports import in_place, repository_name
 from shimmy.store.locks import locked, locked_if_free
@@ -76,6 +77,22 @@ def test_a_blob_that_a_pull_holds_stays(store: Store) -> None:
     with locked(store.lock(digest), pytest.fail):
         assert store.remove("a:1") == 0
     assert os.path.exists(store.blob(digest))
+
+
+def test_what_a_pull_holds_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does would wait for as long as the pull takes. Nothing is left of what was begun."""
+    monkeypatch.setattr(folder, "_PATIENCE_SECONDS", 0.0)
+    digest = kept(store, "a:1")
+    found = store.find("a:1")
+    assert found
+    with locked(store.lock(digest), pytest.fail), pytest.raises(Busy, match=digest):
+        store.copy(found, "b:1")
+    fresh = hashlib.sha256(b"fresh").hexdigest()
+    with locked(store.lock(fresh), pytest.fail):
+        with pytest.raises(Busy):
+            store.put(b"fresh")
+        assert [path.name for path in (Path(store.root) / "partial").iterdir()] == [f"sha256-{fresh}.lock"]
+    assert store.find("b:1") is None and store.put(b"fresh") == fresh
 
 
 def test_a_model_that_goes_while_it_is_copied(store: Store) -> None:

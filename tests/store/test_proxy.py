@@ -152,7 +152,9 @@ def test_variables(variables: dict[str, str], at: tuple[str, int] | None) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", ["socks5://me:secret@proxy", "https://me:secret@proxy", "http://me:secret@proxy:x", "http://me:secret@"]
+    "value",
+    ["socks5://me:secret@proxy", "https://me:secret@proxy", "http://me:secret@proxy:x", "http://me:secret@"]
+    + ["http://secret/1@proxy", "http://me:80#secret@proxy", "http://secret:80?1@proxy"],
 )
 def test_proxies_that_are_not_used(value: str) -> None:
     with pytest.raises(RequestError, match="ALL_PROXY") as raised:

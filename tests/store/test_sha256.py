@@ -30,6 +30,37 @@ def test_both_have_the_same_digests(library: Any, pieces: list[bytes]) -> None:
     assert one.hexdigest() == other.hexdigest() == one.hexdigest()
 
 
+def test_none_is_computed_without_memory(library: Any) -> None:
+    class Exhausted:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda: None) if name == "EVP_MD_CTX_new" else getattr(library, name)
+
+    with pytest.raises(MemoryError):
+        LibcryptoHash(Exhausted())
+
+
+def test_threads_may_go_on_to_the_end_of_the_interpreter(library: Any) -> None:
+    """Nothing is freed before that is still at work."""
+    script = """
+import sys, threading
+from shimmy.store.sha256 import LibcryptoHash, libcrypto
+
+def compute(begun):
+    own, piece = LibcryptoHash(libcrypto()), bytes(1 << 22)
+    while True:
+        own.update(piece)
+        begun.set()
+
+for _ in range(4):
+    begun = threading.Event()
+    threading.Thread(target=compute, args=[begun], daemon=True).start()
+    begun.wait()
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_without_openssl_in_hashlib_it_is_taken_from_tls(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     built_in = vars(hashlib)["__get_builtin_constructor"]("sha256")
     monkeypatch.setattr(hashlib, "sha256", built_in)

@@ -4,12 +4,14 @@ import time
 from itertools import islice
 from typing import Any
 
+from msgspec import json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.core.errors import RequestError
 from shimmy.server.inference import Inference
-from shimmy.server.protocol import json_response
+from shimmy.server.protocol import json_list, json_response
+from shimmy.server.streaming import LongAnswer
 
 # Anthropic API reference, List Models.
 _DEFAULT_LIMIT = 20
@@ -20,15 +22,15 @@ class Models:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> LongAnswer:
         """Page by page, those that answer to messages."""
         limit, query = _limit(request), request.query_params
         await self._inference.refresh()
-        found = [_entry(model) for model in self._inference.catalog.models() if _answers(model)]
+        found = [model for model in self._inference.catalog.models() if _answers(model)]
         if backwards := "before_id" in query:
             found.reverse()
         if (beside := query.get("before_id", query.get("after_id"))) is not None:
-            at = next((at for at, entry in enumerate(found) if entry["id"] == beside), None)
+            at = next((at for at, model in enumerate(found) if model.id == beside), None)
             if at is None:
                 field = "before_id" if backwards else "after_id"
                 raise RequestError(f"{field}: there is no model {beside[:80]!r}", param=field)
@@ -36,8 +38,9 @@ class Models:
         page = list(islice(found, limit))
         if backwards:
             page.reverse()
-        ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-        return json_response({"data": page, "has_more": len(page) < len(found), **ends})
+        ends = {"first_id": page[0].id, "last_id": page[-1].id} if page else {"first_id": None, "last_id": None}
+        about = json.encode({"has_more": len(page) < len(found), **ends})
+        return await json_list(b'{"data":[', map(_entry, page), b"]," + about[1:])
 
     async def get(self, request: Request) -> Response:
         await self._inference.refresh()

@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from shimmy.core.errors import DeadlineExceeded, Draining, RequestError, ShimmyError, Unimplemented
@@ -102,7 +103,7 @@ class Call:
 
     async def _reply(self, method: Method, message: bytes) -> None:
         request: Any = decode(method.request, message)
-        await hand_on(method.answer(request, self._scope), lambda answer: self._write(framed(encode(answer))))
+        await hand_on(method.answer(request, self._scope), lambda answer: self._write(framed(_encoded(answer))))
 
     async def _start(self) -> None:
         if not self._started:
@@ -127,3 +128,7 @@ class Call:
         if match is None:
             raise RequestError(f"grpc-timeout: {given[:40]!r} is no time", param="grpc-timeout")
         return int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _encoded(answer: msgspec.Struct | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else encode(answer)

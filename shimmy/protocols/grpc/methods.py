@@ -8,7 +8,8 @@ from starlette.types import Scope
 
 from shimmy.core.keys import Scope as KeyScope
 
-Reply = AsyncGenerator[msgspec.Struct, None]
+# Messages; bytes are one that is encoded already.
+Reply = AsyncGenerator[msgspec.Struct | bytes, None]
 # What answers gets the request and the call's ASGI scope.
 One = Callable[[Any, Scope], Awaitable[msgspec.Struct]]
 Many = Callable[[Any, Scope], Reply]

@@ -1,8 +1,10 @@
 """spindll.Spindll: what its calls do with the engine. spindll.proto says what each field means."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from itertools import islice
 from typing import Literal
 
 from starlette.types import Scope
@@ -37,11 +39,13 @@ from shimmy.protocols.grpc.messages import (
     UsageStats,
 )
 from shimmy.protocols.grpc.methods import Method, Reply, unary
+from shimmy.protocols.grpc.schema import encode
 from shimmy.server.inference import Inference
 from shimmy.server.store_access import StoreAccess
 from shimmy.server.streaming import observed
 
 _CPU = "CPU"
+_INFOS_IN_A_ROW = 20
 # By their numbers in spindll.proto.
 _PRIORITIES: dict[int, Literal["low", "normal", "high"]] = {0: "normal", 1: "low", 2: "high"}
 
@@ -85,9 +89,15 @@ class Spindll:
                     num_tokens = event.usage.prompt_tokens
         return PrefillResponse(num_tokens)
 
-    async def list(self, request: ListRequest, scope: Scope) -> ListResponse:
+    async def list(self, request: ListRequest, scope: Scope) -> Reply:
+        """One message, made a few models at a time, between which everybody else has their turn: what parts of a
+        message have of a list adds up."""
         await self._inference.refresh()
-        return ListResponse(list(self._infos()), "gguf")
+        parts, infos = list[bytes](), self._infos()
+        while few := [*islice(infos, _INFOS_IN_A_ROW)]:
+            parts.append(encode(ListResponse(few)))
+            await asyncio.sleep(0)
+        yield b"".join([*parts, encode(ListResponse(prefer_format="gguf"))])
 
     async def load(self, request: LoadRequest, scope: Scope) -> LoadResponse:
         _check_options(request)
@@ -175,7 +185,7 @@ def methods(inference: Inference, settings: Settings) -> dict[str, Method]:
         "/spindll.Spindll/Chat": Method(ChatRequest, spindll.chat),
         "/spindll.Spindll/Prefill": unary(PrefillRequest, spindll.prefill),
         "/spindll.Spindll/Pull": Method(PullRequest, spindll.pull, needed_scope="admin"),
-        "/spindll.Spindll/List": unary(ListRequest, spindll.list),
+        "/spindll.Spindll/List": Method(ListRequest, spindll.list),
         "/spindll.Spindll/Load": unary(LoadRequest, spindll.load),
         "/spindll.Spindll/Unload": unary(UnloadRequest, spindll.unload, "admin"),
         "/spindll.Spindll/Delete": unary(DeleteRequest, spindll.delete, "admin"),

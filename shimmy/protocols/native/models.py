@@ -12,7 +12,8 @@ from shimmy.core.errors import ModelInUse
 from shimmy.core.sizes import parameter_size
 from shimmy.core.unknown_fields import Decoder
 from shimmy.server.inference import Inference
-from shimmy.server.protocol import json_response
+from shimmy.server.protocol import json_list, json_response
+from shimmy.server.streaming import LongAnswer
 from shimmy.server.strictness import read
 
 
@@ -34,15 +35,15 @@ class Models:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> LongAnswer:
         await self._inference.refresh()
-        return json_response({"models": self._entries()})
+        return await json_list(b'{"models":[', map(_entry, self._servable()), b"]}")
 
-    async def discover(self, request: Request) -> Response:
+    async def discover(self, request: Request) -> LongAnswer:
         """What a scan finds can be used at once."""
         await self._inference.refresh(max_age_seconds=0)
-        entries = self._entries()
-        return json_response({"discovered": len(entries), "models": entries})
+        found = self._servable()
+        return await json_list(b'{"discovered":%d,"models":[' % len(found), map(_entry, found), b"]}")
 
     async def load(self, request: Request) -> Response:
         """Answers when the model is ready, with how many workers it has. One that is loaded is loaded anew, and answers
@@ -89,16 +90,15 @@ class Models:
         request.state.access.model = name
         return name
 
-    def _entries(self) -> Sequence[dict[str, Any]]:
-        """Those that can be served."""
-        return [
-            {
-                "name": model.id,
-                "size_bytes": model.size_bytes,
-                "model_type": model.facts.architecture if model.facts else None,
-                "parameter_count": parameter_size(model.facts.num_parameters) if model.facts else None,
-                "source": "registered" if model.source.startswith("--") else "discovered",
-            }
-            for model in self._inference.catalog.models()
-            if not model.invalid
-        ]
+    def _servable(self) -> Sequence[Any]:
+        return [model for model in self._inference.catalog.models() if not model.invalid]
+
+
+def _entry(model: Any) -> dict[str, Any]:
+    return {
+        "name": model.id,
+        "size_bytes": model.size_bytes,
+        "model_type": model.facts.architecture if model.facts else None,
+        "parameter_count": parameter_size(model.facts.num_parameters) if model.facts else None,
+        "source": "registered" if model.source.startswith("--") else "discovered",
+    }

@@ -15,7 +15,8 @@ from shimmy.core.sizes import parameter_size
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.wire import ShowRequest
 from shimmy.server.inference import Inference
-from shimmy.server.protocol import json_response
+from shimmy.server.protocol import json_list, json_response
+from shimmy.server.streaming import LongAnswer
 from shimmy.server.strictness import read
 
 _decoder = Decoder(ShowRequest)
@@ -32,13 +33,12 @@ class Models:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> LongAnswer:
         """Those that can be served."""
         await self._inference.refresh()
-        models = [model for model in self._inference.catalog.models() if not model.invalid]
-        return json_response(
-            {"models": [_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models]}
-        )
+        models = (model for model in self._inference.catalog.models() if not model.invalid)
+        entries = (_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models)
+        return await json_list(b'{"models":[', entries, b"]}")
 
     async def loaded(self, request: Request) -> Response:
         models = {model.id: model for model in self._inference.catalog.models()}

@@ -1,14 +1,15 @@
 """GET /v1/models and GET /v1/models/{id}: OpenAI's four fields, and what there is to know before choosing a model."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shimmy.server.inference import Inference
-from shimmy.server.protocol import json_response
+from shimmy.server.protocol import json_list, json_response
+from shimmy.server.streaming import LongAnswer
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,19 +49,19 @@ class Models:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> LongAnswer:
         """Those that cannot be served are listed too, with the reason."""
         await self._inference.refresh()
-        return json_response(Listing(data=list(self._entries())))
+        return await json_list(b'{"object":"list","data":[', self._entries(self._inference.catalog.models()), b"]}")
 
     async def get(self, request: Request) -> Response:
         await self._inference.refresh()
         found = self._inference.catalog.find(request.path_params["id"])
-        return json_response(next(entry for entry in self._entries() if entry.id == found.id))
+        return json_response(next(self._entries([found])))
 
-    def _entries(self) -> Iterator[Entry]:
+    def _entries(self, models: Iterable[Any]) -> Iterator[Entry]:
         statuses = {status.id: status for status in self._inference.statuses()}
-        for model in self._inference.catalog.models():
+        for model in models:
             facts = model.facts
             status = statuses.get(model.id)
             loaded = status.loaded if status else None

@@ -136,6 +136,18 @@ def test_models_are_listed_loaded_and_shown() -> None:
     run_live(test, "echo", fake_model("broken", invalid="it is half a file"))
 
 
+@inside("models without files")
+def test_many_models_are_one_list() -> None:
+    names = [f"model-{number:02}" for number in range(45)]
+
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            listed = await client("List")(message("ListRequest"))
+            assert [model.name for model in listed.models] == names and listed.prefer_format == "gguf"
+
+    run_live(test, *names)
+
+
 def test_any_number_of_calls_on_one_connection() -> None:
     """Hypercorn's own limit cuts the connection with all that runs on it."""
 

@@ -80,6 +80,7 @@ def test_a_model_of_a_file_that_is_sent(catalog: Catalog, tmp_path: Path) -> Non
         ({"model": "mine", "modelfile": "FROM tiny"}, 400, "modelfile"),
         ({"model": "mine", "from": "tiny", "parameters": {"temperature": "hot"}}, 400, "parameters.temperature"),
         ({"model": "mine", "from": "tiny", "parameters": {"stop": [1]}}, 400, "parameters.stop"),
+        ({"model": "mine", "from": "tiny", "parameters": {"stop": ["x"] * 17}}, 400, "parameters.stop"),
         ({"model": "mine", "files": {"a.gguf": "sha256:../../etc/passwd"}}, 400, "files.a.gguf"),
         ({"model": "mine", "files": {"a.gguf": DIGEST}}, 400, "no blob"),
         ({"model": "../mine", "from": "tiny"}, 400, "no name"),
@@ -116,6 +117,23 @@ def test_a_blob_that_stops_coming(catalog: Catalog, tmp_path: Path) -> None:
         assert list((tmp_path / "store/partial").iterdir()) == []
 
     run_inside(test, catalog=catalog, settings=with_settings(allow_pull=True, stall_seconds=0.2))
+
+
+def test_a_blob_of_which_hardly_anything_comes(catalog: Catalog) -> None:
+    """A byte now and then keeps no place for ever."""
+
+    async def test(server: Live) -> None:
+        async with server.connect() as client:
+            await client.send(HALF.replace(b"Length: 8", b"Length: 10000"))
+            answered = asyncio.create_task(client.head())
+            for _ in range(500):
+                if answered.done():
+                    break
+                await client.send(b"x")
+                await asyncio.wait([answered], timeout=0.02)
+            assert answered.done() and answered.result().status == 408
+
+    run_inside(test, catalog=catalog, settings=with_settings(allow_pull=True, stall_seconds=0.3))
 
 
 def test_a_client_that_leaves_within_a_blob(catalog: Catalog, tmp_path: Path) -> None:
