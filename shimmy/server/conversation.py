@@ -117,23 +117,29 @@ class IdleTimer:
         self._is_over = is_over
         self._timer: asyncio.TimerHandle | None = None
         self._expire: Callable[[], None] = lambda: None
+        self._has_expired = False
 
     @property
     def is_running(self) -> bool:
         return self._timer is not None
 
     async def restart(self, task_group: "TaskGroup", action: Callable[[], Awaitable[None]]) -> None:
-        """Have `action` run when the time is over."""
+        """Have `action` run when the time is over, unless this is stopped before it begins."""
         await self.stop()
 
+        async def act() -> None:
+            if self._has_expired:
+                await action()
+
         def expire() -> None:
-            self._timer = None
-            task_group.spawn(action)
+            self._timer, self._has_expired = None, True
+            task_group.spawn(act)
 
         self._expire = expire
         self._timer = asyncio.get_running_loop().call_later(0 if self._is_over() else self._seconds, expire)
 
     async def stop(self) -> None:
+        self._has_expired = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -44,17 +44,19 @@ def test_a_head_without_a_body_goes_out() -> None:
     run_inside(test)
 
 
+async def nothing() -> None: ...
+
+
 class Group(TaskGroup):
     """Notes that something is spawned."""
 
     def __init__(self) -> None:
         self.spawned = asyncio.Event()
+        self.begin: Callable[..., Any] = nothing
 
     def spawn(self, func: Callable[..., Any], *args: Any) -> None:
         self.spawned.set()
-
-
-async def nothing() -> None: ...
+        self.begin = func
 
 
 def test_an_idle_connection_is_waited_for_until_the_server_ends() -> None:
@@ -83,5 +85,24 @@ def test_an_idle_timer_that_was_stopped_does_nothing() -> None:
         timer.hurry()
         await asyncio.sleep(0.01)
         assert not group.spawned.is_set() and not timer.is_running
+
+    asyncio.run(test())
+
+
+def test_a_request_that_comes_as_the_time_is_over_is_answered() -> None:
+    async def test() -> None:
+        acts: list[str] = []
+
+        async def act() -> None:
+            acts.append("closed")
+
+        timer, group = IdleTimer(3600, lambda: False), Group()
+        for is_stopped in (True, False):
+            await timer.restart(group, act)
+            timer.hurry()
+            if is_stopped:
+                await timer.stop()
+            await group.begin()
+            assert acts == ([] if is_stopped else ["closed"])
 
     asyncio.run(test())
