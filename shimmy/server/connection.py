@@ -92,10 +92,15 @@ class Connection:
             was_reset = self._stream.closed and self._stream.state.name != "CLOSED"
             if was_reset and self._protocol.idle and not self._protocol.closed:
                 await self._protocol.send(Updated(idle=True))
-        elif self._transport.is_closing() or self._reader.at_eof():
+        elif self._is_last and (self._transport.is_closing() or self._reader.at_eof()):
             h11_connection = self._protocol.connection
             self._protocol.connection = type(h11_connection)(h11_connection.our_role)
             await self._protocol.can_read.set()
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no other exchange has begun on HTTP/1, which would lose what it has written."""
+        return self._protocol.stream in (None, self._stream)
 
     @property
     def _is_http2(self) -> bool:

@@ -2,11 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import RawData
+from hypercorn.protocol.h11 import H11Protocol
+from starlette.types import Message, Send
 
+from shimmy.server.connection import Connection
 from shimmy.server.conversation import IdleTimer
 from tests.program import inside
 from tests.server.live import Inside, run_inside
@@ -42,6 +49,53 @@ def test_a_head_without_a_body_goes_out() -> None:
             assert (await server.ask("OPTIONS", "/v1/chat/completions", **headers)).status == 204
 
     run_inside(test)
+
+
+class Exchanges(TaskGroup):
+    """Of one connection: the `send` of each, whose application is the test."""
+
+    def __init__(self) -> None:
+        self.sends: list[Send] = []
+
+    async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Any:
+        self.sends.append(send)
+        return asyncio.Queue[Message]().put
+
+
+class Wire:
+    """What is below Hypercorn's protocol, and what it wrote. The client has left after its requests."""
+
+    def __init__(self) -> None:
+        self.reader = asyncio.StreamReader()
+        self.writer = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True))
+        self.written = b""
+
+    async def send(self, event: Any) -> None:
+        self.written += event.data if isinstance(event, RawData) else b""
+
+
+def test_the_end_of_an_exchange_is_none_of_the_next() -> None:
+    async def test() -> None:
+        wire, exchanges = Wire(), Exchanges()
+        context = WorkerContext(None)
+        protocol = H11Protocol(None, Config(), context, exchanges, {}, False, None, None, wire.send)  # type: ignore
+        reading = asyncio.create_task(protocol.handle(RawData(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2)))
+        start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+        end: Message = {"type": "http.response.body", "body": b"ok", "more_body": False}
+        async with asyncio.timeout(10):
+            while not exchanges.sends:
+                await asyncio.sleep(0)
+            [first] = exchanges.sends
+            await first(start)
+            await first(end)
+            await reading
+            _, second = exchanges.sends
+            await second(start)
+            await Connection(first).settle()
+            await second(end)
+        assert wire.written.count(b"\r\n\r\nok") == 2
+
+    asyncio.run(test())
 
 
 async def nothing() -> None: ...
