@@ -30,6 +30,8 @@ class Conversation(TCPServer):
         super().__init__(*arguments)
         self.idle_task = IdleTimer(self.config.keep_alive_timeout, self.context.terminated.is_set)
         self._head = b""
+        # Those that connection.py has begun, and not settled.
+        self.num_exchanges = 0
 
     async def protocol_send(self, event: "Event") -> None:
         if isinstance(event, Updated) and self.reader.at_eof():

@@ -9,7 +9,7 @@ import pytest
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import RawData
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import Message, Send
 
@@ -69,12 +69,14 @@ class Wire:
         self.reader = asyncio.StreamReader()
         self.writer = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True))
         self.written = b""
+        self.num_exchanges = 0
 
     async def send(self, event: Any) -> None:
         self.written += event.data if isinstance(event, RawData) else b""
 
 
-def test_the_end_of_an_exchange_is_none_of_the_next() -> None:
+@pytest.mark.parametrize("has_left", [False, True])
+def test_the_end_of_an_exchange_is_none_of_the_next(has_left: bool) -> None:
     async def test() -> None:
         wire, exchanges = Wire(), Exchanges()
         context = WorkerContext(None)
@@ -86,13 +88,18 @@ def test_the_end_of_an_exchange_is_none_of_the_next() -> None:
             while not exchanges.sends:
                 await asyncio.sleep(0)
             [first] = exchanges.sends
+            first_connection = Connection(first)
             await first(start)
             await first(end)
             await reading
             _, second = exchanges.sends
+            second_connection = Connection(second)
             await second(start)
-            await Connection(first).settle()
+            if has_left:
+                await protocol.handle(Closed())
+            await first_connection.settle()
             await second(end)
+            await second_connection.settle()
         assert wire.written.count(b"\r\n\r\nok") == 2
 
     asyncio.run(test())
