@@ -26,8 +26,10 @@ class Conversation(TCPServer):
 
     idle_task: "IdleTimer"  # type: ignore[assignment]
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, stall_seconds: float) -> None:
+        """A client that takes nothing for `stall_seconds` is cut off when its connection is closed."""
         super().__init__(*arguments)
+        self._stall_seconds = stall_seconds
         self.idle_task = IdleTimer(self.config.keep_alive_timeout, self.context.terminated.is_set)
         self._head = b""
         # Those that connection.py has begun, and not settled.
@@ -60,6 +62,21 @@ class Conversation(TCPServer):
 
     async def _idle_timeout(self) -> None:
         await asyncio.shield(self._initiate_server_close())
+        self._cut_if_stuck()
+
+    async def _close(self) -> None:
+        self._cut_if_stuck()
+        await super()._close()
+
+    def _cut_if_stuck(self, num_left_before: int = 0) -> None:
+        """A connection that is closed lives until the client has taken what is left for it: one that takes nothing
+        would have it for ever."""
+        transport = self.writer.transport
+        num_left = transport.get_write_buffer_size()
+        if num_left and num_left == num_left_before:
+            transport.abort()
+        elif num_left:
+            self.loop.call_later(self._stall_seconds, self._cut_if_stuck, num_left)
 
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
