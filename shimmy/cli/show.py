@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model
 
 
+# Told by another row, or of use to estimates alone.
+_NOT_SHOWN = ("has_chat_template", "cache_row", "weights")
+
+
 @click.command("show", help="Show what is known of the model NAME from its header.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
@@ -33,8 +37,7 @@ def _rows(model: "Model") -> list[tuple[str, str]]:
 
     from shimmy.cli.fit import fits_here
 
-    facts = msgspec.to_builtins(model.facts)
-    del facts["has_chat_template"]
+    facts = {name: value for name, value in msgspec.to_builtins(model.facts).items() if name not in _NOT_SHOWN}
     modified = datetime.fromtimestamp(model.modified_unix).isoformat(" ", "seconds")
     return [
         ("id", model.id),

@@ -36,7 +36,7 @@ def test_shows_the_header(invoke: Invoke, machine: Path) -> None:
         "capabilities": "completion",
         "sampling": "not stated",
         "feed forward length": "not stated",
-        "cache row": "not stated",
+        "num heads": "not stated",
         "template source": "gguf",
         "size": f"{path.stat().st_size:,} bytes",
         "source": "models folder",
