@@ -101,8 +101,8 @@ class Connection:
 
     @property
     def _is_last(self) -> bool:
-        """Whether no other exchange has begun on HTTP/1, which would lose what it has written. One whose client has left
-        is not the protocol's any more, and goes on for a moment."""
+        """Whether no other exchange has begun on HTTP/1, which would lose what it has written. One whose client has
+        left is not the protocol's any more, and goes on for a moment."""
         return not self._conversation.num_exchanges and self._protocol.stream in (None, self._stream)
 
     @property
