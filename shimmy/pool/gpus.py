@@ -61,8 +61,8 @@ class Gpus:
         before = self._ours()
         try:
             devices = await self._survey(only)
-        except ShimmyError as error:
-            log.warning("what GPUs have free is not known: %s", error.message)
+        except (ShimmyError, OSError) as error:
+            log.warning("what GPUs have free is not known: %s", error)
             return []
         gpus = [device for device in devices if "gpu" in device.kind]
         if not gpus:

@@ -25,7 +25,7 @@ class _Seen(NamedTuple):
 
 
 class Watchdog:
-    """Looks at `handles` for as long as one of them has something to do; `note_work` whenever one may have."""
+    """Looks at `handles` for as long as one of them has requests; `note_work` whenever one may have."""
 
     def __init__(
         self,
@@ -52,9 +52,10 @@ class Watchdog:
         seen: dict[int, _Seen] = {}
         while True:
             await self._sleep(self._hang_seconds / NUM_LOOKS)
-            busy = [each for each in self._handles() if each.has_work]
-            if not busy:
+            handles = [each for each in self._handles() if each.num_streams]
+            if not handles:
                 return
+            busy = [each for each in handles if each.has_work]
             seen = {each.serial: self._look_at(each, seen.get(each.serial)) for each in busy}
             for each in busy:
                 if seen[each.serial].num_still >= NUM_LOOKS:

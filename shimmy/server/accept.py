@@ -46,6 +46,7 @@ class Acceptor:
         *,
         max_connections: int,
         max_per_address: int,
+        stall_seconds: float,
         tls: "ssl.SSLContext | None" = None,
     ) -> None:
         self._app = cast("AppWrapper", ASGIWrapper(app))
@@ -54,6 +55,7 @@ class Acceptor:
         self._tls = tls
         self._max_connections = max_connections
         self._max_per_address = max_per_address
+        self._stall_seconds = stall_seconds
         self._context = WorkerContext(None)
         self._num_from: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,7 +109,8 @@ class Acceptor:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state, loop = cast("ConnectionState", {}), asyncio.get_running_loop()
-        conversation = Conversation(self._app, loop, self.config, self._context, state, reader, writer)
+        basics = (self._app, loop, self.config, self._context, state)
+        conversation = Conversation(*basics, reader, writer, stall_seconds=self._stall_seconds)
         self._conversations.add(conversation)
         try:
             await conversation

@@ -22,9 +22,10 @@ class Connection:
     def __init__(self, send: Send) -> None:
         self._stream: Any = send.__self__  # type: ignore[attr-defined]
         self._protocol = self._stream.send.__self__
-        server = self._protocol.send.__self__
-        self._reader: asyncio.StreamReader = server.reader
-        self._transport = server.writer.transport
+        self._conversation = self._protocol.send.__self__
+        self._conversation.num_exchanges += 1
+        self._reader: asyncio.StreamReader = self._conversation.reader
+        self._transport = self._conversation.writer.transport
 
     async def cut(self) -> None:
         """End this exchange now: on HTTP/1 the connection, on HTTP/2 the one stream, unless the connection is stuck.
@@ -88,14 +89,21 @@ class Connection:
 
         A connection whose last stream the client has reset it would keep for ever: it only counts one as idle when it
         has ended a stream itself."""
+        self._conversation.num_exchanges -= 1
         if self._is_http2:
             was_reset = self._stream.closed and self._stream.state.name != "CLOSED"
             if was_reset and self._protocol.idle and not self._protocol.closed:
                 await self._protocol.send(Updated(idle=True))
-        elif self._transport.is_closing() or self._reader.at_eof():
+        elif self._is_last and (self._transport.is_closing() or self._reader.at_eof()):
             h11_connection = self._protocol.connection
             self._protocol.connection = type(h11_connection)(h11_connection.our_role)
             await self._protocol.can_read.set()
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no other exchange has begun on HTTP/1, which would lose what it has written. One whose client has
+        left is not the protocol's any more, and goes on for a moment."""
+        return not self._conversation.num_exchanges and self._protocol.stream in (None, self._stream)
 
     @property
     def _is_http2(self) -> bool:

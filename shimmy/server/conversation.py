@@ -26,10 +26,14 @@ class Conversation(TCPServer):
 
     idle_task: "IdleTimer"  # type: ignore[assignment]
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, stall_seconds: float) -> None:
+        """A client that takes nothing for `stall_seconds` is cut off when its connection is closed."""
         super().__init__(*arguments)
+        self._stall_seconds = stall_seconds
         self.idle_task = IdleTimer(self.config.keep_alive_timeout, self.context.terminated.is_set)
         self._head = b""
+        # Those that connection.py has begun, and not settled.
+        self.num_exchanges = 0
 
     async def protocol_send(self, event: "Event") -> None:
         if isinstance(event, Updated) and self.reader.at_eof():
@@ -58,6 +62,21 @@ class Conversation(TCPServer):
 
     async def _idle_timeout(self) -> None:
         await asyncio.shield(self._initiate_server_close())
+        self._cut_if_stuck()
+
+    async def _close(self) -> None:
+        self._cut_if_stuck()
+        await super()._close()
+
+    def _cut_if_stuck(self, num_left_before: int = 0) -> None:
+        """A connection that is closed lives until the client has taken what is left for it: one that takes nothing
+        would have it for ever."""
+        transport = self.writer.transport
+        num_left = transport.get_write_buffer_size()
+        if num_left and num_left == num_left_before:
+            transport.abort()
+        elif num_left:
+            self.loop.call_later(self._stall_seconds, self._cut_if_stuck, num_left)
 
     async def _read_data(self) -> None:
         while not self.reader.at_eof():
@@ -117,23 +136,29 @@ class IdleTimer:
         self._is_over = is_over
         self._timer: asyncio.TimerHandle | None = None
         self._expire: Callable[[], None] = lambda: None
+        self._has_expired = False
 
     @property
     def is_running(self) -> bool:
         return self._timer is not None
 
     async def restart(self, task_group: "TaskGroup", action: Callable[[], Awaitable[None]]) -> None:
-        """Have `action` run when the time is over."""
+        """Have `action` run when the time is over, unless this is stopped before it begins."""
         await self.stop()
 
+        async def act() -> None:
+            if self._has_expired:
+                await action()
+
         def expire() -> None:
-            self._timer = None
-            task_group.spawn(action)
+            self._timer, self._has_expired = None, True
+            task_group.spawn(act)
 
         self._expire = expire
         self._timer = asyncio.get_running_loop().call_later(0 if self._is_over() else self._seconds, expire)
 
     async def stop(self) -> None:
+        self._has_expired = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

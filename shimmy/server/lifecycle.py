@@ -333,6 +333,7 @@ def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLCo
         listener.fd,
         max_connections=settings.max_connections,
         max_per_address=settings.max_connections_per_address,
+        stall_seconds=settings.stall_seconds,
         tls=tls,
     )
 

@@ -7,13 +7,17 @@ import logging
 import os
 import select
 import time
+from contextlib import suppress
 from functools import cache
+from threading import RLock
 from typing import Any
 
 import msgspec
 
 _STDERR = 2
 _PIPE_BUF = 4096  # what a pipe that is ready takes without blocking
+# Two threads must not ask at once whether there is room. What Python clears away meanwhile may have something to say.
+_turn = RLock()
 
 
 class StderrHandler(logging.Handler):
@@ -58,12 +62,10 @@ def configure(log_format: str) -> None:
 def say(text: str) -> None:
     """One message to the person at the terminal."""
     data = (text + "\n").encode("utf-8", "replace")
-    try:
+    with _turn, suppress(OSError):
         for start in range(0, len(data), _PIPE_BUF):
             if _takes_data(_STDERR):
                 os.write(_STDERR, data[start : start + _PIPE_BUF])
-    except OSError:
-        pass
 
 
 def _takes_data(fd: int) -> bool:

@@ -158,12 +158,13 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns; cancels it and raises `ClientGone` when the client leaves first. That is looked for once the
     work has taken a moment, since most takes less, and looking costs as much as some of it."""
     task, watching = _this_task(), list[asyncio.Task[None]]()
-    has_left = False
+    has_left = is_over = False
 
     def leave(_: asyncio.Task[None]) -> None:
         nonlocal has_left
-        has_left = True
-        task.cancel()
+        if not is_over:
+            has_left = True
+            task.cancel()
 
     def watch() -> None:
         watching.append(asyncio.create_task(_disconnected(receive)))
@@ -178,11 +179,10 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise ClientGone from None
         raise
     finally:
+        is_over = True
         if has_left:
             task.uncancel()
         timer.cancel()
-        for each in watching:
-            each.remove_done_callback(leave)
         await _stop(*watching)
 
 

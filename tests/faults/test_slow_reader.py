@@ -63,6 +63,19 @@ def test_it_is_cut_with_its_next_request_sent_early() -> None:
 
 
 @inside("stall_seconds")
+@pytest.mark.parametrize("headers", [{}, {"connection": "close"}], ids=["keep-alive", "close"])
+def test_what_is_left_of_an_answer_does_not_stay_for_ever(headers: dict[str, str]) -> None:
+    async def test(server: Live) -> None:
+        async with server.connect(receive_buffer=TINY) as slow:
+            # Too much for the system, and too little for the server to wait before it takes the answer for sent.
+            await slow.request("GET", "/openapi.json", **headers)
+            await slow.head()
+            await server.until_no_connections()
+
+    run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
+
+
+@inside("stall_seconds")
 def test_a_whole_answer_that_is_not_read_does_not_stay_for_ever() -> None:
     async def test(server: Live) -> None:
         async with server.connect(receive_buffer=TINY) as slow:

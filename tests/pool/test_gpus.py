@@ -3,8 +3,10 @@
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.errors import ShimmyError
 from shimmy.core.ipc import Device, EngineOptions
 from shimmy.pool.demand import Needs
 from shimmy.pool.estimate import Estimate
@@ -68,6 +70,17 @@ def test_a_model_that_leaves_while_they_are_asked_was_still_there() -> None:
 
     machine.gpus = Gpus(survey, lambda: cast(list[Supervisor], machine.residents))
     assert machine.limit() == 100
+
+
+@pytest.mark.parametrize("error", [ShimmyError("it ended"), OSError("no more processes")])
+def test_where_nobody_can_be_asked_the_cpu_computes_or_llama_cpp_refuses(error: Exception) -> None:
+    async def survey(only: str | None) -> list[Device]:
+        raise error
+
+    gpus = Gpus(survey, list)
+    auto = EngineOptions(settings=msgspec.msgpack.encode(EngineSettings(gpu_layers="auto")))
+    assert run(gpus.for_layers(auto)) == []
+    assert run(gpus.for_layers(OPTIONS)) is None
 
 
 def test_a_part_is_left_to_others_where_we_choose() -> None:

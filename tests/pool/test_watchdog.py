@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -86,20 +87,37 @@ def test_a_worker_that_has_woken_or_does_not_sleep_goes_on(looks: list[int | Non
     run(test())
 
 
-def test_nobody_looks_at_a_worker_that_has_nothing_to_do_or_waits_for_a_reader() -> None:
+def test_nobody_looks_at_a_worker_that_has_nothing_to_do() -> None:
     async def test() -> None:
         handle = await opened()
         assert len(await looked_at(handle, iter([]))) == 1
+        await handle.close(WorkerLost("over"))
+
+    run(test())
+
+
+def test_a_worker_that_waits_for_a_reader_is_looked_at_when_that_one_goes_on() -> None:
+    async def test() -> None:
+        handle = await opened()
         stalled = await handle.submit(generation("!stall 1"))
         flood = await handle.submit(generation("!flood 200"))
         while not flood.is_paused:
             await asyncio.sleep(0.001)
-        assert len(await looked_at(handle, iter([]))) == 1
-        while not isinstance((await anext(flood))[-1], Finished | Failed):
-            pass
-        # Now it has no excuse.
-        await looked_at(handle, iter([5] * (NUM_LOOKS + 1)))
-        with pytest.raises(WorkerLost):
+
+        async def read() -> None:
+            for _ in range(5 * NUM_LOOKS):
+                await asyncio.sleep(0)
+            assert flood.is_paused
+            while not isinstance((await anext(flood))[-1], Finished | Failed):
+                pass
+            is_read.set()
+
+        is_read = asyncio.Event()
+        reading = asyncio.create_task(read())
+        # It wakes for the reader, and then never.
+        await looked_at(handle, (-1 if is_read.is_set() else number for number in count()))
+        await reading
+        with pytest.raises(WorkerLost, match="it did nothing any more"):
             async for _ in stalled:
                 pass
         await handle.close(WorkerLost("over"))

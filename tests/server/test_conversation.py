@@ -2,11 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from starlette.types import Message, Send
 
+from shimmy.server.connection import Connection
 from shimmy.server.conversation import IdleTimer
 from tests.program import inside
 from tests.server.live import Inside, run_inside
@@ -44,17 +51,73 @@ def test_a_head_without_a_body_goes_out() -> None:
     run_inside(test)
 
 
+class Exchanges(TaskGroup):
+    """Of one connection: the `send` of each, whose application is the test."""
+
+    def __init__(self) -> None:
+        self.sends: list[Send] = []
+
+    async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Any:
+        self.sends.append(send)
+        return asyncio.Queue[Message]().put
+
+
+class Wire:
+    """What is below Hypercorn's protocol, and what it wrote. The client has left after its requests."""
+
+    def __init__(self) -> None:
+        self.reader = asyncio.StreamReader()
+        self.writer = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True))
+        self.written = b""
+        self.num_exchanges = 0
+
+    async def send(self, event: Any) -> None:
+        self.written += event.data if isinstance(event, RawData) else b""
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+def test_the_end_of_an_exchange_is_none_of_the_next(has_left: bool) -> None:
+    async def test() -> None:
+        wire, exchanges = Wire(), Exchanges()
+        context = WorkerContext(None)
+        protocol = H11Protocol(None, Config(), context, exchanges, {}, False, None, None, wire.send)  # type: ignore
+        reading = asyncio.create_task(protocol.handle(RawData(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2)))
+        start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+        end: Message = {"type": "http.response.body", "body": b"ok", "more_body": False}
+        async with asyncio.timeout(10):
+            while not exchanges.sends:
+                await asyncio.sleep(0)
+            [first] = exchanges.sends
+            first_connection = Connection(first)
+            await first(start)
+            await first(end)
+            await reading
+            _, second = exchanges.sends
+            second_connection = Connection(second)
+            await second(start)
+            if has_left:
+                await protocol.handle(Closed())
+            await first_connection.settle()
+            await second(end)
+            await second_connection.settle()
+        assert wire.written.count(b"\r\n\r\nok") == 2
+
+    asyncio.run(test())
+
+
+async def nothing() -> None: ...
+
+
 class Group(TaskGroup):
     """Notes that something is spawned."""
 
     def __init__(self) -> None:
         self.spawned = asyncio.Event()
+        self.begin: Callable[..., Any] = nothing
 
     def spawn(self, func: Callable[..., Any], *args: Any) -> None:
         self.spawned.set()
-
-
-async def nothing() -> None: ...
+        self.begin = func
 
 
 def test_an_idle_connection_is_waited_for_until_the_server_ends() -> None:
@@ -83,5 +146,24 @@ def test_an_idle_timer_that_was_stopped_does_nothing() -> None:
         timer.hurry()
         await asyncio.sleep(0.01)
         assert not group.spawned.is_set() and not timer.is_running
+
+    asyncio.run(test())
+
+
+def test_a_request_that_comes_as_the_time_is_over_is_answered() -> None:
+    async def test() -> None:
+        acts: list[str] = []
+
+        async def act() -> None:
+            acts.append("closed")
+
+        timer, group = IdleTimer(3600, lambda: False), Group()
+        for is_stopped in (True, False):
+            await timer.restart(group, act)
+            timer.hurry()
+            if is_stopped:
+                await timer.stop()
+            await group.begin()
+            assert acts == ([] if is_stopped else ["closed"])
 
     asyncio.run(test())

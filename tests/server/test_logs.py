@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+import select
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -80,6 +82,29 @@ def test_a_reader_that_left_is_no_error(stderr: int) -> None:
     logs.say("into the void")
     logs.configure("text")
     logging.getLogger("shimmy").warning("into the void")
+
+
+def test_threads_say_something_one_after_the_other(stderr: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Poll:
+        """Like the system's: of two that ask at once one gets an error."""
+
+        num_asking = 0
+
+        def poll(self, timeout: int) -> list[tuple[int, int]]:
+            self.num_asking += 1
+            if self.num_asking > 1:
+                raise RuntimeError("concurrent poll() invocation")
+            if not other.ident:
+                other.start()
+                other.join(0.1)
+            self.num_asking -= 1
+            return [(0, select.POLLOUT)]
+
+    poll, other = Poll(), threading.Thread(target=logs.say, args=("two",))
+    monkeypatch.setattr(logs, "_poll", lambda fd: poll)
+    logs.say("one")
+    other.join()
+    assert lines(stderr) == ["one", "two"]
 
 
 class Clock:

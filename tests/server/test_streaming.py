@@ -7,6 +7,7 @@ from starlette.types import Message, Scope
 
 from shimmy.core.errors import RequestError, ShimmyError, WorkerLost
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Timings, Usage
+from shimmy.server import streaming
 from shimmy.server.access import Access
 from shimmy.server.streaming import PING, ClientGone, EventStream, observed, until_disconnect
 
@@ -22,9 +23,11 @@ class Wire:
         self.reading = asyncio.Event()
         self.reading.set()
         self.wrote = asyncio.Event()
+        self.is_asked = False
         self.scope: Scope = {"type": "http", "state": {"access": Access("req_1", "POST", "/v1/x")}}
 
     async def receive(self) -> Message:
+        self.is_asked = True
         await self.gone.wait()
         return {"type": "http.disconnect"}
 
@@ -278,6 +281,26 @@ def test_a_task_goes_on_after_the_client_has_left() -> None:
         wire.gone.set()
         with pytest.raises(ClientGone):
             await until_disconnect(wire.receive, asyncio.sleep(60))
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+
+    run(test)
+
+
+def test_work_that_ends_as_the_client_leaves_has_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_MOMENT_SECONDS", 0.0)
+
+    async def test(wire: Wire) -> None:
+        async def work() -> int:
+            while not wire.is_asked:
+                await asyncio.sleep(0)
+            # Whoever waits for the same waits for longer already, and has its turn just before.
+            await wire.gone.wait()
+            return 7
+
+        asyncio.get_running_loop().call_later(0.01, wire.gone.set)
+        assert await until_disconnect(wire.receive, work()) == 7
         await asyncio.sleep(0)
         task = asyncio.current_task()
         assert task is not None and not task.cancelling()
