@@ -84,7 +84,9 @@ class App:
         self.protocols = (Anthropic(inference, settings), self._native, ollama, OpenAI(inference, settings))
         self.routes = self._probes() + [route for protocol in self.protocols for route in protocol.routes()]
         # Most paths are one route's; where a path has parameters, or a method is not that route's, all are looked at.
-        self._by_path = {route.path: [each for each in self.routes if each.path == route.path] for route in self.routes}
+        self._by_path: dict[str, list[Route]] = {}
+        for route in self.routes:
+            self._by_path.setdefault(route.path, []).append(route)
         self._conversations: set[Connection] = set()
         self._replies: set[Reply] = set()
         self._idle = asyncio.Event()

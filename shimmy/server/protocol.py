@@ -73,10 +73,11 @@ def route(methods: str, path: str, declare: Declare, find: Callable[[], Endpoint
     async def endpoint(request: Request) -> Any:
         return await find()(request)
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await (await endpoint(Request(scope, receive, send)))(scope, receive, send)
-
     made = kind(path, declare(endpoint), methods=methods.split())
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (await made.endpoint(Request(scope, receive, send)))(scope, receive, send)
+
     # Starlette's looks twice whether an exception is one of its own; none is, and what is raised is the server's.
     made.app = answer
     return made
