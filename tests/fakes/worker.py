@@ -359,8 +359,9 @@ class Worker:
             case "":
                 yield from words_of(text)
             case "!stall":
-                yield from few
+                # Before the words: a release that comes while they are written counts as well.
                 releases = self.num_releases
+                yield from few
                 while self.num_releases == releases:
                     yield None
             case "!release":
