@@ -236,7 +236,7 @@ def test_a_load_that_hangs_is_tried_once_more_and_holds_nobody_up(tmp_path: Path
         async with fake_inference(*models, hang_seconds=0.5) as inference:
             with pytest.raises(Unavailable, match="did nothing any more"):
                 await answer(inference, "hello", model="mute")
-            assert inference.tally["failed_loads"] == 2
+            assert inference.models.tally["failed_loads"] == 2
             assert await answer(inference, "hello") == "hello"
 
     run(test())
@@ -247,7 +247,7 @@ def test_a_worker_that_hangs_over_a_question_is_replaced() -> None:
     async def test() -> None:
         async with fake_inference(hang_seconds=0.5) as inference:
             asking = asyncio.create_task(inference.count_tokens("echo", Text("!hang")))
-            while not inference.tally["crashes"]:
+            while not inference.models.tally["crashes"]:
                 await asyncio.sleep(0.01)
             # It would be asked once more.
             asking.cancel()
@@ -268,7 +268,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_streams_end(monkeypatch: pytest
                     events += batch
             assert text_of(events) == "w0 w1"
             assert await answer(inference, "hello") == "hello"
-            assert inference.tally["crashes"] == 1
+            assert inference.models.tally["crashes"] == 1
 
     run(test())
 
