@@ -184,6 +184,7 @@ class _Scan:
             fresh = self._fresh.get(sighting.identity)
             if fresh is not None and fresh.lasting and not self._may_be_written(sighting):
                 self.listing.inspections[sighting.identity] = fresh
+                self.listing.read.append((sighting, fresh))
 
     def add(self, source: Source, found: Found, sighting: Sighting) -> None:
         file = None if found.reason else file_key(sighting.identity, found.own)

@@ -105,8 +105,11 @@ class Watch:
         return max(_WATCHED_SECONDS if is_watched else _UNWATCHED_SECONDS, _RESCAN_SHARE * self._scan_seconds)
 
     @property
-    def _vain_seconds(self) -> float:
-        return self._catalog.vain_seconds + (self._asking.vain_seconds if self._asking is not None else 0.0)
+    def _working_seconds(self) -> float:
+        """A clock that stands still while a source is waited for in vain: that is no work, of which there would have to
+        be less."""
+        vain_seconds = self._asking.vain_seconds if self._asking is not None else 0.0
+        return time.monotonic() - vain_seconds - self._catalog.vain_seconds
 
     def _wait(self) -> Changes:
         seconds = _SETTLING_SECONDS
@@ -149,9 +152,9 @@ class Watch:
 
     def _look_again(self) -> bool:
         """At files of which each is a model by itself; whether there were any. The others ask for a scan."""
-        began_at = time.monotonic()
-        if began_at < self._next_look_at:
+        if time.monotonic() < self._next_look_at:
             return False
+        worked_seconds = self._working_seconds
         ready = self._ready()
         files = {path: source for path in ready if (source := self._searches_alone(path)) is not None}
         self._is_stale |= len(files) < len(ready)
@@ -160,8 +163,8 @@ class Watch:
             changes = self._catalog.look_again(files)
             self._is_stale |= changes is None
             _report(changes or [])
-        ended_at = time.monotonic()
-        self._next_look_at = ended_at + max(_PAUSE_SECONDS, _PAUSE_SHARE * (ended_at - began_at))
+        look_seconds = self._working_seconds - worked_seconds
+        self._next_look_at = time.monotonic() + max(_PAUSE_SECONDS, _PAUSE_SHARE * look_seconds)
         return bool(files)
 
     def _ready(self) -> set[str]:
@@ -186,15 +189,14 @@ class Watch:
             return set()
 
     def _scan(self) -> None:
-        began_at, vain_seconds = time.monotonic(), self._vain_seconds
+        began_at, worked_seconds = time.monotonic(), self._working_seconds
         if self._are_folders_stale or began_at - self._scanned_at >= self._rescan_seconds:
             self._watch_folders()
         self._is_stale = self._are_folders_stale = False
         self._coming.clear()
         _report(self._catalog.refresh())
         self._scanned_at = time.monotonic()
-        # To wait is no work, of which there would have to be less.
-        self._scan_seconds = self._scanned_at - began_at - (self._vain_seconds - vain_seconds)
+        self._scan_seconds = self._working_seconds - worked_seconds
         self._next_scan_at = self._scanned_at + max(_PAUSE_SECONDS, _PAUSE_SHARE * self._scan_seconds)
 
     def _watch_folders(self) -> None:

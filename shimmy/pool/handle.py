@@ -91,12 +91,12 @@ class Handle:
 
     @property
     def has_requests(self) -> bool:
-        """And does not wait for their readers. It may for as long as one of them is behind."""
+        """There are some, and it does not wait for their readers. It may for as long as one of them is behind."""
         return bool(self._streams) and not any(stream.is_paused for stream in self._streams.values())
 
     @property
     def work(self) -> str:
-        """For the log."""
+        """What that is, for the log."""
         if self.state is not State.READY:
             return "it loads"
         return f"{len(self._streams)} requests, {len(self._asked)} questions"
