@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.server.vectors",
     },
     "shimmy.server": {
+        "h11",
         "hypercorn",
         "msgspec",
         "starlette",
