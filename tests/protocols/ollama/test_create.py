@@ -76,7 +76,12 @@ def test_a_model_of_a_file_that_is_sent(catalog: Catalog, tmp_path: Path) -> Non
         ({"model": "mine", "from": "tiny", "files": {"a.gguf": DIGEST}}, 400, "from"),
         ({"model": "mine", "from": "nothing"}, 404, "does not exist"),
         ({"model": "mine", "from": "tiny", "template": "{{ .Prompt }}"}, 400, "template"),
-        ({"model": "mine", "from": "tiny", "quantize": "q4_0"}, 400, "quantize"),
+        ({"model": "mine", "from": "tiny", "quantize": "q9_9"}, 400, "quantize: 'q9_9' is none of"),
+        (
+            {"model": "mine", "from": "tiny", "quantization": "iq2_xs"},
+            400,
+            "quantize: IQ2_XS takes an importance matrix",
+        ),
         ({"model": "mine", "modelfile": "FROM tiny"}, 400, "modelfile"),
         ({"model": "mine", "from": "tiny", "parameters": {"temperature": "hot"}}, 400, "parameters.temperature"),
         ({"model": "mine", "from": "tiny", "parameters": {"stop": [1]}}, 400, "parameters.stop"),
