@@ -3,7 +3,6 @@ process was killed, when the store is swept next. They know nothing of what is m
 """
 
 import os
-import shutil
 import time
 from contextlib import ExitStack, suppress
 
@@ -48,7 +47,7 @@ class Workplace:
 
     def close(self) -> None:
         """May be called again."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         self._held.close()
 
 
@@ -59,4 +58,11 @@ def sweep_workplaces(folder: str) -> None:
             path = os.path.join(folder, name)
             with suppress(OSError), locked_if_free(path + _LOCK) as is_free:
                 if is_free:
-                    shutil.rmtree(path, ignore_errors=True)
+                    _remove(path)
+
+
+def _remove(path: str) -> None:
+    # It knows every archive format, and whoever only lists models needs none of that.
+    from shutil import rmtree
+
+    rmtree(path, ignore_errors=True)

@@ -52,8 +52,8 @@ def _recipe(body: CreateRequest) -> Recipe:
         raise RequestError("model: this field is required", param="model")
     if body.template:
         raise Unsupported(
-            "template: Ollama's templates are not executed; leave this field out, and the model's own is used, of its "
-            "GGUF file or, of a model in SafeTensors, from chat_template in tokenizer_config.json",
+            "template: Ollama's templates are not executed; leave this field out, and the model's own is used, "
+            "from its GGUF file or, for SafeTensors, from tokenizer_config.json",
             param="template",
         )
     if body.modelfile:
