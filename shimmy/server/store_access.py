@@ -47,7 +47,7 @@ class StoreAccess:
             async with aclosing(pull(pull_argv(name, revision), self._inference.closing)) as reported:
                 async for each in reported:
                     if each.is_last:
-                        await self._inference.refresh(max_age_seconds=0)
+                        await self._inference.models.refresh(max_age_seconds=0)
                     yield each
 
     async def copy(self, source: str, target: str) -> None:
@@ -55,9 +55,9 @@ class StoreAccess:
         self._check()
         from shimmy.models.keeping import copy, user_store
 
-        await self._inference.refresh()
-        await asyncio.to_thread(copy, user_store(os.environ), self._inference.catalog, source, target)
-        await self._inference.refresh(max_age_seconds=0)
+        await self._inference.models.refresh()
+        await asyncio.to_thread(copy, user_store(os.environ), self._inference.models.catalog, source, target)
+        await self._inference.models.refresh(max_age_seconds=0)
 
     async def make(self, recipe: Recipe) -> "AsyncGenerator[Progress, None]":
         """What happens, up to the status "success". Closing the generator gives it up: nothing is left then. Raises
@@ -67,8 +67,11 @@ class StoreAccess:
         from shimmy.models.keeping import user_store
         from shimmy.models.making import Making
 
-        await self._inference.refresh()
-        making, halt = Making(user_store(os.environ), self._inference.catalog, recipe), _Halt(self._inference.closing)
+        await self._inference.models.refresh()
+        making, halt = (
+            Making(user_store(os.environ), self._inference.models.catalog, recipe),
+            _Halt(self._inference.closing),
+        )
         with ExitStack() as place:
             try:
                 await halt.after(asyncio.to_thread(making.prepare))
@@ -86,7 +89,7 @@ class StoreAccess:
                 # What is large takes its time to go.
                 await asyncio.to_thread(making.close)
         yield Progress("writing manifest")
-        await self._inference.refresh(max_age_seconds=0)
+        await self._inference.models.refresh(max_age_seconds=0)
         yield Progress(SUCCESS)
 
     async def has_blob(self, digest: str) -> bool:
@@ -117,11 +120,11 @@ class StoreAccess:
         self._check()
         from shimmy.models.keeping import remove, user_store
 
-        await self._inference.refresh()
+        await self._inference.models.refresh()
         with suppress(ShimmyError):
-            await self._inference.unload(name)
-        await asyncio.to_thread(remove, user_store(os.environ), self._inference.catalog, name)
-        await self._inference.refresh(max_age_seconds=0)
+            await self._inference.models.unload(name)
+        await asyncio.to_thread(remove, user_store(os.environ), self._inference.models.catalog, name)
+        await self._inference.models.refresh(max_age_seconds=0)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
