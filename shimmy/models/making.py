@@ -125,7 +125,9 @@ class Making:
         if inspection.invalid or inspection.facts is None:
             raise ModelInvalid(f"what was made cannot be served: {inspection.invalid}")
         size, digest = os.path.getsize(path), _digest(path, stop)
-        self._store.take_in(path, digest)
+        # A model that has the same file and is loaded would have another one then.
+        if not self._store.has(digest, size):
+            self._store.take_in(path, digest)
         return Part(f"model-{inspection.facts.quantization}.gguf", size, digest)
 
     def _manifest(self, fresh: "Part | None") -> "Manifest":

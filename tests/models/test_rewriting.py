@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shimmy.core.errors import Draining, ModelInvalid, RequestError
 from shimmy.core.ipc import Convert, Quantize
@@ -15,7 +18,7 @@ from shimmy.models.catalog import Catalog
 from shimmy.models.facts import FILE_TYPES
 from shimmy.models.folders import Folder
 from shimmy.models.making import Making
-from shimmy.models.rewriting import Rewriting
+from shimmy.models.rewriting import Rewriting, laid_out
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import Store
 from tests.convert.checkpoints import write_checkpoint, write_json
@@ -87,6 +90,16 @@ def test_a_model_in_another_quantization(tmp_path: Path, store: Store, catalog: 
     assert mine.paths == (store.blob(made.parts[0].sha256 or ""),) and mine.own.system == "Be Mario."
     store.remove("mine")
     assert blobs(store) == set()
+
+
+def test_the_same_once_more_leaves_the_file_as_it_is(store: Store, catalog: Catalog) -> None:
+    found = []
+    for name in ("mine", "mine", "other"):
+        with prepared(store, catalog, Recipe(name, "tiny", quantize="q8_0")) as making:
+            model(general__file_type=NUMBERS["Q8_0"]).write(Path(rewriting_of(making).outcome))
+            digest = making.finish(lambda: None).parts[0].sha256 or ""
+        found.append((digest, os.stat(store.blob(digest)).st_ino))
+    assert len(set(found)) == 1 and len(blobs(store)) == 1
 
 
 def test_a_model_that_was_sent_in_shards(store: Store, catalog: Catalog) -> None:
@@ -177,6 +190,22 @@ def test_folders_in_names_lead_nowhere(tmp_path: Path, store: Store, catalog: Ca
         [job] = rewriting_of(making).jobs
         assert isinstance(job, Convert)
         assert {os.path.dirname(path) for path in job.source} == {os.path.dirname(job.target)}
+
+
+NAMES = st.text() | st.sampled_from(
+    ["config.json", "a/1_Pooling/config.json", "..", "a\\..\\b.safetensors", "C:b.safetensors"]
+)
+
+
+@given(st.lists(NAMES | NAMES.map(lambda name: f"../{name}.safetensors"), max_size=5))
+def test_no_name_leads_elsewhere(names: list[str]) -> None:
+    taken: list[str] = []
+    place: Any = SimpleNamespace(path="/nowhere", take=lambda path, name: taken.append(name))
+    with suppress(RequestError, ModelInvalid):
+        laid_out(place, [(name, "/blob") for name in names])
+    for name in taken:
+        folder, _, last = name.rpartition("/")
+        assert folder in ("", "1_Pooling") and last not in ("", ".", "..") and not {"\\", ":"} & set(last)
 
 
 @pytest.mark.parametrize("written", [b"junk", b""])
