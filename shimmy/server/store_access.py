@@ -26,7 +26,8 @@ _LEAST_BYTES = 16 << 10
 
 
 class StoreAccess:
-    """Owns how many pulls there are, and that one model at a time has its weights written. What it changes is in the catalog when it says so."""
+    """Owns how many pulls there are, and that one model at a time has its weights written. What it changes is in the
+    catalog when it says so."""
 
     # Of this process, whichever protocol they came by.
     _num_pulls = 0
