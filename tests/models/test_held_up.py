@@ -13,6 +13,7 @@ from shimmy.models import watch as watching
 from shimmy.models.catalog import Catalog
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Folder, Found, as_models
+from shimmy.models.header_cache import HeaderCache
 from shimmy.models.scan import is_written_now
 from shimmy.models.watch import Watch
 from tests.fakes.gguf_writer import model
@@ -64,9 +65,14 @@ def mount(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def catalog(tmp_path: Path, mount: Folder) -> Catalog:
+def cache(tmp_path: Path) -> str:
+    return str(tmp_path / "cache" / "headers")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, mount: Folder, cache: str) -> Catalog:
     written(tmp_path / "folder" / "sound.gguf")
-    return Catalog([mount, Folder("x", str(tmp_path / "folder"))], patience_seconds=PATIENCE_SECONDS)
+    return Catalog([mount, Folder("x", str(tmp_path / "folder"))], cache, patience_seconds=PATIENCE_SECONDS)
 
 
 def written(path: Path) -> Path:
@@ -103,7 +109,7 @@ def test_a_header_that_cannot_be_read_holds_up_its_own_source_only(
 
 
 def test_what_was_read_before_a_source_did_not_answer_is_not_read_again(
-    mount: Folder, catalog: Catalog, drive: Drive, monkeypatch: pytest.MonkeyPatch
+    mount: Folder, catalog: Catalog, cache: str, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanning, "inspect", drive.inspect)
     # One header for a question.
@@ -112,6 +118,11 @@ def test_what_was_read_before_a_source_did_not_answer_is_not_read_again(
         written(Path(mount.place, f"{name}.gguf"))
     drive.held_up = {"c.gguf"}
     until(lambda: catalog.refresh() == [] and {"a.gguf", "b.gguf"} <= set(drive.read))
+
+    def cached() -> set[str]:
+        return {os.path.basename(path) for sighting in HeaderCache(cache).read() for path in sighting.paths}
+
+    until(lambda: catalog.refresh() == [] and {"a.gguf", "b.gguf"} <= cached())
     for _ in range(3):
         assert catalog.refresh() == [] and catalog.trouble_with(mount) == "does not answer"
     drive.answers.set()
