@@ -124,7 +124,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             self.send(message)
 
     async def close(self, grace_seconds: float) -> None:
-        """Close the worker's stdin, its sign to leave, and kill it after `grace_seconds`. Returns once it ended."""
+        """Close the worker's stdin, its sign to leave, and kill it after `grace_seconds`. Returns once it ended, or is
+        given up."""
         self._closing = True
         self._stdin.close()
         try:
@@ -133,14 +134,19 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         except TimeoutError:
             log.warning("worker %d did not leave within %g s: killed", self.pid, grace_seconds)
         finally:
-            self.kill()
+            self._give_up()
         await self._ended.wait()
 
     def end_hung(self) -> None:
-        """It would neither answer nor leave. Whoever waits for it does not wait for the system as well."""
+        """It would neither answer nor leave."""
         self._has_hung = True
-        self.kill()
-        asyncio.get_running_loop().call_later(_UNKILLABLE_SECONDS, self._end)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Kill it. Whoever waits for it does not wait for the system as well."""
+        if not self._ended.is_set():
+            self.kill()
+            asyncio.get_running_loop().call_later(_UNKILLABLE_SECONDS, self._end)
 
     def kill(self) -> None:
         """os.kill and not the transport's: that one may reap the child before asyncio's watcher does. Windows has

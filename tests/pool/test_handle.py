@@ -130,6 +130,31 @@ def test_whoever_waits_does_not_wait_for_a_process_that_the_system_cannot_end(
     run(test())
 
 
+def test_a_close_does_not_wait_for_a_process_that_the_system_cannot_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process_module, "_UNKILLABLE_SECONDS", 0.0)
+
+    async def test() -> None:
+        handle = a_handle(scripted_model("echo", tmp_path, "mute").paths[0])
+        opening = asyncio.create_task(handle.open(fake_spawn))
+        while handle.pid is None:
+            await asyncio.sleep(0)
+        pid = handle.pid
+        stop(handle)
+        with monkeypatch.context() as patched:
+            patched.setattr(WorkerProcess, "kill", lambda process: None)
+            await handle.close(CLOSED)
+        assert handle.ended.is_set()
+        with pytest.raises(WorkerLost, match="closed by the test"):
+            await opening
+        # Letting go of it kills it here.
+        while os.path.exists(f"/proc/{pid}"):
+            await asyncio.sleep(0.01)
+
+    run(test())
+
+
 @pytest.mark.parametrize("name", ["SIGABRT", "SIGSEGV", "SIGKILL"])
 def test_a_death_fails_every_stream_after_what_it_had_to_say(name: str) -> None:
     async def test() -> None:
