@@ -40,6 +40,8 @@ class Catalog:
         # Its models, by id.
         self._sorted: list[Model] = []
         self._refreshing = threading.Lock()
+        # What headers said before this program began, for as long as a source has not answered yet.
+        self._cached: Mapping[Sighting, Inspection] = {}
         # What headers have said that is not on disk yet.
         self._read: list[tuple[Sighting, Inspection]] = []
         # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
@@ -55,7 +57,11 @@ class Catalog:
         with self._refreshing:
             asking = self._patient()
             before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
-            listing = scan(self._sources, before, cache.read() if cache and before is None else {}, asking)
+            if cache and before is None:
+                self._cached = cache.read()
+            listing = scan(self._sources, before, self._cached, asking)
+            if not listing.silent:
+                self._cached = {}
             self._tell_silent(set(before.silent if before else ()), set(listing.silent))
             changed = self._replace(listing)
             if cache and self._read:

@@ -23,14 +23,17 @@ PATIENCE_SECONDS = 0.1
 
 
 class Drive:
-    """While `answers` is not set, whoever reads one of the files `held_up` waits. `read` is what has been read."""
+    """While `answers` is not set, whoever reads one of the files `held_up` waits. `asked` is what somebody wanted to
+    read, and `read` what has been read."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
         self.held_up: set[str] = set()
+        self.asked: list[str] = []
         self.read: list[str] = []
 
     def wait_for(self, paths: Sequence[str]) -> None:
+        self.asked += map(os.path.basename, paths)
         if not self.held_up.isdisjoint(map(os.path.basename, paths)):
             self.answers.wait()
         self.read += map(os.path.basename, paths)
@@ -117,7 +120,7 @@ def test_what_was_read_before_a_source_did_not_answer_is_not_read_again(
     for name in ("a", "b", "c"):
         written(Path(mount.place, f"{name}.gguf"))
     drive.held_up = {"c.gguf"}
-    until(lambda: catalog.refresh() == [] and {"a.gguf", "b.gguf"} <= set(drive.read))
+    until(lambda: lists(catalog, "sound") and {"a.gguf", "b.gguf"} <= set(drive.read))
 
     def cached() -> set[str]:
         return {os.path.basename(path) for sighting in HeaderCache(cache).read() for path in sighting.paths}
@@ -128,6 +131,21 @@ def test_what_was_read_before_a_source_did_not_answer_is_not_read_again(
     drive.answers.set()
     until(lambda: lists(catalog, "sound", "a", "b", "c"))
     assert [drive.read.count(f"{name}.gguf") for name in ("a", "b", "c")] == [1, 1, 1]
+
+
+def test_what_was_kept_on_disk_is_not_read_again_when_a_source_does_not_answer_at_first(
+    mount: Folder, catalog: Catalog, cache: str, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(Path(mount.place, "a.gguf"))
+    until(lambda: lists(catalog, "sound", "a"))
+    written(Path(mount.place, "b.gguf"))
+    monkeypatch.setattr(scanning, "inspect", drive.inspect)
+    drive.held_up = {"b.gguf"}
+    restarted = Catalog(catalog.sources, cache, PATIENCE_SECONDS)
+    until(lambda: lists(restarted, "sound") and "b.gguf" in drive.asked)
+    drive.answers.set()
+    until(lambda: lists(restarted, "sound", "a", "b"))
+    assert drive.read == ["b.gguf"]
 
 
 @pytest.mark.parametrize("question", ["inspect", "as_models"])
