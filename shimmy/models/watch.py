@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -128,6 +128,7 @@ class Watch:
             return set()
 
     def _note(self, changes: Changes) -> None:
+        others: Changes = set()
         for kind, path in changes:
             name = os.path.basename(path)
             if name.startswith("."):
@@ -135,8 +136,24 @@ class Watch:
             if self._searches_alone(path) or (kind != GONE and name.lower().endswith(_WEIGHTS)):
                 self._coming.add(path)
             elif self._concerns_others(path):
-                self._is_stale = True
-                self._are_folders_stale |= kind != MODIFIED and not name.lower().endswith(_WEIGHTS)
+                self._note_stale(kind, path)
+            else:
+                others.add((kind, path))
+        folders = self._folders_among({path for _, path in others})
+        for kind, path in others:
+            if path in folders:
+                self._note_stale(kind, path)
+
+    def _note_stale(self, kind: int, path: str) -> None:
+        self._is_stale = True
+        self._are_folders_stale |= kind != MODIFIED and not path.lower().endswith(_WEIGHTS)
+
+    def _folders_among(self, paths: set[str]) -> set[str]:
+        """Those of a drive that does not answer are found when it does."""
+        found: set[str] = set()
+        for place, those in self._by_place(paths).items():
+            found |= self._told_of(("folders", place), partial(_only_folders, those))
+        return found
 
     def _searches_alone(self, path: str) -> Source | None:
         """The source that this file is a model of, or would be, whatever other files there are."""
@@ -144,11 +161,12 @@ class Watch:
         return self._folders.get(os.path.dirname(path)) if is_model and not shards_of(path) else None
 
     def _concerns_others(self, path: str) -> bool:
-        """Whether what is there, or was, may be a folder, or be of use to a model whose file is another one."""
+        """Whether what is there, or was, is of use to a model whose file is another one, or is a folder as far as that
+        is known without a look."""
         folder, name = os.path.split(path)
         if self._folders.get(folder) is None or path in self._folders or name == _BLOBS or printable(path) != path:
             return True
-        return name.lower().endswith(_MODEL) or may_be_part(name) or os.path.isdir(path)
+        return name.lower().endswith(_MODEL) or may_be_part(name)
 
     def _look_again(self) -> bool:
         """At files of which each is a model by itself; whether there were any. The others ask for a scan."""
@@ -172,14 +190,19 @@ class Watch:
         if len(self._coming) > _MANY:
             return set()
         ready = self._told_of("settled", self._catalog.settled) if self._catalog.unsettled() else set()
-        coming: dict[str, list[str]] = {}
-        for path in self._coming:
-            coming.setdefault(os.path.dirname(path), []).append(path)
-        for folder, paths in coming.items():
-            ready |= self._told_of(folder, partial(_no_longer_written, paths))
+        for place, paths in self._by_place(self._coming).items():
+            ready |= self._told_of(("written", place), partial(_no_longer_written, paths))
         return ready
 
-    def _told_of(self, key: str, question: Callable[[], set[str]]) -> set[str]:
+    def _by_place(self, paths: Iterable[str]) -> dict[Source | str, list[str]]:
+        """Those of one source together, so that one that does not answer is waited for once; others by folder."""
+        found: dict[Source | str, list[str]] = {}
+        for path in paths:
+            folder = os.path.dirname(path)
+            found.setdefault(self._folders.get(folder) or folder, []).append(path)
+        return found
+
+    def _told_of(self, key: object, question: Callable[[], set[str]]) -> set[str]:
         """Nothing where there is no answer."""
         if self._asking is None:
             return question()
@@ -226,6 +249,10 @@ class Watch:
 
 def _no_longer_written(paths: Sequence[str]) -> set[str]:
     return {path for path in paths if not is_written_now(path)}
+
+
+def _only_folders(paths: Sequence[str]) -> set[str]:
+    return {path for path in paths if os.path.isdir(path)}
 
 
 def _report(changes: Sequence[Change]) -> None:

@@ -191,3 +191,25 @@ def test_the_watch_goes_on_while_a_file_holds_up_whoever_looks_at_it(
     finally:
         drive.answers.set()
         watch.stop(LIMIT_SECONDS)
+
+
+def test_whether_files_of_one_source_are_written_is_asked_by_one_thread(
+    mount: Folder, catalog: Catalog, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {str(written(Path(mount.place, folder, "m.gguf"))) for folder in ("a", "b", "c")}
+    monkeypatch.setattr(watching, "is_written_now", drive.is_written_now)
+    drive.held_up = {"m.gguf"}
+    watch = Watch(catalog)
+
+    def knows_all_folders() -> bool:
+        watch._watch_folders()
+        return watch._is_complete
+
+    try:
+        until(knows_all_folders)
+        before = set(threading.enumerate())
+        watch._coming = paths
+        assert watch._ready() == set()
+        until(lambda: len(set(threading.enumerate()) - before) == 1 and drive.asked == ["m.gguf"])
+    finally:
+        watch._unwatch()

@@ -290,6 +290,35 @@ def test_where_nothing_can_be_watched_it_scans_now_and_then(
     assert caplog.text.count("since they cannot be watched: no more watches") == 1
 
 
+def test_it_goes_on_while_nobody_says_whether_something_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mount", "folder"):
+        (tmp_path / name).mkdir()
+    sources = [Folder(name, str(tmp_path / name)) for name in ("mount", "folder")]
+    catalog = Counting(sources, patience_seconds=0.1)
+    asked, answers = threading.Event(), threading.Event()
+    is_folder = os.path.isdir
+
+    def isdir(path: str) -> bool:
+        if str(path).endswith("notes"):
+            asked.set()
+            answers.wait()
+        return is_folder(path)
+
+    monkeypatch.setattr(os.path, "isdir", isdir)
+    script = Scripted()
+    with watched(catalog, script):
+        script.changes = {(NEW, str(tmp_path / "mount" / "notes"))}
+        try:
+            until(asked.is_set)
+            script.changes = {(NEW, str(tmp_path / "folder" / "tokenizer.json"))}
+            num_scans = catalog.num_scans
+            until(lambda: catalog.num_scans > num_scans + 1)
+        finally:
+            answers.set()
+
+
 class HeldUp(Folder):
     """While `answers` is not set, whoever looks into it waits, as in a network mount whose server has gone."""
 
