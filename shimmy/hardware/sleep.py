@@ -4,6 +4,9 @@ import os
 from typing import NamedTuple
 
 _Path = str | os.PathLike[str]
+# Where in the kernel a thread is that has been frozen with its cgroup: of version 1, and of version 2, where compilers
+# may make the function a part of its caller. Nobody just waits in either.
+_FREEZERS = {"__refrigerator", "do_freezer_trap", "get_signal"}
 
 
 class Rest(NamedTuple):
@@ -16,18 +19,27 @@ class Rest(NamedTuple):
 
 
 def rest(pid: int, proc: _Path = "/proc") -> Rest | None:
-    """None unless each of its threads waits until something happens: one that runs, wants to, or has been stopped does
-    not. None also where the system does not say."""
+    """None unless each of its threads waits until something happens: one that runs, wants to, or has been stopped or
+    frozen does not. None also where the system does not say."""
     folder = os.path.join(proc, str(pid), "task")
     try:
         threads = {thread: _status(os.path.join(folder, thread, "status")) for thread in os.listdir(folder)}
         states = {status["State"][:1] for status in threads.values()}
-        if not states <= {"S", "D"}:
+        if not states <= {"S", "D"} or _is_frozen(os.path.join(folder, str(pid), "wchan")):
             return None
         nums = {thread: _num_sleeps(status) for thread, status in threads.items()}
         return Rest(nums[str(pid)], sum(nums.values()), "D" in states)
     except (OSError, KeyError, ValueError):
         return None
+
+
+def _is_frozen(place: str) -> bool:
+    """What is frozen seems to sleep. Some systems do not say where."""
+    try:
+        with open(place) as file:
+            return file.read().strip() in _FREEZERS
+    except OSError:
+        return False
 
 
 def _num_sleeps(status: dict[str, str]) -> int:

@@ -2,7 +2,8 @@
 all their threads sleep, and the one that computes has not woken since then.
 
 A worker that is merely slow is none of them: whatever it does wakes a thread, for requests that one, and who runs,
-wants to, or has been stopped does not sleep. Knows no requests and no models, only whether there is something to do.
+wants to, or has been stopped or frozen does not sleep. Knows no requests and no models, only whether there is something
+to do.
 """
 
 import asyncio

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,12 +116,13 @@ def test_who_has_a_thread_that_runs_does_not_sleep() -> None:
 
 
 SWITCHES = "voluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t5\n"
+SLEEPS = f"State:\tS (sleeping)\n{SWITCHES}"
 
 
 @pytest.mark.parametrize(
     ("status", "found"),
     [
-        (f"State:\tS (sleeping)\n{SWITCHES}", Rest(12, 24, False)),
+        (SLEEPS, Rest(12, 24, False)),
         (f"State:\tD (disk sleep)\n{SWITCHES}", Rest(12, 24, True)),
         (f"State:\tt (tracing stop)\n{SWITCHES}", None),
         (f"State:\tR (running)\n{SWITCHES}", None),
@@ -131,11 +132,35 @@ SWITCHES = "voluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t5\n"
     ],
 )
 def test_what_the_system_says_is_read(tmp_path: Path, status: str, found: Rest | None) -> None:
-    for thread, said in (("7", f"State:\tS (sleeping)\n{SWITCHES}"), ("8", status)):
-        folder = tmp_path / "7" / "task" / thread
+    say(tmp_path, {"7": SLEEPS, "8": status})
+    assert rest(7, tmp_path) == found
+
+
+def say(proc: Path, statuses: Mapping[str, str]) -> None:
+    """Of the threads of process 7."""
+    for thread, said in statuses.items():
+        folder = proc / "7" / "task" / thread
         folder.mkdir(parents=True)
         (folder / "status").write_text(said)
-    assert rest(7, tmp_path) == found
+
+
+@pytest.mark.parametrize("status", [SLEEPS, f"State:\tD (disk sleep)\n{SWITCHES}"])
+@pytest.mark.parametrize(
+    ("place", "is_at_rest"),
+    [
+        ("__refrigerator", False),
+        ("do_freezer_trap", False),
+        ("get_signal", False),
+        ("futex_do_wait", True),
+        ("0", True),
+    ],
+)
+def test_who_is_frozen_with_its_cgroup_does_not_sleep(
+    tmp_path: Path, status: str, place: str, is_at_rest: bool
+) -> None:
+    say(tmp_path, {"7": status})
+    (tmp_path / "7" / "task" / "7" / "wchan").write_text(place)
+    assert (rest(7, tmp_path) is not None) == is_at_rest
 
 
 def test_of_who_has_gone_nothing_is_said(tmp_path: Path) -> None:
