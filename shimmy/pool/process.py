@@ -208,6 +208,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._clear.set()
         self._transport.close()
         returncode = self._transport.get_returncode()
+        if returncode is None:
+            log.error("worker %d cannot be ended by the system: it is left behind", self.pid)
         self._on_end(Exit(returncode or 0, self._stderr.lines(), self._violation, self._has_hung))
 
 

@@ -131,7 +131,7 @@ def test_whoever_waits_does_not_wait_for_a_process_that_the_system_cannot_end(
 
 
 def test_a_close_does_not_wait_for_a_process_that_the_system_cannot_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(process_module, "_UNKILLABLE_SECONDS", 0.0)
 
@@ -146,6 +146,7 @@ def test_a_close_does_not_wait_for_a_process_that_the_system_cannot_end(
             patched.setattr(WorkerProcess, "kill", lambda process: None)
             await handle.close(CLOSED)
         assert handle.ended.is_set()
+        assert f"worker {pid} cannot be ended by the system: it is left behind" in caplog.messages
         with pytest.raises(WorkerLost, match="closed by the test"):
             await opening
         # Letting go of it kills it here.

@@ -181,8 +181,12 @@ def test_a_load_that_does_nothing_any_more_fails_whoever_waits(tmp_path: Path, s
     run(test())
 
 
-@pytest.mark.parametrize("looks", [OTHERS_WAKE, [STILL_ON_DISK] * NUM_LOOKS, [None] * 5 * NUM_LOOKS])
-def test_a_load_that_does_something_goes_on(tmp_path: Path, looks: list[Rest | None]) -> None:
+@pytest.mark.parametrize(
+    "looks",
+    [OTHERS_WAKE, [STILL_ON_DISK] * NUM_LOOKS, [None] * 5 * NUM_LOOKS],
+    ids=["others-wake", "not-long-enough", "runs"],
+)
+def test_a_load_that_does_something_or_has_slept_for_less_goes_on(tmp_path: Path, looks: list[Rest | None]) -> None:
     async def test() -> None:
         model = scripted_model("m", tmp_path, "hold")
         handle = made(model.paths[0])
