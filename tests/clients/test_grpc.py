@@ -15,7 +15,7 @@ pytest.importorskip("grpc_reflection", reason="the client of the page is grpcio-
 
 import grpc
 
-from tests.program import DEMO, DEMO_ID, Program, program
+from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program, program
 from tests.protocols.grpc.official import SPINDLL, chat, message, method_of
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
@@ -104,4 +104,4 @@ def test_a_server_that_is_told_to_end_ends_its_calls_and_then_itself(tmp_path: P
                     list(ended)
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             questions.put(None)
-        assert running.process.wait(10) == 0
+        assert running.process.wait(LIMIT_SECONDS) == 0
