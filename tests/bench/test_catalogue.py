@@ -12,7 +12,8 @@ from shimmy.models.scan import SETTLED_SECONDS
 
 def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # A copy that pauses for long would be taken for whole, and this machine may pause by itself.
-    monkeypatch.setattr(arrivals, "_WRITE_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(arrivals, "_WRITES", 1)
+    monkeypatch.setattr(arrivals, "_WRITE_PAUSE_SECONDS", 0.0)
     output = tmp_path / "catalogue.json"
     counts = ["--models", "3", "--rounds", "2", "--among", "2", "--arrivals", "1"]
     monkeypatch.setattr(sys, "argv", ["bench.catalogue", *counts, "--output", str(output)])
