@@ -28,11 +28,17 @@ NO_PROXIES = {"NO_PROXY": "*", "no_proxy": "*"}
 _ASKED = "/token"
 
 
+def _set() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Faults:
     """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host
     they are for. `cut_bytes` ends each answer after so many bytes; `corrupt` changes a byte of every file;
-    `block_seconds` is waited for before each block of `block_bytes`."""
+    `block_seconds` is waited for before each block of `block_bytes`, and then until `flows` is set."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
@@ -41,6 +47,7 @@ class Faults:
     corrupt: bool = False
     block_seconds: float = 0.0
     block_bytes: int = 65536
+    flows: threading.Event = field(default_factory=_set)
     redirect: str | None = None
     challenge: str | None = None
     encoding: str | None = None
@@ -222,6 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         for at in range(0, len(content), size):
             if faults.block_seconds:
                 time.sleep(faults.block_seconds)
+            faults.flows.wait()
             self.wfile.write(content[at : at + size])
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -305,6 +313,7 @@ def running_hub(folder: Path) -> Iterator[Hub]:
         try:
             yield hub
         finally:
+            hub.faults.flows.set()
             for server in (one, other):
                 server.shutdown()
             for thread in threads:
