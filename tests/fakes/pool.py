@@ -158,17 +158,23 @@ def run(test: Coroutine[Any, Any, T]) -> T:
         async with asyncio.timeout(LIMIT_SECONDS):
             return await test
 
-    before = children()
+    global _others
+    _others = set()
+    _others = children()
     result = asyncio.run(limited())
-    assert children() <= before, "the test left worker processes behind"
+    assert not children(), "the test left worker processes behind"
     return result
 
 
+# Children of this process that are none of the running test's.
+_others: set[int] = set()
+
+
 def children() -> set[int]:
-    """Process ids of the living or unreaped children of this process (Linux only)."""
+    """Process ids of the children that the running test has, living or unreaped (Linux only)."""
     found: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         # A thread may end meanwhile.
         with suppress(FileNotFoundError):
             found.update(map(int, path.read_text().split()))
-    return found
+    return found - _others
