@@ -58,6 +58,8 @@ def test_what_comes_after_the_answer_does_not_end_the_connection() -> None:
                 await client.turn()
             client.writer.write(DataFrame(refused, b"too late").serialize())
             await client.flush()
+            while not client.data[kept]:
+                await client.turn()
             await server.say("!release")
             while kept not in client.ended:
                 await client.turn()
