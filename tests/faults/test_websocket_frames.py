@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.program]
 
 REST, TEXT, BYTES, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 TOO_BIG = struct.pack(">H", 1009)
+# Within it a worker has to be paused, and all that there is a window for has to come.
+STALL_SECONDS = 2.0
 HANDSHAKE = (
     b"GET /ws/generate HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -264,4 +266,4 @@ def test_over_http2_a_client_that_takes_nothing_pauses_its_sequence_and_is_cut()
         await server.until_logged("pause shimmy-.* abort shimmy-")
         await server.until_no_connections()
 
-    run_live(test, settings=with_settings(stall_seconds=0.5), keep_alive_seconds=0.1)
+    run_live(test, settings=with_settings(stall_seconds=STALL_SECONDS), keep_alive_seconds=0.1)
