@@ -28,17 +28,12 @@ NO_PROXIES = {"NO_PROXY": "*", "no_proxy": "*"}
 _ASKED = "/token"
 
 
-def _set() -> threading.Event:
-    event = threading.Event()
-    event.set()
-    return event
-
-
 @dataclass
 class Faults:
     """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host
     they are for. `cut_bytes` ends each answer after so many bytes; `corrupt` changes a byte of every file;
-    `block_seconds` is waited for before each block of `block_bytes`, and then until `flows` is set."""
+    `block_seconds` is waited for before each block of `block_bytes`. From byte `held_from` on no file is sent before
+    `let_go` is set."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
@@ -47,7 +42,8 @@ class Faults:
     corrupt: bool = False
     block_seconds: float = 0.0
     block_bytes: int = 65536
-    flows: threading.Event = field(default_factory=_set)
+    held_from: int | None = None
+    let_go: threading.Event = field(default_factory=threading.Event)
     redirect: str | None = None
     challenge: str | None = None
     encoding: str | None = None
@@ -219,18 +215,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("content-encoding", faults.encoding)
         self.send_header("content-length", str(end - start))
         self.end_headers()
-        self.give_blocks(content[start : end if faults.cut_bytes is None else min(end, start + faults.cut_bytes)])
+        self.give_blocks(content, start, end if faults.cut_bytes is None else min(end, start + faults.cut_bytes))
         if faults.cut_bytes is not None:
             self.close_connection = True
 
-    def give_blocks(self, content: bytes) -> None:
+    def give_blocks(self, content: bytes, start: int, end: int) -> None:
         faults = self.hub.faults
         size = faults.block_bytes
-        for at in range(0, len(content), size):
+        for at in range(start, end, size):
             if faults.block_seconds:
                 time.sleep(faults.block_seconds)
-            faults.flows.wait()
-            self.wfile.write(content[at : at + size])
+            if faults.held_from is not None and at >= faults.held_from:
+                faults.let_go.wait(60)
+            self.wfile.write(content[at : min(at + size, end)])
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -313,7 +310,6 @@ def running_hub(folder: Path) -> Iterator[Hub]:
         try:
             yield hub
         finally:
-            hub.faults.flows.set()
             for server in (one, other):
                 server.shutdown()
             for thread in threads:

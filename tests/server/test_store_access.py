@@ -162,12 +162,11 @@ def test_a_client_that_leaves_ends_its_pull(tmp_path: Path) -> None:
 def test_a_server_that_leaves_ends_its_pulls(tmp_path: Path) -> None:
     with served(tmp_path, "--allow-pull", "--drain-seconds", "600") as (running, hub):
         hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(12 << 20)}
-        hub.faults.block_seconds = 0.2
+        hub.faults.held_from = 8 << 20
         body = json.dumps({"model": "Org/large"}).encode()
         answer = urllib.request.urlopen(f"{running.url}/api/pull", body, timeout=LIMIT_SECONDS)
         while json.loads(answer.readline()).get("completed", 0) == 0:
             pass
-        hub.faults.flows.clear()
         running.process.send_signal(signal.SIGTERM)
         with answer:
             last = answer.read().splitlines()[-1]
@@ -179,7 +178,7 @@ def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:
     with served(tmp_path, "--allow-pull") as (running, hub):
         hub.repositories["Org/large"] = {"large-Q4_0.gguf": noise(4 << 20)}
         # No pull ends before the last one has come.
-        hub.faults.flows.clear()
+        hub.faults.held_from = 0
         body = {"model": "Org/large", "stream": False}
         statuses: list[int] = []
         threads = [
@@ -192,7 +191,7 @@ def test_more_pulls_than_there_may_be(tmp_path: Path) -> None:
         while len(statuses) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        hub.faults.flows.set()
+        hub.faults.let_go.set()
         for thread in threads:
             thread.join()
         assert statuses == [429] * 2 + [200] * 4
