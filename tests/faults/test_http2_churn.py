@@ -26,7 +26,7 @@ def test_rapid_reset() -> None:
         await server.until_active(0)
         await server.until_no_connections()
 
-    run_live(test, keep_alive_seconds=0.1)
+    run_live(test)
 
 
 def test_a_connection_whose_last_stream_was_reset_does_not_stay_for_ever() -> None:

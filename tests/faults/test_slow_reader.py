@@ -114,7 +114,7 @@ def test_on_http2_the_connection_and_its_other_streams_stay() -> None:
         await server.until_logged("pause chatcmpl-.* abort chatcmpl-")
         await server.until_no_connections()
 
-    run_live(test, settings=with_settings(stall_seconds=STALL_SECONDS), keep_alive_seconds=0.1)
+    run_live(test, settings=with_settings(stall_seconds=STALL_SECONDS))
 
 
 def test_on_http2_a_client_that_leaves_without_having_read_is_noticed() -> None:

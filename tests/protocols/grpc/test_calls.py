@@ -534,7 +534,7 @@ def test_one_that_takes_nothing_is_cut() -> None:
             other = await slow.request("POST", CHAT, framed(chat("here").SerializeToString()), *CALL)
             assert (await finished(slow, other))["grpc-status"] == "0"
 
-    run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
+    run_live(test, settings=with_settings(stall_seconds=0.3))
 
 
 def test_the_log_names_the_error(caplog: pytest.LogCaptureFixture) -> None:
