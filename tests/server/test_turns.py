@@ -66,8 +66,9 @@ def events(server: Program, key: str = "ann", **fields: Any) -> Iterator[Any]:
 def overdue(server: Program, limit: str, **fields: Any) -> tuple[str, str]:
     """The text of a stream that had begun when the time was up that `limit` names, and its error's code."""
     for seconds in PATIENCE_SECONDS:
+        fields[limit] = seconds
         try:
-            *chunks, last = events(server, **fields, **{limit: seconds})
+            *chunks, last = events(server, **fields)
         except urllib.error.HTTPError as error:
             error.close()
             continue
