@@ -151,6 +151,10 @@ def text_of(events: list[Event], index: int = 0) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta) and event.index == index)
 
 
+# Children of this process that are none of the running test's.
+_others: set[int] = set()
+
+
 def run(test: Coroutine[Any, Any, T]) -> T:
     """Runs a test to its end, within a limit, and checks that it leaves no process behind."""
 
@@ -164,10 +168,6 @@ def run(test: Coroutine[Any, Any, T]) -> T:
     result = asyncio.run(limited())
     assert not children(), "the test left worker processes behind"
     return result
-
-
-# Children of this process that are none of the running test's.
-_others: set[int] = set()
 
 
 def children() -> set[int]:
