@@ -72,11 +72,14 @@ def _fits(name: str, settings: "Settings", contexts: "Sequence[int]", limit: int
 
     from shimmy.cli.list import scanned
     from shimmy.core.startup import EngineOptions
+    from shimmy.hardware.backends import is_there
     from shimmy.pool.demand import Demand, Experience
+    from shimmy.pool.gpus import fitted
     from shimmy.pool.supervisor import MAIN
 
     model = scanned(settings.model_path, settings.model_dirs).find(name)
     options = EngineOptions(settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine))
+    options = fitted(options) if is_there() else options
     found, limits = _gpus(options)
     longest = (model.facts.context_length if model.facts is not None else None) or _CONTEXTS[-1]
     fits = []

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ModelFailed
 from shimmy.core.ipc import AbsentBackend, Device, Devices, LoadedBackend
+from shimmy.hardware.backends import GPU_BACKENDS, folders
 from shimmy.worker.llama import backend, optional
 from shimmy.worker.llama.libllama import backend_file, ggml, llama
 from shimmy.worker.llama.model import ON_THE_CPU, Offload
@@ -40,7 +41,7 @@ def listing(on_open: Callable[[str], None], unusable: Mapping[str, str], only: s
         cpu_variant=variant,
         cpu_features=_features(),
         loaded=loaded,
-        searched=[optional.as_text(folder) for folder in optional.folders()],
+        searched=[optional.as_text(folder) for folder in folders()],
     )
 
 
@@ -65,7 +66,7 @@ def offload(settings: EngineSettings, on_open: Callable[[str], None]) -> Offload
 def _gpus(on_open: Callable[[str], None], only: str | None) -> tuple[dict[str, int], list[str]]:
     """The GPUs of all backends, or only of one, by their names in small letters, and why backends bring none."""
     reasons, missing = [], []
-    for name in optional.GPU_BACKENDS if only in (None, "auto") else (only,):
+    for name in GPU_BACKENDS if only in (None, "auto") else (only,):
         known = set(_handles())
         try:
             path = optional.load(name, on_open, {})
@@ -77,7 +78,7 @@ def _gpus(on_open: Callable[[str], None], only: str | None) -> tuple[dict[str, i
             if not any(_kind(handle) in _GPU_KINDS for handle in _handles() if handle not in known):
                 reasons.append(f"{path}: it finds no GPU")
     if missing:
-        places = " or ".join(map(optional.as_text, optional.folders()))
+        places = " or ".join(map(optional.as_text, folders()))
         reasons.append(f"there is no {', '.join(missing)} in {places}")
     return {_name(handle).lower(): handle for handle in _handles() if _kind(handle) in _GPU_KINDS}, reasons
 
