@@ -74,6 +74,7 @@ def _fits(name: str, settings: "Settings", contexts: "Sequence[int]", limit: int
     from shimmy.core.startup import EngineOptions
     from shimmy.hardware.backends import is_there
     from shimmy.pool.demand import Demand, Experience
+    from shimmy.pool.details import details
     from shimmy.pool.gpus import fitted
     from shimmy.pool.supervisor import MAIN
 
@@ -82,9 +83,10 @@ def _fits(name: str, settings: "Settings", contexts: "Sequence[int]", limit: int
     options = fitted(options) if is_there() else options
     found, limits = _gpus(options)
     longest = (model.facts.context_length if model.facts is not None else None) or _CONTEXTS[-1]
+    known = details(model, options)
     fits = []
     for length in contexts or [*(length for length in _CONTEXTS if length < longest), longest]:
-        demand = Demand(model, msgspec.structs.replace(options, context_length=length), found, Experience())
+        demand = Demand(model, msgspec.structs.replace(options, context_length=length), found, Experience(), known)
         free = {name: each.for_models(is_cautious=demand.fits_layers) for name, each in limits.items()}
         if limit is not None:
             free[MAIN] = limit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from shimmy.core.startup import EngineOptions
-from shimmy.pool.estimate import UNNAMED_GPU, Estimate, Estimator
+from shimmy.pool.estimate import UNNAMED_GPU, Details, Estimate, Estimator
 from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
@@ -102,14 +102,19 @@ class Demand:
     """Of one model. `gpus` are those that its layers may go to; None where that is for llama.cpp to say."""
 
     def __init__(
-        self, model: "Model", options: EngineOptions, gpus: "Sequence[Device] | None", experience: Experience
+        self,
+        model: "Model",
+        options: EngineOptions,
+        gpus: "Sequence[Device] | None",
+        experience: Experience,
+        details: Details | None = None,
     ) -> None:
         self.gpus = [gpu.name for gpu in gpus or ()]
         self.least_layers = 0
         self._shared = [gpu.name for gpu in gpus or () if gpu.kind == INTEGRATED]
         self._is_known = gpus is not None
         self._model, self._options = model, options
-        self._estimator = Estimator(model, options)
+        self._estimator = Estimator(model, options, details)
         self._experience = experience
 
     @property

@@ -16,7 +16,9 @@ from shimmy.pool.supervisor import MAIN
 if TYPE_CHECKING:
     from shimmy.core.startup import EngineOptions
     from shimmy.hardware.memory import Memory
+    from shimmy.models.listing import Model
     from shimmy.pool.demand import Demand, Experience, Needs
+    from shimmy.pool.estimate import Details
     from shimmy.pool.gpus import Gpus, Survey
     from shimmy.pool.group import Group
     from shimmy.pool.supervisor import Supervisor
@@ -92,7 +94,8 @@ class Room:
         gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
         options = self._with_gpus(newcomer.options)
         gpus = await self._gpus.for_layers(options) if options.settings else []
-        demand = Demand(newcomer.model, options, gpus, self._experience)
+        details = await self._details(newcomer.model, options)
+        demand = Demand(newcomer.model, options, gpus, self._experience, details)
         while (refusal := await self._reserve(newcomer, demand)) is not None:
             # Without the turn: who fits meanwhile goes ahead.
             if not await self._wait(gives_up_at):
@@ -104,6 +107,13 @@ class Room:
         from shimmy.pool.gpus import fitted
 
         return fitted(options)
+
+    async def _details(self, model: "Model", options: "EngineOptions") -> "Details | None":
+        if not options.draft_paths and not options.settings:
+            return None
+        from shimmy.pool.details import are_needed, details
+
+        return await asyncio.to_thread(details, model, options) if are_needed(options) else None
 
     async def _reserve(self, newcomer: "Supervisor", demand: "Demand") -> InsufficientMemory | None:
         """Has as many leave as it takes. Returns what is in the way where that may pass, and raises it where not."""
