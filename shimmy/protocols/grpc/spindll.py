@@ -27,6 +27,7 @@ from shimmy.protocols.grpc.messages import (
     LoadedModel,
     LoadRequest,
     LoadResponse,
+    MemoryInfo,
     ModelInfo,
     PrefillRequest,
     PrefillResponse,
@@ -116,16 +117,30 @@ class Spindll:
         for status in self._inference.statuses():
             if loaded := status.loaded:
                 num_on_gpus = sum(count for device, count in loaded.layers.items() if device != _CPU)
+                taken = self._inference.taken_bytes(status.id) + sum(self._inference.gpu_bytes(status.id).values())
                 models.append(
                     LoadedModel(
                         name=status.id,
-                        memory_used=self._inference.taken_bytes(status.id) or loaded.model_bytes,
+                        memory_used=max(taken, loaded.model_bytes),
                         gpu_layers=num_on_gpus,
                         context_length=loaded.context_length,
                     )
                 )
                 devices |= {device for device, count in loaded.layers.items() if count}
-        return StatusResponse(models, sorted(devices))
+        return StatusResponse(models, self._memory(), sorted(devices))
+
+    def _memory(self) -> MemoryInfo:
+        main, gpus = self._inference.usage(), self._inference.gpu_usage().values()
+        total_ram, total_vram = (sum(usage.limit_bytes or 0 for usage in usages) for usages in ([main], gpus))
+        used_vram = sum(usage.taken_bytes for usage in gpus)
+        return MemoryInfo(
+            total_ram=max(0, total_ram),
+            used_ram=main.taken_bytes,
+            available_ram=max(0, total_ram - main.taken_bytes),
+            total_vram=max(0, total_vram),
+            used_vram=used_vram,
+            available_vram=max(0, total_vram - used_vram),
+        )
 
     async def pull(self, request: PullRequest, scope: Scope) -> Reply:
         name = f"{request.repo}:{request.quantization}" if request.quantization else request.repo
