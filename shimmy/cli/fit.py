@@ -100,13 +100,18 @@ def _gpus(options: "EngineOptions") -> "tuple[list[Device] | None, dict[str, Gpu
         return [], {}
     from shimmy.cli.interrupt import run
     from shimmy.pool.devices import list_devices
+    from shimmy.pool.estimate import settings_of
     from shimmy.pool.gpus import Gpus
 
     async def survey(only: str | None) -> "list[Device]":
         return (await list_devices(only=only)).devices
 
     gpus = Gpus(survey, lambda: ())
-    return run(gpus.for_layers(options)), gpus.limits
+    found = run(gpus.for_layers(options))
+    settings = settings_of(options)
+    if not found and settings is not None and settings.num_gpu_layers:
+        click.echo("shimmy: WARNING: there is no GPU for it; `shimmy gpu-info` says which there are, and why", err=True)
+    return found, gpus.limits
 
 
 def fits_here(model: "Model") -> bool | None:

@@ -112,7 +112,8 @@ class Events(msgspec.Struct, frozen=True, tag="events"):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A device as ggml enumerates it (ggml-backend.h, ggml_backend_dev_props); memory in bytes."""
+    """A device as ggml enumerates it (ggml-backend.h, ggml_backend_dev_props); memory in bytes. `library` is the
+    optional backend that brings it."""
 
     name: str
     description: str
@@ -120,6 +121,7 @@ class Device(msgspec.Struct, frozen=True):
     backend: str
     free_bytes: int
     total_bytes: int
+    library: str = ""
 
 
 class AbsentBackend(msgspec.Struct, frozen=True):

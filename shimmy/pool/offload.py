@@ -5,7 +5,7 @@ of these, and the output layer is one more.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -71,19 +71,27 @@ def as_many_as_fit(
 
 
 def as_planned(
-    settings: "EngineSettings", layers: Mapping[str, int], gpus: "Sequence[str]", *, is_whole: bool
+    settings: "EngineSettings",
+    layers: Mapping[str, int],
+    gpus: "Sequence[str]",
+    *,
+    is_whole: bool,
+    libraries: Collection[str] = (),
 ) -> "EngineSettings":
     """The settings that make llama.cpp do what was planned for `gpus`; `is_whole` where that is all layers that it may
-    find. Without a layer nothing of GPUs is opened."""
+    find. Without a layer nothing of GPUs is opened, and no other backend than theirs if there is one that brings all:
+    another one may be broken."""
     if not any(layers.values()):
         none = {"device": (), "gpu_backend": None, "split_mode": None, "main_gpu": None, "tensor_split": ()}
         return msgspec.structs.replace(settings, gpu_layers=0, **none)
     parts = tuple(float(layers.get(name, 0)) for name in gpus)
     is_split = len(gpus) > 1
+    [library] = libraries if len(libraries) == 1 else [""]
     return msgspec.structs.replace(
         settings,
         gpu_layers="all" if is_whole else sum(layers.values()),
         device=tuple(gpus),
+        gpu_backend=library or settings.gpu_backend,
         split_mode=settings.split_mode if is_split else None,
         main_gpu=None,
         tensor_split=parts if is_split else (),

@@ -96,15 +96,25 @@ def test_a_server(environment: dict[str, str], layers: dict[str, int], num_opene
     assert machine.num_opened == num_opened
 
 
+def test_a_backend_that_crashes_keeps_no_model_from_another_one(machine: Machine) -> None:
+    machine.gpu()
+    machine.backend(machine.backends / "libggml-cuda.so", "-DCRASHES")
+    done = machine.run("probe", DEMO_ID, *MODEL)
+    assert (done.returncode, done.stderr) == (0, "") and "tokens, 31 layers on Fake0," in done.stdout
+    # The process that was asked first died of the one, the next one had the other, and then the model's.
+    assert machine.num_opened == 3
+
+
 def test_only_the_backend_that_is_named_is_opened(machine: Machine) -> None:
-    """Its GPUs get all layers; `cpu` opens nothing, and `auto` goes by what else is asked for."""
+    """Its GPUs get all layers; `cpu` opens nothing, and `auto` goes by what else is asked for: to find a GPU both are
+    opened, and for the model its own."""
     machine.gpu()
     machine.backend(machine.backends / "libggml-opencl.so", '-DGPU="Other0"')
     for flags, layers, num_opened in (
         (["--gpu-backend", "opencl"], "31 layers on Other0,", 2),
         (["--gpu-backend", "vulkan", "--gpu-layers", "31"], "31 layers on Fake0,", 4),
         (["--gpu-backend", "cpu"], "31 layers on CPU,", 4),
-        (["--gpu-backend", "auto", "--device", "Other0"], "31 layers on Other0,", 8),
+        (["--gpu-backend", "auto", "--device", "Other0"], "31 layers on Other0,", 7),
     ):
         done = machine.run("probe", DEMO_ID, *MODEL, *flags)
         assert (done.returncode, done.stderr) == (0, "") and f"tokens, {layers}" in done.stdout

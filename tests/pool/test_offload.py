@@ -80,6 +80,10 @@ def test_settings_that_say_what_was_planned() -> None:
     assert (one.gpu_layers, one.device, one.tensor_split, one.main_gpu) == ("all", ("G1",), (), None)
     none = as_planned(given, {}, ["G0", "G1"], is_whole=False)
     assert none.num_gpu_layers == 0 and not none.device
-    for planned in (two, one, none):
+    mine = as_planned(given, {"G0": 3}, ["G0"], is_whole=False, libraries={"vulkan"})
+    assert (mine.gpu_backend, two.gpu_backend) == ("vulkan", None)
+    several = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"], is_whole=False, libraries={"vulkan", "cuda"})
+    assert several.gpu_backend is None
+    for planned in (two, one, none, mine, several):
         check(planned)
     assert two.cache_type_k == none.cache_type_k == "q8_0" and two.cpu_moe

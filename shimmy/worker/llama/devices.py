@@ -33,7 +33,7 @@ def listing(on_open: Callable[[str], None], unusable: Mapping[str, str], only: s
             loaded.append(LoadedBackend(name, optional.load(name, on_open, unusable)))
         except optional.Absent as reason:
             absent.append(AbsentBackend(name, str(reason)))
-        found += [_described(handle) for handle in _handles() if handle not in known]
+        found += [_described(handle, name) for handle in _handles() if handle not in known]
     return Devices(
         devices=found,
         absent=absent,
@@ -97,17 +97,17 @@ def _kind(handle: int) -> str:
     return _KINDS[kind]
 
 
-def _described(handle: int) -> Device:
+def _described(handle: int, library: str = "") -> Device:
     free, total = c.c_size_t(), c.c_size_t()
-    library = ggml()
-    library.ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
+    ggml().ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
     return Device(
         name=_name(handle),
-        description=library.ggml_backend_dev_description(handle).decode("utf-8", "replace").strip(),
+        description=ggml().ggml_backend_dev_description(handle).decode("utf-8", "replace").strip(),
         kind=_kind(handle),
-        backend=library.ggml_backend_reg_name(library.ggml_backend_dev_backend_reg(handle)).decode(),
+        backend=ggml().ggml_backend_reg_name(ggml().ggml_backend_dev_backend_reg(handle)).decode(),
         free_bytes=free.value,
         total_bytes=total.value,
+        library=library,
     )
 
 
