@@ -32,13 +32,27 @@ def usable(devices: "Sequence[Device]", settings: "EngineSettings") -> "list[Dev
         gpus = [by_name[name] for name in names]
     else:
         # Those of the processor are used where there are no others.
-        gpus = [device for device in gpus if device.kind == _DISCRETE] or gpus
+        gpus = _once([device for device in gpus if device.kind == _DISCRETE]) or _of_one_backend(gpus)
     if not gpus:
         return None if settings.needs_a_gpu else []
     if len(settings.tensor_split) > len(gpus) or (settings.main_gpu or 0) >= len(gpus):
         return None
     is_one = settings.main_gpu is not None or settings.split_mode == "none"
     return [gpus[settings.main_gpu or 0]] if is_one else gpus
+
+
+def _once(gpus: "list[Device]") -> "list[Device]":
+    """Without those that an earlier backend has brought already."""
+    first: dict[str, Device] = {}
+    for gpu in gpus:
+        # Where there is no id, nobody knows better than that it is another one.
+        first.setdefault(gpu.gpu_id or f"name {gpu.name}", gpu)
+    return list(first.values())
+
+
+def _of_one_backend(gpus: "list[Device]") -> "list[Device]":
+    """Several backends bring the one that is part of the processor, without an id."""
+    return [gpu for gpu in gpus if gpu.backend == gpus[0].backend]
 
 
 def share(num_layers: int, parts: "Mapping[str, float]") -> dict[str, int]:

@@ -97,8 +97,23 @@ def _kind(handle: int) -> str:
     return _KINDS[kind]
 
 
+class _Properties(c.Structure):
+    """ggml-backend.h, struct ggml_backend_dev_props."""
+
+    _fields_ = [
+        ("name", c.c_char_p),
+        ("description", c.c_char_p),
+        ("memory_free", c.c_size_t),
+        ("memory_total", c.c_size_t),
+        ("type", c.c_int),
+        ("device_id", c.c_char_p),
+        ("capabilities", c.c_bool * 5),
+    ]
+
+
 def _described(handle: int, library: str = "") -> Device:
-    free, total = c.c_size_t(), c.c_size_t()
+    free, total, properties = c.c_size_t(), c.c_size_t(), _Properties()
+    ggml().ggml_backend_dev_get_props(handle, c.addressof(properties))
     ggml().ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
     return Device(
         name=_name(handle),
@@ -108,6 +123,7 @@ def _described(handle: int, library: str = "") -> Device:
         free_bytes=free.value,
         total_bytes=total.value,
         library=library,
+        gpu_id=(properties.device_id or b"").decode("utf-8", "replace"),
     )
 
 
