@@ -93,7 +93,7 @@ class Spindll:
     async def list(self, request: ListRequest, scope: Scope) -> Reply:
         """One message, made a few models at a time, between which everybody else has their turn: what parts of a
         message have of a list adds up."""
-        await self._inference.refresh()
+        await self._inference.models.refresh()
         parts, infos = list[bytes](), self._infos()
         while few := [*islice(infos, _INFOS_IN_A_ROW)]:
             parts.append(encode(ListResponse(few)))
@@ -103,21 +103,21 @@ class Spindll:
     async def load(self, request: LoadRequest, scope: Scope) -> LoadResponse:
         _check_options(request)
         scope["state"]["access"].model = request.model
-        ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
+        ready = {status.id for status in self._inference.models.statuses() if status.state == "ready"}
         # The default cannot be told from nothing said.
         if request.priority:
             scope["state"]["permit"]("admin")
-            await self._inference.set_stay(request.model, priority=_PRIORITIES[request.priority])
-        await self._inference.preload(request.model)
-        found = self._inference.catalog.find(request.model)
+            await self._inference.models.set_stay(request.model, priority=_PRIORITIES[request.priority])
+        await self._inference.models.preload(request.model)
+        found = self._inference.models.catalog.find(request.model)
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
 
     async def status(self, request: StatusRequest, scope: Scope) -> StatusResponse:
-        models, devices = [], set()
-        for status in self._inference.statuses():
+        models, devices, residence = [], set(), self._inference.models
+        for status in residence.statuses():
             if loaded := status.loaded:
                 num_on_gpus = sum(count for device, count in loaded.layers.items() if device != _CPU)
-                taken = self._inference.taken_bytes(status.id) + sum(self._inference.gpu_bytes(status.id).values())
+                taken = residence.taken_bytes(status.id) + sum(residence.gpu_bytes(status.id).values())
                 models.append(
                     LoadedModel(
                         name=status.id,
@@ -130,7 +130,7 @@ class Spindll:
         return StatusResponse(models, self._memory(), sorted(devices))
 
     def _memory(self) -> MemoryInfo:
-        main, gpus = self._inference.usage(), self._inference.gpu_usage().values()
+        main, gpus = self._inference.models.usage(), self._inference.models.gpu_usage().values()
         total_ram, total_vram = (sum(usage.limit_bytes or 0 for usage in usages) for usages in ([main], gpus))
         used_vram = sum(usage.taken_bytes for usage in gpus)
         return MemoryInfo(
@@ -152,7 +152,7 @@ class Spindll:
 
     async def unload(self, request: UnloadRequest, scope: Scope) -> UnloadResponse:
         scope["state"]["access"].model = request.model
-        if not await self._inference.unload(request.model):
+        if not await self._inference.models.unload(request.model):
             raise ModelInUse(f"the model {request.model!r} is in use", param="model")
         return UnloadResponse(True)
 
@@ -161,7 +161,7 @@ class Spindll:
         return DeleteResponse(True)
 
     def _infos(self) -> Iterator[ModelInfo]:
-        for model in self._inference.catalog.models():
+        for model in self._inference.models.catalog.models():
             facts = model.facts
             if model.invalid is None:
                 yield ModelInfo(

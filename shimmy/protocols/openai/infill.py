@@ -57,7 +57,7 @@ class Infills(Endpoint):
         max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens
         max_tokens = None if max_tokens == -1 else max_tokens
         check_min_tokens(body, max_tokens)
-        model = body.model or await self._inference.only_model()
+        model = body.model or await self._inference.models.only_model()
         generation = Generation(
             id=new_id("infill"),
             model=model,

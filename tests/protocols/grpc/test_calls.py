@@ -14,7 +14,7 @@ import grpc
 from shimmy.core.keys import INFER, ApiKey
 from shimmy.pool.room import Usage
 from shimmy.protocols.grpc.framing import framed
-from shimmy.server.inference import Inference
+from shimmy.server.residence import Residence
 from tests.fakes.pool import fake_model
 from tests.program import inside
 from tests.protocols.grpc.official import chat, connected, message
@@ -140,10 +140,10 @@ def test_models_are_listed_loaded_and_shown() -> None:
 
 @inside("memory that is made up")
 def test_status_has_what_models_take_of_main_memory_and_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inference, "usage", lambda self: Usage(1000, 300))
-    monkeypatch.setattr(Inference, "gpu_usage", lambda self: {"G0": Usage(500, 450), "G1": Usage(500, 100)})
-    monkeypatch.setattr(Inference, "taken_bytes", lambda self, model_id: 300)
-    monkeypatch.setattr(Inference, "gpu_bytes", lambda self, model_id: {"G0": 1 << 40, "G1": 100})
+    monkeypatch.setattr(Residence, "usage", lambda self: Usage(1000, 300))
+    monkeypatch.setattr(Residence, "gpu_usage", lambda self: {"G0": Usage(500, 450), "G1": Usage(500, 100)})
+    monkeypatch.setattr(Residence, "taken_bytes", lambda self, model_id: 300)
+    monkeypatch.setattr(Residence, "gpu_bytes", lambda self, model_id: {"G0": 1 << 40, "G1": 100})
 
     async def test(server: Live) -> None:
         async with connected(server) as client:
@@ -154,8 +154,8 @@ def test_status_has_what_models_take_of_main_memory_and_of_gpus(monkeypatch: pyt
             assert (memory.total_vram, memory.used_vram, memory.available_vram) == (1000, 550, 450)
             assert told.models[0].memory_used == 300 + (1 << 40) + 100
             # Nobody knows what there is, and more is taken than there was.
-            monkeypatch.setattr(Inference, "usage", lambda self: Usage(None, 300))
-            monkeypatch.setattr(Inference, "gpu_usage", lambda self: {"G0": Usage(-1, 450)})
+            monkeypatch.setattr(Residence, "usage", lambda self: Usage(None, 300))
+            monkeypatch.setattr(Residence, "gpu_usage", lambda self: {"G0": Usage(-1, 450)})
             memory = (await client("Status")(message("StatusRequest"))).memory
             assert (memory.total_ram, memory.available_ram, memory.total_vram, memory.available_vram) == (0, 0, 0, 0)
 
