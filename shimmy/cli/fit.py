@@ -110,7 +110,8 @@ def _gpus(options: "EngineOptions") -> "tuple[list[Device] | None, dict[str, Gpu
     found = run(gpus.for_layers(options))
     settings = settings_of(options)
     if not found and settings is not None and settings.num_gpu_layers:
-        click.echo("shimmy: WARNING: there is no GPU for it; `shimmy gpu-info` says which there are, and why", err=True)
+        said = "there is no GPU for it; `shimmy gpu-info` says which are found, and why others are not"
+        click.echo(f"shimmy: WARNING: {said}", err=True)
     return found, gpus.limits
 
 
