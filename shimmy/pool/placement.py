@@ -18,7 +18,7 @@ from shimmy.pool.expiry import Expiry
 from shimmy.pool.group import Group
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import Spawn, spawn_worker
-from shimmy.pool.room import Room, Usage, system_memory
+from shimmy.pool.room import Room, Usage, system_memory, without_gpu_backend
 from shimmy.pool.stay import Stay
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
@@ -67,7 +67,7 @@ class Placement:
         hang_seconds: float = inf,
         measure: "Callable[[], Memory | None]" = system_memory,
         survey: "Survey | None" = None,
-        has_gpu_backend: Callable[[], bool] = lambda: False,
+        has_gpu_backend: Callable[[], Awaitable[bool]] = without_gpu_backend,
     ) -> None:
         """Without a limit models may take what `measure` says is left, and of GPUs what `survey` says, or a worker that
         is asked; where `has_gpu_backend` layers go there unless `options` say something of that. `keep_alive_seconds`

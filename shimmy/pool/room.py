@@ -39,6 +39,10 @@ def system_memory() -> "Memory | None":
     return memory()
 
 
+async def without_gpu_backend() -> bool:
+    return False
+
+
 class Usage(NamedTuple):
     """In bytes: what models may take together (None where nobody knows), and what is reserved for them or taken."""
 
@@ -61,7 +65,7 @@ class Room:
         evict: "Callable[[Group], Awaitable[None]]",
         measure: "Callable[[], Memory | None]" = system_memory,
         survey: "Survey | None" = None,
-        has_gpu_backend: Callable[[], bool] = lambda: False,
+        has_gpu_backend: Callable[[], Awaitable[bool]] = without_gpu_backend,
     ) -> None:
         """Without a limit it is what the system has left. `survey` tells what GPUs have left; without it there are
         none. Where `has_gpu_backend`, layers go there unless the options say something else."""
@@ -92,7 +96,7 @@ class Room:
         from shimmy.pool.demand import Demand
 
         gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
-        options = self._with_gpus(newcomer.options)
+        options = await self._with_gpus(newcomer.options)
         gpus = await self._gpus.for_layers(options) if options.settings else []
         details = await self._details(newcomer.model, options)
         demand = Demand(newcomer.model, options, gpus, self._experience, details)
@@ -101,8 +105,8 @@ class Room:
             if not await self._wait(gives_up_at):
                 raise refusal
 
-    def _with_gpus(self, options: "EngineOptions") -> "EngineOptions":
-        if not self._has_gpu_backend():
+    async def _with_gpus(self, options: "EngineOptions") -> "EngineOptions":
+        if not await self._has_gpu_backend():
             return options
         from shimmy.pool.gpus import fitted
 

@@ -90,11 +90,11 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
 
 
-def _has_gpu_backend() -> bool:
-    # Asked when a model is loaded, which a start need not do.
+async def _has_gpu_backend() -> bool:
+    # Asked when a model is loaded, which a start need not do; a home on a network may take its time.
     from shimmy.hardware.backends import is_there
 
-    return is_there()
+    return await asyncio.to_thread(is_there)
 
 
 def _adapters(settings: Settings, catalog: "Catalog") -> "Adapters | None":

@@ -82,6 +82,10 @@ async def machine(
     has_backend: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Machine]:
+
+    async def has_gpu_backend() -> bool:
+        return has_backend
+
     made, time = Machine(*gpus, kind=kind), time or FakeTime()
     made.placement = Placement(
         EngineOptions(
@@ -92,7 +96,7 @@ async def machine(
         sleep=time.sleep,
         measure=lambda: None,
         survey=survey or made.survey,
-        has_gpu_backend=lambda: has_backend,
+        has_gpu_backend=has_gpu_backend,
     )
     try:
         yield made
