@@ -12,7 +12,9 @@ pytest.importorskip("google.protobuf", reason="messages are Google's")
 import grpc
 
 from shimmy.core.keys import INFER, ApiKey
+from shimmy.pool.room import Usage
 from shimmy.protocols.grpc.framing import framed
+from shimmy.server.residence import Residence
 from tests.fakes.pool import fake_model
 from tests.program import inside
 from tests.protocols.grpc.official import chat, connected, message
@@ -135,6 +137,30 @@ def test_models_are_listed_loaded_and_shown() -> None:
             assert shown.memory_used > 1 << 20
 
     run_live(test, "echo", fake_model("broken", invalid="it is half a file"))
+
+
+@inside("memory that is made up")
+def test_status_has_what_models_take_of_main_memory_and_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Residence, "usage", lambda self: Usage(1000, 300))
+    monkeypatch.setattr(Residence, "gpu_usage", lambda self: {"G0": Usage(500, 450), "G1": Usage(500, 100)})
+    monkeypatch.setattr(Residence, "taken_bytes", lambda self, model_id: 300)
+    monkeypatch.setattr(Residence, "gpu_bytes", lambda self, model_id: {"G0": 1 << 40, "G1": 100})
+
+    async def test(server: Live) -> None:
+        async with connected(server) as client:
+            await client("Load")(message("LoadRequest", model="echo"))
+            told = await client("Status")(message("StatusRequest"))
+            memory = told.memory
+            assert (memory.total_ram, memory.used_ram, memory.available_ram) == (1000, 300, 700)
+            assert (memory.total_vram, memory.used_vram, memory.available_vram) == (1000, 550, 450)
+            assert told.models[0].memory_used == 300 + (1 << 40) + 100
+            # Nobody knows what there is, and more is taken than there was.
+            monkeypatch.setattr(Residence, "usage", lambda self: Usage(None, 300))
+            monkeypatch.setattr(Residence, "gpu_usage", lambda self: {"G0": Usage(-1, 450)})
+            memory = (await client("Status")(message("StatusRequest"))).memory
+            assert (memory.total_ram, memory.available_ram, memory.total_vram, memory.available_vram) == (0, 0, 0, 0)
+
+    run_live(test, "echo")
 
 
 @inside("models without files")
