@@ -23,13 +23,14 @@ from tests.fakes.gguf_writer import GGUF, TensorSpec, model
 
 
 class Clock:
-    """Of this machine (monotonic and wall time); files have that of the system."""
+    """Of this machine (monotonic and wall time), which stands still unless a test lets it go on; files have that of the
+    system, and so are a little newer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = 0.0
-        real = time.time_ns
+        began_ns = time.time_ns()
         monkeypatch.setattr(time, "monotonic", lambda: 1000 + self.passed)
-        monkeypatch.setattr(time, "time_ns", lambda: real() + int(self.passed * 1e9))
+        monkeypatch.setattr(time, "time_ns", lambda: began_ns + int(self.passed * 1e9))
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_a_new_file_counts_when_it_has_been_the_same_for_a_while(
     tmp_path: Path, clock: Clock, catalog: Catalog
 ) -> None:
     path = model().write(tmp_path / "m.gguf")
+    set_now(path, clock)
     assert kinds(catalog) == [] and ids(catalog) == []
     assert catalog.unsettled() == {str(path)} and not catalog.settled()
     clock.passed += SETTLED_SECONDS
@@ -179,6 +181,7 @@ def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, 
     assert kinds(made) == ["changed"] and made.models()[0].invalid is None
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     path = model().write(tmp_path / "b.gguf")
     for old in (GGUF({"general.architecture": "llama"}).write(tmp_path / "a.gguf"), path):
