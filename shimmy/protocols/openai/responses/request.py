@@ -12,6 +12,7 @@ from shimmy.protocols.openai.generation import (
     refuse,
     truncation,
 )
+from shimmy.protocols.openai.reasoning import asks_for_thoughts
 from shimmy.protocols.openai.responses.items import messages
 from shimmy.protocols.openai.responses.tools import fields_of_functions, tools_of
 from shimmy.protocols.openai.responses.wire import ResponsesRequest, TextFormat
@@ -107,5 +108,7 @@ def _reasoning(body: ResponsesRequest) -> Reasoning:
         raise RequestError("reasoning.enabled: reasoning.effort already says 'none'", param="reasoning.enabled")
     enabled = False if given.effort == "none" or given.max_tokens == 0 else given.enabled
     effort = None if given.effort == "none" else given.effort
+    if enabled is None:
+        enabled = asks_for_thoughts(effort)
     budget = None if given.max_tokens is None or given.max_tokens < 0 else given.max_tokens
     return Reasoning(enabled, effort, budget)
