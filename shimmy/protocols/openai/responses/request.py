@@ -7,9 +7,9 @@ from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Chat, Constraint, Generation, Reasoning
 from shimmy.protocols.openai.constraint import constraint, schema
 from shimmy.protocols.openai.generation import (
-    check_min_tokens,
     common,
     refuse,
+    token_limit,
     truncation,
 )
 from shimmy.protocols.openai.reasoning import asks_for_thoughts
@@ -36,13 +36,11 @@ _STATEFUL = "nothing is stored: send the whole conversation as input"
 def generation(body: ResponsesRequest, id: str, tenant: str) -> Generation:
     """Raises `RequestError` naming the field."""
     _check(body)
-    max_tokens = body.max_tokens if body.max_output_tokens is None else body.max_output_tokens
-    check_min_tokens(body, max_tokens)
     return Generation(
         id=id,
         model=body.model,
         prompt=chat_of(body),
-        max_tokens=max_tokens,
+        max_tokens=token_limit(body),
         logprobs=(body.top_logprobs or 0) if body.tells_tokens else None,
         constraint=constraint(body, _of_format(body)),
         truncation=truncation(body, drops_turns=body.truncation == "auto"),
