@@ -187,9 +187,22 @@ class FunctionName(msgspec.Struct, frozen=True):
     name: str
 
 
-class NamedTool(msgspec.Struct, frozen=True):
+class AllowedTool(msgspec.Struct, frozen=True):
     type: str
     function: FunctionName | None = None
+
+
+class AllowedTools(msgspec.Struct, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Meta(max_length=MAX_TOOLS)]
+
+
+class NamedTool(msgspec.Struct, frozen=True):
+    """One that must be called, or, with the type "allowed_tools", those of which some may or must be."""
+
+    type: str
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class CalledFunction(msgspec.Struct, frozen=True):

@@ -262,7 +262,7 @@ def test_what_clients_send_beside_it_is_accepted() -> None:
     ("fields", "param"),
     [
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
-        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "custom"}}, "tool_choice.type"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         (
