@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize, /apply-template and a chat's count over a fake worker, to which a character is a token."""
+"""POST /tokenize, /detokenize, /apply-template and what counts a chat, over a fake worker: a character is a token."""
 
 from typing import Any
 
