@@ -50,9 +50,9 @@ async def _measure(
 
     async with engine(settings) as inference:
         began_at = time.monotonic()
-        await inference.preload(name)
+        await inference.models.preload(name)
         load_seconds = time.monotonic() - began_at
-        [status] = inference.statuses()
+        [status] = inference.models.statuses()
         assert status.loaded is not None
         results = []
         for number in range(num_runs + 1):

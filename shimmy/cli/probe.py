@@ -28,8 +28,8 @@ async def _load(settings: "Settings", name: str) -> "ModelStatus":
     from shimmy.cli.engine import engine
 
     async with engine(settings) as inference:
-        await inference.preload(name)
-        [status] = inference.statuses()
+        await inference.models.preload(name)
+        [status] = inference.models.statuses()
         return status
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.worker_context import WorkerContext
 
+from shimmy.server import http1
 from shimmy.server.conversation import Conversation
 from shimmy.server.listen import BACKLOG, is_loopback
 
@@ -60,6 +61,7 @@ class Acceptor:
         self._num_from: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._conversations: set[Conversation] = set()
+        http1.be_lenient()
 
     @property
     def num_open(self) -> int:

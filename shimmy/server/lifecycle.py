@@ -203,7 +203,7 @@ class Server:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_keys)
         background: list[asyncio.Task[None]] = []
         if self._preloading:
-            await self._inference.refresh()
+            await self._inference.models.refresh()
             background.append(asyncio.create_task(_logged(self._preload())))
             for _ in range(_SPAWN_TURNS):
                 await asyncio.sleep(0)
@@ -239,7 +239,7 @@ class Server:
     async def _preload(self) -> None:
         for name in self._settings.pinned:
             try:
-                await self._inference.set_stay(name, pinned=True)
+                await self._inference.models.set_stay(name, pinned=True)
             except ShimmyError:
                 # Loading it says what is wrong.
                 continue
@@ -254,7 +254,7 @@ class Server:
         from shimmy.models.checkpoint import means
 
         path = os.path.abspath(os.path.expanduser(self._settings.model_path))
-        found = (model.id for model in self._inference.catalog.models() if means(path, model.paths))
+        found = (model.id for model in self._inference.models.catalog.models() if means(path, model.paths))
         return [next(found, path), *named]
 
     async def _announce(self) -> None:
@@ -268,19 +268,19 @@ class Server:
             self._exit_code = exit_codes.FAILURE
             return self._over.set()
         logs.say(f"shimmy: listening on {self._listener.url}")
-        await self._inference.refresh()
+        await self._inference.models.refresh()
         if self._app is not None:
             await asyncio.to_thread(self._app.prepare)
         self._watch_models()
-        if not any(model.invalid is None for model in self._inference.catalog.models()):
-            places = "".join(f"\n  {place}" for place in self._inference.catalog.searched())
+        if not any(model.invalid is None for model in self._inference.models.catalog.models()):
+            places = "".join(f"\n  {place}" for place in self._inference.models.catalog.searched())
             logs.say(f"shimmy: no models found; put a .gguf file into one of these, or use --model-path FILE:{places}")
 
     def _watch_models(self) -> None:
         from shimmy.models.watch import Watch
 
-        self._inference.follow_changes()
-        self._watch = Watch(self._inference.catalog)
+        self._inference.models.follow_changes()
+        self._watch = Watch(self._inference.models.catalog)
         self._watch.start()
 
     def _on_signal(self) -> None:

@@ -153,12 +153,12 @@ class Metrics:
             case "shimmy_requests_active":
                 yield f"{name} {self._inference.num_active}"
             case "shimmy_models":
-                states = {status.id: status.state for status in self._inference.statuses()}
+                states = {status.id: status.state for status in self._inference.models.statuses()}
                 counts: Counter[str] = Counter(states.get(model.id, "unloaded") for model in self._models())
                 for state in _STATES:
                     yield f'{name}{{state="{state}"}} {counts[state]}'
             case "shimmy_workers":
-                yield f"{name} {sum(status.num_workers for status in self._inference.statuses())}"
+                yield f"{name} {sum(status.num_workers for status in self._inference.models.statuses())}"
             case "shimmy_model_loads_total":
                 yield from self._counted(name, "outcome", {"ok": "loads", "failed": "failed_loads"})
             case "shimmy_model_switches_total":
@@ -166,30 +166,30 @@ class Metrics:
             case "shimmy_model_evictions_total":
                 yield from self._counted(name, "reason", {"memory": "evictions", "idle": "expirations"})
             case "shimmy_worker_crashes_total":
-                yield f"{name} {self._inference.tally['crashes']}"
+                yield f"{name} {self._inference.models.tally['crashes']}"
             case "shimmy_memory_limit_bytes":
-                if (limit := self._inference.usage().limit_bytes) is not None:
+                if (limit := self._inference.models.usage().limit_bytes) is not None:
                     yield f"{name} {limit}"
             case "shimmy_memory_taken_bytes":
-                yield f"{name} {self._inference.usage().taken_bytes}"
+                yield f"{name} {self._inference.models.usage().taken_bytes}"
             case "shimmy_gpu_memory_limit_bytes":
-                for gpu, usage in self._inference.gpu_usage().items():
+                for gpu, usage in self._inference.models.gpu_usage().items():
                     yield f"{name}{{gpu={_quoted(gpu)}}} {usage.limit_bytes}"
             case "shimmy_gpu_memory_taken_bytes":
-                for gpu, usage in self._inference.gpu_usage().items():
+                for gpu, usage in self._inference.models.gpu_usage().items():
                     yield f"{name}{{gpu={_quoted(gpu)}}} {usage.taken_bytes}"
 
     def _counted(self, name: str, label: str, tallies: dict[str, str]) -> Iterator[str]:
         """What the pool has counted, by its names, each with the value of the label that stands for it."""
         for value, tally in tallies.items():
-            yield f'{name}{{{label}="{value}"}} {self._inference.tally[tally]}'
+            yield f'{name}{{{label}="{value}"}} {self._inference.models.tally[tally]}'
 
     def _models(self) -> list[Any]:
-        return [model for model in self._inference.catalog.models() if not model.invalid]
+        return [model for model in self._inference.models.catalog.models() if not model.invalid]
 
     def _uses_gpu(self) -> bool | None:
         """Whether a loaded model does; None where none is loaded."""
-        loaded = [status.loaded for status in self._inference.statuses() if status.loaded is not None]
+        loaded = [status.loaded for status in self._inference.models.statuses() if status.loaded is not None]
         return any(device != "CPU" for each in loaded for device in each.layers) if loaded else None
 
 

@@ -13,7 +13,7 @@ class Readiness:
     def __init__(self, inference: Inference, preloading: bool = False) -> None:
         """`preloading`: not ready until `preload` is through."""
         self.draining = False
-        self._inference = inference
+        self._models = inference.models
         self._preloading = preloading
         self._num_loaded, self._num_wanted = 0, 1
         self._failures: dict[str, str] = {}
@@ -47,9 +47,9 @@ class Readiness:
 
     async def _preload(self, name: str) -> None:
         try:
-            await self._inference.preload(name)
+            await self._models.preload(name)
         except ShimmyError as error:
             self._failures[name] = error.message
 
     def _current_fraction(self) -> float:
-        return min((each.fraction for each in self._inference.statuses() if each.state == "loading"), default=0.0)
+        return min((each.fraction for each in self._models.statuses() if each.state == "loading"), default=0.0)

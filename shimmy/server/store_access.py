@@ -45,7 +45,7 @@ class StoreAccess:
             async with aclosing(pull(pull_argv(name, revision), self._inference.closing)) as reported:
                 async for each in reported:
                     if each.is_last:
-                        await self._inference.refresh(max_age_seconds=0)
+                        await self._inference.models.refresh(max_age_seconds=0)
                     yield each
 
     async def copy(self, source: str, target: str) -> None:
@@ -53,9 +53,9 @@ class StoreAccess:
         self._check()
         from shimmy.models.keeping import copy, user_store
 
-        await self._inference.refresh()
-        await asyncio.to_thread(copy, user_store(os.environ), self._inference.catalog, source, target)
-        await self._inference.refresh(max_age_seconds=0)
+        await self._inference.models.refresh()
+        await asyncio.to_thread(copy, user_store(os.environ), self._inference.models.catalog, source, target)
+        await self._inference.models.refresh(max_age_seconds=0)
 
     async def make(self, recipe: Recipe) -> None:
         """Raises what `making.make` does, and `Forbidden`."""
@@ -63,9 +63,9 @@ class StoreAccess:
         from shimmy.models.keeping import user_store
         from shimmy.models.making import make
 
-        await self._inference.refresh()
-        await asyncio.to_thread(make, user_store(os.environ), self._inference.catalog, recipe)
-        await self._inference.refresh(max_age_seconds=0)
+        await self._inference.models.refresh()
+        await asyncio.to_thread(make, user_store(os.environ), self._inference.models.catalog, recipe)
+        await self._inference.models.refresh(max_age_seconds=0)
 
     async def has_blob(self, digest: str) -> bool:
         """Raises `Forbidden`."""
@@ -95,11 +95,11 @@ class StoreAccess:
         self._check()
         from shimmy.models.keeping import remove, user_store
 
-        await self._inference.refresh()
+        await self._inference.models.refresh()
         with suppress(ShimmyError):
-            await self._inference.unload(name)
-        await asyncio.to_thread(remove, user_store(os.environ), self._inference.catalog, name)
-        await self._inference.refresh(max_age_seconds=0)
+            await self._inference.models.unload(name)
+        await asyncio.to_thread(remove, user_store(os.environ), self._inference.models.catalog, name)
+        await self._inference.models.refresh(max_age_seconds=0)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

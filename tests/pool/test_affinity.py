@@ -122,7 +122,7 @@ def test_turns_of_conversations_go_to_the_process_that_had_the_ones_before() -> 
 
     async def test() -> None:
         async with fake_inference(num_workers=2) as inference:
-            await inference.load("echo")
+            await inference.models.load("echo")
             busy = inference.generate(generation("!stall 1"))
             await anext(busy)
             first = await pid_of(inference, "a", 1)

@@ -45,10 +45,10 @@ def test_of_two_models_one_fits_and_what_it_takes_is_what_was_estimated(tmp_path
         try:
             for model in ("one", "two", "one"):
                 assert await collect(inference, generation("Hi", model=model, max_tokens=2))
-                assert [status.id for status in inference.statuses() if status.state == "ready"] == [model]
+                assert [status.id for status in inference.models.statuses() if status.state == "ready"] == [model]
                 assert len(children()) == 1
                 # It is compared with what the system says once the model is loaded.
-                assert needed / 1.5 < inference.usage().taken_bytes < needed * 1.5
+                assert needed / 1.5 < inference.models.usage().taken_bytes < needed * 1.5
             assert placement.tally["evictions"] == 2
         finally:
             await inference.close()
@@ -73,17 +73,17 @@ def test_eight_streams_do_not_notice_that_their_model_is_replaced(tmp_path: Path
         inference = Inference(catalog, Placement(OPTIONS), Admission(64))
         over = asyncio.Event()
         try:
-            await inference.preload("model")
+            await inference.models.preload("model")
             streams = [asyncio.create_task(stream(inference, number, over)) for number in range(STREAMS)]
             first = children()
             shutil.copyfile(DEMO, tmp_path / "fresh")
             os.replace(tmp_path / "fresh", tmp_path / "model.gguf")
-            await inference.load("model")
+            await inference.models.load("model")
             while first & children():
                 await asyncio.sleep(0.01)
             over.set()
             assert all(num_ended > 0 for num_ended in await asyncio.gather(*streams))
-            switch = (await inference.status("model")).switch
+            switch = (await inference.models.status("model")).switch
             assert switch is not None and switch.state == "done"
         finally:
             over.set()
@@ -102,8 +102,8 @@ def test_two_workers_share_the_requests_and_one_of_them_answers_alone(tmp_path: 
             return await collect(inference, generation("Tell me a story", model="model", max_tokens=32))
 
         try:
-            await inference.preload("model")
-            while (await inference.status("model")).num_workers < 2:
+            await inference.models.preload("model")
+            while (await inference.models.status("model")).num_workers < 2:
                 await asyncio.sleep(0.01)
             used = {pid: cpu_seconds(pid) for pid in children()}
             answers = await asyncio.gather(*(tell() for _ in range(4)))
@@ -111,7 +111,7 @@ def test_two_workers_share_the_requests_and_one_of_them_answers_alone(tmp_path: 
             assert len(used) == 2 and all(map(text_of, answers))
             os.kill(min(used), signal.SIGKILL)
             assert text_of(await tell())
-            while (await inference.status("model")).num_workers < 2:
+            while (await inference.models.status("model")).num_workers < 2:
                 await asyncio.sleep(0.01)
             assert min(used) not in children() and max(used) in children()
         finally:

@@ -120,8 +120,8 @@ def test_a_request_that_has_no_text_yet_is_run_again_by_another_worker() -> None
     async def test() -> None:
         time = FakeTime(held=True)
         async with fake_inference("echo", clock=time.clock, sleep=time.sleep, num_workers=2) as inference:
-            await inference.preload("echo")
-            await until(lambda: inference.statuses()[0].num_workers == 2)
+            await inference.models.preload("echo")
+            await until(lambda: inference.models.statuses()[0].num_workers == 2)
             request = asyncio.create_task(collect(inference, generation("!stall 0")))
             await until(lambda: busy_pid(inference) is not None)
             pid = busy_pid(inference)
@@ -130,7 +130,7 @@ def test_a_request_that_has_no_text_yet_is_run_again_by_another_worker() -> None
             await until(lambda: busy_pid(inference) not in (None, pid))
             await answer(inference, "!release")
             await request
-            assert inference.tally["loads"] == 2
+            assert inference.models.tally["loads"] == 2
 
     run(test())
 
@@ -159,11 +159,11 @@ def test_if_all_die_requests_are_answered_by_whichever_comes_back(failing: int) 
 
         inside = fake_inference("echo", spawn=flaky, clock=time.clock, sleep=time.sleep, num_workers=2)
         async with inside as inference:
-            await inference.preload("echo")
-            await until(lambda: inference.statuses()[0].num_workers == 2)
+            await inference.models.preload("echo")
+            await until(lambda: inference.models.statuses()[0].num_workers == 2)
             for pid in children():
                 os.kill(pid, signal.SIGKILL)
-            await until(lambda: inference.tally["crashes"] == 2)
+            await until(lambda: inference.models.tally["crashes"] == 2)
             answers = [asyncio.create_task(answer(inference, "hello")) for _ in range(4)]
             await asyncio.sleep(0.01)
             time.let_go()

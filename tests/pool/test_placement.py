@@ -125,16 +125,16 @@ def test_closing_ends_everything_and_lets_nothing_new_in(tmp_path: Path) -> None
 def test_an_idle_model_is_unloaded_and_one_in_use_is_not() -> None:
     async def test() -> None:
         async with fake_inference() as inference:
-            assert await inference.unload("echo")
-            await inference.preload("echo")
+            assert await inference.models.unload("echo")
+            await inference.models.preload("echo")
             first = await answer(inference, "!pid")
             stream = inference.generate(generation("!stall 1"))
             await anext(stream)
-            assert not await inference.unload("echo")
+            assert not await inference.models.unload("echo")
             await stream.aclose()
-            assert await inference.unload("echo")
+            assert await inference.models.unload("echo")
             assert not Path(f"/proc/{first}").exists()
-            assert (await inference.status("echo")).state == "unloaded"
+            assert (await inference.models.status("echo")).state == "unloaded"
             assert await answer(inference, "!pid") != first
 
     run(test())

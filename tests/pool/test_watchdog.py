@@ -137,7 +137,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_streams_end(monkeypatch: pytest
                     events += batch
             assert text_of(events) == "w0 w1"
             assert await answer(inference, "hello") == "hello"
-            assert inference.tally["crashes"] == 1
+            assert inference.models.tally["crashes"] == 1
 
     run(test())
 

@@ -176,7 +176,7 @@ def test_leaving_while_the_model_loads_gives_the_place_back(tmp_path: Path) -> N
 
 
 async def until_loading(inference: Inference) -> None:
-    while not any(status.fraction for status in inference.statuses()):
+    while not any(status.fraction for status in inference.models.statuses()):
         await asyncio.sleep(0.001)
 
 
@@ -235,9 +235,9 @@ def test_who_waits_for_a_model_too_long_is_told_and_the_model_goes_on_loading(
             with pytest.raises(error):
                 await answer(inference, "hello", **fields)
             assert inference.num_active == 0
-            assert inference.statuses()[0].state == "loading"
+            assert inference.models.statuses()[0].state == "loading"
             Path(f"{model.paths[0]}.go").touch()
-            while inference.statuses()[0].state != "ready":
+            while inference.models.statuses()[0].state != "ready":
                 await asyncio.sleep(0.001)
             assert await answer(inference, "hello", **fields) == "hello"
 
@@ -273,7 +273,7 @@ def test_a_slow_reader_pauses_its_own_request_and_gets_everything_in_the_end() -
 def test_a_worker_that_floods_in_spite_of_the_pause_is_ended() -> None:
     async def test() -> None:
         async with fake_inference() as inference, running(inference, "!deluge") as batches:
-            while inference.statuses()[0].state == "ready":
+            while inference.models.statuses()[0].state == "ready":
                 await asyncio.sleep(0.001)
             with pytest.raises(WorkerLost):
                 await rest(batches)
@@ -369,7 +369,7 @@ def test_an_answer_that_is_wanted_whole_is_begun_anew_when_its_worker_dies() -> 
             # In as many steps all of its words come.
             await answer(inference, "a b c d e")
             os.kill(int(await answer(inference, "!pid")), signal.SIGKILL)
-            while inference.tally["loads"] < 2 or await answer(inference, "!active") != "1":
+            while inference.models.tally["loads"] < 2 or await answer(inference, "!active") != "1":
                 await asyncio.sleep(0.001)
             assert not batches
             await answer(inference, "!release")
@@ -392,7 +392,7 @@ def test_what_crashes_after_its_first_text_is_tried_again_once_if_nobody_has_see
                 async for _ in inference.generate(request, whole=whole):
                     pass
             assert await answer(inference, "hello") == "hello"
-            assert inference.tally["crashes"] == 1 + whole
+            assert inference.models.tally["crashes"] == 1 + whole
             if whole:
                 with pytest.raises(RequestCrashes):
                     await answer(inference, "!crash SIGSEGV 2")
@@ -410,7 +410,7 @@ def test_a_request_is_tried_twice_and_not_more() -> None:
             assert time.slept == [0.5, 1.0]
             with pytest.raises(ModelFailed, match="crashed too often"):
                 await answer(inference, "!crash SIGSEGV 0", max_tokens=9)
-            assert inference.statuses()[0].state == "failed"
+            assert inference.models.statuses()[0].state == "failed"
 
     run(test())
 
@@ -476,14 +476,14 @@ def test_a_scan_that_takes_long_is_made_less_often() -> None:
     async def test() -> None:
         catalog = SlowCatalog(fake_model("echo"))
         async with fake_inference(catalog=catalog, clock=time.clock) as inference:
-            await inference.refresh()
+            await inference.models.refresh()
             time.now += 4.9
-            await inference.refresh()
+            await inference.models.refresh()
             assert catalog.num_refreshes == 1
-            await inference.refresh(max_age_seconds=0)
+            await inference.models.refresh(max_age_seconds=0)
             assert catalog.num_refreshes == 2
             time.now += 5
-            await inference.refresh()
+            await inference.models.refresh()
             assert catalog.num_refreshes == 3
 
     run(test())
@@ -510,7 +510,7 @@ def test_a_replaced_file_takes_over_for_requests_that_still_wait(tmp_path: Path)
             early = asyncio.create_task(answer(inference, "early"))
             await until_loading(inference)
             catalog.available[:] = [scripted_model("echo", tmp_path, "ready")]
-            await inference.refresh()
+            await inference.models.refresh()
             assert await answer(inference, "late") == "late"
             assert await early == "early"
 
@@ -521,11 +521,14 @@ def test_however_often_a_file_is_replaced_while_it_loads_nobody_is_lost(tmp_path
     async def test() -> None:
         catalog = FakeCatalog(scripted_model("echo", tmp_path, "hold"))
         async with fake_inference(catalog=catalog) as inference:
-            waiting = [asyncio.create_task(answer(inference, "early")), asyncio.create_task(inference.preload("echo"))]
+            waiting = [
+                asyncio.create_task(answer(inference, "early")),
+                asyncio.create_task(inference.models.preload("echo")),
+            ]
             for load in ("hold", "hold", "hold", "ready"):
                 await until_loading(inference)
                 catalog.available[:] = [scripted_model("echo", tmp_path, load)]
-                await inference.refresh(max_age_seconds=0)
+                await inference.models.refresh(max_age_seconds=0)
                 waiting.append(asyncio.create_task(answer(inference, "early")))
                 await asyncio.sleep(0.05)
             assert await asyncio.gather(*waiting) == ["early", None, *["early"] * 4]
@@ -537,13 +540,13 @@ def test_a_load_outlives_the_replacement_of_the_file_that_it_began_with(tmp_path
     async def test() -> None:
         catalog = FakeCatalog(scripted_model("echo", tmp_path, "hold"))
         async with fake_inference(catalog=catalog) as inference:
-            loading = asyncio.create_task(inference.load("echo"))
+            loading = asyncio.create_task(inference.models.load("echo"))
             await until_loading(inference)
             catalog.available[:] = [scripted_model("echo", tmp_path, "ready")]
-            await inference.refresh(max_age_seconds=0)
+            await inference.models.refresh(max_age_seconds=0)
             assert await answer(inference, "late") == "late"
             await loading
-            assert inference.tally["loads"] == 1
+            assert inference.models.tally["loads"] == 1
 
     run(test())
 
@@ -552,12 +555,12 @@ def test_preloading_loads_and_says_what_is_wrong(tmp_path: Path) -> None:
     async def test() -> None:
         broken = scripted_model("broken", tmp_path, "fail model_invalid bad magic")
         async with fake_inference("echo", broken) as inference:
-            await inference.preload("echo")
-            assert inference.statuses()[0].state == "ready"
+            await inference.models.preload("echo")
+            assert inference.models.statuses()[0].state == "ready"
             with pytest.raises(ModelInvalid, match="bad magic"):
-                await inference.preload("broken")
+                await inference.models.preload("broken")
             with pytest.raises(ModelNotFound):
-                await inference.preload("nothing")
+                await inference.models.preload("nothing")
 
     run(test())
 
@@ -595,7 +598,7 @@ def test_closing_fails_whatever_is_left_whether_it_runs_or_waits(tmp_path: Path)
         held = scripted_model("held", tmp_path, "hold")
         async with fake_inference("echo", held) as inference, running(inference) as batches:
             waiting = asyncio.create_task(answer(inference, "hello", model="held"))
-            while len(inference.statuses()) < 2:
+            while len(inference.models.statuses()) < 2:
                 await asyncio.sleep(0)
             assert not await inference.drain(0)
             await inference.close()
@@ -639,8 +642,8 @@ def test_tokens_are_counted() -> None:
             chat = Chat([Message("user", "Hi")])
             assert await inference.count_tokens("echo", chat) == len("[Hi]>")
             assert await inference.render("echo", chat) == "[Hi]>"
-            assert await inference.context_length("echo") == 4096
-            assert await inference.context_length("other") is None
+            assert await inference.models.context_length("echo") == 4096
+            assert await inference.models.context_length("other") is None
             with pytest.raises(ModelNotFound):
                 await inference.count_tokens("nobody", chat)
             assert inference.num_active == 0
@@ -669,12 +672,12 @@ def test_a_loaded_model_goes_on_answering_when_its_file_breaks_and_status_says_w
             (tmp_path / "broken.gguf").write_bytes(b"half a file")
             catalog.available = [fake_model("m", path=tmp_path / "broken.gguf", invalid="the file is cut off")]
             with pytest.raises(ModelInvalid, match="cut off; the model stays"):
-                await inference.load("m")
+                await inference.models.load("m")
             assert await answer(inference, "!pid", model="m") == first
-            switch = (await inference.status("m")).switch
+            switch = (await inference.models.status("m")).switch
             assert switch is not None and (switch.state, "cut off" in (switch.reason or "")) == ("failed", True)
             catalog.available = [scripted_model("m", tmp_path, "ready")]
-            await inference.load("m")
+            await inference.models.load("m")
             assert await answer(inference, "!pid", model="m") != first
 
     run(test())
@@ -684,7 +687,7 @@ def test_a_model_that_is_to_stay_no_longer_than_a_request_does_not_leave_before_
     async def test() -> None:
         async with fake_inference() as inference:
             keep_alive.hear_field(0, "keep_alive")
-            await inference.preload("echo")
+            await inference.models.preload("echo")
             stay = inference._placement.stay_of("echo")
             assert stay.keep_alive_seconds > 0
             assert await answer(inference, "hi") == "hi"

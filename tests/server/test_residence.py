@@ -167,8 +167,8 @@ def test_a_version_that_is_broken_is_told_in_the_answer_and_in_the_status(tmp_pa
 @inside("it looks for changes itself")
 def test_a_file_that_changed_is_followed_and_one_that_is_gone_ends_its_worker(tmp_path: Path) -> None:
     async def test(server: Inside) -> None:
-        server.inference.follow_changes()
-        scan = server.inference.catalog.refresh
+        server.inference.models.follow_changes()
+        scan = server.inference.models.catalog.refresh
         await asyncio.to_thread(scan)
         first = await pid_of(server, "m")
         scripted_model("m", tmp_path, "ready")

@@ -64,7 +64,7 @@ def test_a_signal_that_is_handed_on_is_no_second_one(has_echoes: bool, monkeypat
         pass
 
     async def test() -> None:
-        inference = cast(Inference, SimpleNamespace(num_active=0, drain=nothing, close=nothing))
+        inference = cast(Inference, SimpleNamespace(models=None, num_active=0, drain=nothing, close=nothing))
         server = lifecycle.Server(Settings(), Listener("127.0.0.1", "127.0.0.1", 80, -1), inference)
         server._on_signal()
         if has_echoes:

@@ -82,7 +82,7 @@ def test_the_loop_turns_while_a_large_folder_is_scanned(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with fake_inference(catalog=catalog) as inference:
-            scan = asyncio.create_task(inference.refresh())
+            scan = asyncio.create_task(inference.models.refresh())
             num_turns = 0
             while not scan.done():
                 num_turns += 1

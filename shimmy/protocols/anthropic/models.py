@@ -20,13 +20,13 @@ _MAX_LIMIT = 1000
 
 class Models:
     def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+        self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
         """Page by page, those that answer to messages."""
         limit, query = _limit(request), request.query_params
-        await self._inference.refresh()
-        found = [model for model in self._inference.catalog.models() if _answers(model)]
+        await self._models.refresh()
+        found = [model for model in self._models.catalog.models() if _answers(model)]
         if backwards := "before_id" in query:
             found.reverse()
         if (beside := query.get("before_id", query.get("after_id"))) is not None:
@@ -43,8 +43,8 @@ class Models:
         return await json_list(b'{"data":[', map(_entry, page), b"]," + about[1:])
 
     async def get(self, request: Request) -> Response:
-        await self._inference.refresh()
-        return json_response(_entry(self._inference.catalog.find(request.path_params["id"])))
+        await self._models.refresh()
+        return json_response(_entry(self._models.catalog.find(request.path_params["id"])))
 
 
 def _limit(request: Request) -> int:

@@ -92,7 +92,7 @@ class Spindll:
     async def list(self, request: ListRequest, scope: Scope) -> Reply:
         """One message, made a few models at a time, between which everybody else has their turn: what parts of a
         message have of a list adds up."""
-        await self._inference.refresh()
+        await self._inference.models.refresh()
         parts, infos = list[bytes](), self._infos()
         while few := [*islice(infos, _INFOS_IN_A_ROW)]:
             parts.append(encode(ListResponse(few)))
@@ -102,24 +102,24 @@ class Spindll:
     async def load(self, request: LoadRequest, scope: Scope) -> LoadResponse:
         _check_options(request)
         scope["state"]["access"].model = request.model
-        ready = {status.id for status in self._inference.statuses() if status.state == "ready"}
+        ready = {status.id for status in self._inference.models.statuses() if status.state == "ready"}
         # The default cannot be told from nothing said.
         if request.priority:
             scope["state"]["permit"]("admin")
-            await self._inference.set_stay(request.model, priority=_PRIORITIES[request.priority])
-        await self._inference.preload(request.model)
-        found = self._inference.catalog.find(request.model)
+            await self._inference.models.set_stay(request.model, priority=_PRIORITIES[request.priority])
+        await self._inference.models.preload(request.model)
+        found = self._inference.models.catalog.find(request.model)
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
 
     async def status(self, request: StatusRequest, scope: Scope) -> StatusResponse:
         models, devices = [], set()
-        for status in self._inference.statuses():
+        for status in self._inference.models.statuses():
             if loaded := status.loaded:
                 num_on_gpus = sum(count for device, count in loaded.layers.items() if device != _CPU)
                 models.append(
                     LoadedModel(
                         name=status.id,
-                        memory_used=self._inference.taken_bytes(status.id) or loaded.model_bytes,
+                        memory_used=self._inference.models.taken_bytes(status.id) or loaded.model_bytes,
                         gpu_layers=num_on_gpus,
                         context_length=loaded.context_length,
                     )
@@ -137,7 +137,7 @@ class Spindll:
 
     async def unload(self, request: UnloadRequest, scope: Scope) -> UnloadResponse:
         scope["state"]["access"].model = request.model
-        if not await self._inference.unload(request.model):
+        if not await self._inference.models.unload(request.model):
             raise ModelInUse(f"the model {request.model!r} is in use", param="model")
         return UnloadResponse(True)
 
@@ -146,7 +146,7 @@ class Spindll:
         return DeleteResponse(True)
 
     def _infos(self) -> Iterator[ModelInfo]:
-        for model in self._inference.catalog.models():
+        for model in self._inference.models.catalog.models():
             facts = model.facts
             if model.invalid is None:
                 yield ModelInfo(

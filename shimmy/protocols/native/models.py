@@ -33,15 +33,15 @@ _decoder = Decoder(LoadRequest)
 
 class Models:
     def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+        self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
-        await self._inference.refresh()
+        await self._models.refresh()
         return await json_list(b'{"models":[', map(_entry, self._servable()), b"]}")
 
     async def discover(self, request: Request) -> LongAnswer:
         """What a scan finds can be used at once."""
-        await self._inference.refresh(max_age_seconds=0)
+        await self._models.refresh(max_age_seconds=0)
         found = self._servable()
         return await json_list(b'{"discovered":%d,"models":[' % len(found), map(_entry, found), b"]}")
 
@@ -54,28 +54,28 @@ class Models:
             if any(each is not None for each in (body.priority, body.pinned, body.workers)):
                 request.state.permit("admin")
             seconds = keep_alive_seconds(body.keep_alive, "keep_alive")
-            await self._inference.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
+            await self._models.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
             if body.workers is not None:
-                await self._inference.set_num_workers(name, body.workers)
-        await self._inference.load(name)
-        num_workers = (await self._inference.status(name)).num_workers
+                await self._models.set_num_workers(name, body.workers)
+        await self._models.load(name)
+        num_workers = (await self._models.status(name)).num_workers
         return json_response({"message": f"Model {name} is loaded", "status": "loaded", "workers": num_workers})
 
     async def unload(self, request: Request) -> Response:
         """Answers when its process is gone. One that is in use stays."""
         name = self._name(request)
-        if not await self._inference.unload(name):
+        if not await self._models.unload(name):
             raise ModelInUse(f"the model {name!r} is in use", param="name")
         return json_response({"message": f"Model {name} is unloaded", "status": "unloaded"})
 
     async def status(self, request: Request) -> Response:
         name = self._name(request)
-        status = await self._inference.status(name)
+        status = await self._models.status(name)
         answer: dict[str, Any] = {"model": name, "status": status.state, "loaded": status.loaded is not None}
         if status.loaded is not None:
             answer["workers"] = status.num_workers
-            answer["memory_bytes"] = self._inference.taken_bytes(status.id)
-            answer["gpu_memory_bytes"] = self._inference.gpu_bytes(status.id)
+            answer["memory_bytes"] = self._models.taken_bytes(status.id)
+            answer["gpu_memory_bytes"] = self._models.gpu_bytes(status.id)
             answer["layers"] = status.loaded.layers
         if status.state == "loading":
             answer["fraction"] = status.fraction
@@ -91,7 +91,7 @@ class Models:
         return name
 
     def _servable(self) -> Sequence[Any]:
-        return [model for model in self._inference.catalog.models() if not model.invalid]
+        return [model for model in self._models.catalog.models() if not model.invalid]
 
 
 def _entry(model: Any) -> dict[str, Any]:

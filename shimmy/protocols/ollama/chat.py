@@ -33,7 +33,7 @@ class Chats(Endpoint):
         # What the assistant has begun to say is gone on with.
         goes_on = last.role == "assistant" and not last.tool_calls
         chat = Chat(
-            with_own(await self._inference.own(body.model), messages(body.messages)),
+            with_own(await self._inference.models.own(body.model), messages(body.messages)),
             tools=_tools(body.tools or []),
             reasoning=reasoning(body.think),
             continue_final=goes_on,

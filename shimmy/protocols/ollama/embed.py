@@ -63,7 +63,7 @@ class Embeds:
 
         async def work() -> tuple[list[bytes], int, float]:
             started_at = time.monotonic()
-            await self._inference.preload(body.model)
+            await self._inference.models.preload(body.model)
             load_seconds = time.monotonic() - started_at
             vectors: list[bytes] = []
             num_tokens = 0
@@ -72,7 +72,7 @@ class Embeds:
                 batches = self._inference.embed(wanted)
                 vectors, num_tokens = await collect(batches, len(wanted.inputs), as_floats)
             elif keep_alive.said() == 0:
-                await self._inference.unload(body.model)
+                await self._inference.models.unload(body.model)
             return vectors, num_tokens, load_seconds
 
         return await until_disconnect(request.receive, work())

@@ -29,7 +29,7 @@ class Endpoint:
         if generation is None:
             request.state.access.model = body.model
             leaves = keep_alive.said() == 0
-            work = self._unload(body.model) if leaves else self._inference.preload(body.model)
+            work = self._unload(body.model) if leaves else self._inference.models.preload(body.model)
             await until_disconnect(request.receive, work)
             return _json(answer.only("unload" if leaves else "load"))
         whole = body.stream is False
@@ -39,7 +39,7 @@ class Endpoint:
         return _json(await until_disconnect(request.receive, answer.whole(events)))
 
     async def _unload(self, model: str) -> None:
-        if not await self._inference.unload(model):
+        if not await self._inference.models.unload(model):
             raise ModelInUse(f"the model {model!r} is in use", param="model")
 
 

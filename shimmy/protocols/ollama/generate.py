@@ -44,9 +44,9 @@ class Generates(Endpoint):
             return Infill(prompt, body.suffix)
         if body.raw:
             return Text(prompt)
-        own = await self._inference.own(body.model)
+        own = await self._inference.models.own(body.model)
         system = body.system or own.system
-        if not (system or await self._inference.has_chat_template(body.model)):
+        if not (system or await self._inference.models.has_chat_template(body.model)):
             return Text(prompt)
         began = [Message("system", system)] if system else []
         began += [Message(turn.role, turn.content) for turn in own.messages]

@@ -31,28 +31,28 @@ _FIM = (("prefix", "suffix"), ("fim_pre", "fim_suf"))
 
 class Models:
     def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+        self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
         """Those that can be served."""
-        await self._inference.refresh()
-        models = (model for model in self._inference.catalog.models() if not model.invalid)
+        await self._models.refresh()
+        models = (model for model in self._models.catalog.models() if not model.invalid)
         entries = (_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models)
         return await json_list(b'{"models":[', entries, b"]}")
 
     async def loaded(self, request: Request) -> Response:
-        models = {model.id: model for model in self._inference.catalog.models()}
+        models = {model.id: model for model in self._models.catalog.models()}
         found = []
-        for status in self._inference.statuses():
+        for status in self._models.statuses():
             model, loaded = models.get(status.id), status.loaded
             if model is None or loaded is None:
                 continue
-            on_gpus = sum(self._inference.gpu_bytes(status.id).values())
+            on_gpus = sum(self._models.gpu_bytes(status.id).values())
             until = status.expires_in_seconds
             found.append(
                 _entry(model)
                 | {
-                    "size": max(self._inference.taken_bytes(status.id) + on_gpus, loaded.model_bytes),
+                    "size": max(self._models.taken_bytes(status.id) + on_gpus, loaded.model_bytes),
                     "expires_at": _NEVER if until is None else _time(min(time.time() + until, _LAST_UNIX)),
                     "size_vram": on_gpus,
                     "context_length": loaded.context_length,
@@ -66,7 +66,7 @@ class Models:
         name = body.model or body.name
         if not name:
             raise RequestError("model: this field is required", param="model")
-        model, header = await self._inference.header(name)
+        model, header = await self._models.header(name)
         facts, own = model.facts, model.own
         licenses = await asyncio.to_thread(_licenses, own)
         parameters = _parameters(facts, own)

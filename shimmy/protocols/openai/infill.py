@@ -53,7 +53,7 @@ class Infills(Endpoint):
         body = await read(request, _decoder)
         refuse({"n": body.n if body.n != 1 else None, "truncate_prompt_tokens": body.truncate_prompt_tokens})
         max_tokens = token_limit(body, least=0)
-        model = body.model or await self._inference.only_model()
+        model = body.model or await self._inference.models.only_model()
         generation = Generation(
             id=new_id("infill"),
             model=model,

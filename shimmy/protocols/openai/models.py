@@ -47,20 +47,20 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Models:
     def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+        self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
         """Those that cannot be served are listed too, with the reason."""
-        await self._inference.refresh()
-        return await json_list(b'{"object":"list","data":[', self._entries(self._inference.catalog.models()), b"]}")
+        await self._models.refresh()
+        return await json_list(b'{"object":"list","data":[', self._entries(self._models.catalog.models()), b"]}")
 
     async def get(self, request: Request) -> Response:
-        await self._inference.refresh()
-        found = self._inference.catalog.find(request.path_params["id"])
+        await self._models.refresh()
+        found = self._models.catalog.find(request.path_params["id"])
         return json_response(next(self._entries([found])))
 
     def _entries(self, models: Iterable[Any]) -> Iterator[Entry]:
-        statuses = {status.id: status for status in self._inference.statuses()}
+        statuses = {status.id: status for status in self._models.statuses()}
         for model in models:
             facts = model.facts
             status = statuses.get(model.id)

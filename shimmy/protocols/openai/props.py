@@ -13,16 +13,16 @@ class Props:
     """Of the model that `?model=` names, or else of the only one."""
 
     def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+        self._models = inference.models
 
     async def get(self, request: Request) -> Response:
         """Loads the model, as how long its context is depends on the memory that there is for it."""
         name = await self._name(request)
-        await self._inference.preload(name)
-        loaded = (await self._inference.status(name)).loaded
+        await self._models.preload(name)
+        loaded = (await self._models.status(name)).loaded
         if loaded is None:
             raise Unavailable(f"the model {name!r} was unloaded meanwhile")
-        model, header = await self._inference.header(name)
+        model, header = await self._models.header(name)
         return json_response(
             {
                 "default_generation_settings": {"n_ctx": loaded.context_length},
@@ -40,10 +40,10 @@ class Props:
         """A sequence that runs has no number that anybody could know: as many as run are the first. Raises
         `Unavailable` where all run and the client wants to know that so."""
         name = await self._name(request)
-        status = await self._inference.status(name)
+        status = await self._models.status(name)
         loaded = status.loaded
         num_slots = loaded.num_sequences * status.num_workers if loaded is not None else 0
-        num_running = await self._inference.num_running(name)
+        num_running = await self._models.num_running(name)
         if loaded is not None and num_running >= num_slots and "fail_on_no_slot" in request.query_params:
             raise Unavailable("no slot is free")
         length = loaded.context_length if loaded is not None else 0
@@ -51,6 +51,6 @@ class Props:
         return json_response(slots)
 
     async def _name(self, request: Request) -> str:
-        name = request.query_params.get("model") or await self._inference.only_model()
+        name = request.query_params.get("model") or await self._models.only_model()
         request.state.access.model = name
         return name

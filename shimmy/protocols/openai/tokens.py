@@ -83,7 +83,7 @@ class TokenEndpoints:
         if body.content is not None:
             return json_response({"tokens": _with_pieces(answer) if question.spelled else answer.tokens})
         strings = [_text(piece) for piece in answer.pieces] if question.spelled else None
-        length = await self._inference.context_length(model)
+        length = await self._inference.models.context_length(model)
         counted = {"count": len(answer.tokens), "max_model_len": length}
         return json_response(counted | {"tokens": answer.tokens, "token_strs": strings})
 
@@ -108,7 +108,7 @@ class TokenEndpoints:
         return json_response({"object": "response.input_tokens", "input_tokens": num_tokens})
 
     async def _model(self, name: str | None) -> str:
-        return name if name else await self._inference.only_model()
+        return name if name else await self._inference.models.only_model()
 
     async def _asked(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:
         async def answer() -> Any:
