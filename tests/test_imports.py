@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.models.stored": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.making": {"msgspec", "shimmy.core", "shimmy.models", "shimmy.store"},
+    "shimmy.models.rewriting": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.hardware", "shimmy.models"},
     "shimmy.protocols": {
@@ -38,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.server.vectors",
     },
     "shimmy.server": {
+        "h11",
         "hypercorn",
         "msgspec",
         "starlette",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shimmy.core import ipc
-from shimmy.core.errors import ModelInvalid, ShimmyError
+from shimmy.core.errors import ModelInvalid, ShimmyError, StoreFull
 from shimmy.models.checkpoint import files_of
 from shimmy.models.gguf import read_header
 from shimmy.worker import convert as writing
@@ -113,7 +113,7 @@ def test_what_was_made_of_folders_that_are_gone_goes(checkpoint: Path, tmp_path:
 
 def test_no_room_at_all(checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, 1000))
-    with pytest.raises(ShimmyError, match=r"the new file has [\d,]+ bytes, and .* has room for 1,000"):
+    with pytest.raises(StoreFull, match=r"the new file has [\d,]+ bytes, and .* has room for 1,000"):
         converted(paths(checkpoint), ignore)
     assert kept(cache) == []
 
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up(checkpoint: Path, cache: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writing, "write", full)
-    with pytest.raises(ShimmyError, match="cannot be written: No space left on device"):
+    with pytest.raises(StoreFull, match="cannot be written: No space left on device"):
         converted(paths(checkpoint), ignore)
     assert kept(cache) == []
 
