@@ -250,7 +250,8 @@ class Folders(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         (self.folder / "sub").mkdir()
         self.sources = [Folder("x", str(self.folder))]
-        self.catalog = Catalog(self.sources)
+        # Of a listing it makes no difference that sources could be slow.
+        self.catalog = Catalog(self.sources, patience_seconds=60)
         self.catalog.refresh()
         self.seen: dict[str, object] = {}
         self.heard: dict[str, Model] = {}
