@@ -99,7 +99,7 @@ def main() -> None:
             from shimmy.server.app import build_app
 
             extension("watchfiles", "_rust_notify")
-            build_app(cast(Any, SimpleNamespace()), Settings()).prepare()
+            build_app(cast(Any, SimpleNamespace(models=None)), Settings()).prepare()
         with open(out, "wb") as file:
             marshal.dump((recorder.tables, imported()), file)
         end(code)
@@ -107,7 +107,7 @@ def main() -> None:
     # The worker reads its standard input itself, and ends by this.
     os._exit = finish  # type: ignore[assignment]
     if arguments[0] != "_worker":
-        threading.Thread(target=at_end_of_input, args=[finish], daemon=True).start()
+        threading.Thread(target=at_end_of_input, args=[finish, end], daemon=True).start()
     sys.argv = ["shimmy", *arguments]
     from shimmy.__main__ import main as start
 
@@ -117,9 +117,14 @@ def main() -> None:
         finish(0)
 
 
-def at_end_of_input(finish: Callable[[int], None]) -> None:
+def at_end_of_input(finish: Callable[[int], None], end: Callable[[int], None]) -> None:
     sys.stdin.buffer.read()
-    finish(0)
+    try:
+        finish(0)
+    except BaseException:
+        # The end of a thread alone would end nothing else.
+        sys.excepthook(*sys.exc_info())
+        end(1)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,11 @@ def started(folder: Path, arguments: "list[str] | tuple[str, ...]") -> "subproce
 
 def result(folder: Path, process: "subprocess.Popen[bytes]", stdin: bytes | None) -> Made:
     """Ends the run. Exits with the program's words when it left nothing behind."""
-    _, said = process.communicate(stdin, _LIMIT_SECONDS)
+    try:
+        _, said = process.communicate(stdin, _LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, said = process.communicate()
     made = folder / "tables"
     if not made.exists():
         sys.exit(f"{said.decode(errors='replace')}\nshimmy build: {process.args!r} failed (its output is above)")

@@ -18,11 +18,12 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.__main__": {"shimmy.cli", "shimmy.lean", "shimmy.worker.main"},
     "shimmy.core": {"msgspec"},
     "shimmy.convert": {"msgspec", "shimmy.core", "shimmy.models"},
-    "shimmy.hardware": {"msgspec", "shimmy.core"},
+    "shimmy.hardware": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.store": {"msgspec", "nacl", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.models.stored": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.making": {"msgspec", "shimmy.core", "shimmy.models", "shimmy.store"},
+    "shimmy.models.rewriting": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.models.keeping": {"shimmy.core", "shimmy.models", "shimmy.store"},
     "shimmy.pool": {"msgspec", "shimmy.core", "shimmy.hardware", "shimmy.models"},
     "shimmy.protocols": {
@@ -38,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "shimmy.server.vectors",
     },
     "shimmy.server": {
+        "h11",
         "hypercorn",
         "msgspec",
         "starlette",

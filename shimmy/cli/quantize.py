@@ -19,26 +19,15 @@ TYPE is called as everywhere: Q4_0, which is the fastest on most CPUs, Q4_K_M, Q
 from F16, BF16 or F32 where you can.
 """
 
-# llama-quant.cpp, tensor_requires_imatrix and what it gives to the tensors of such files: too few bits to choose well
-# without knowing which weights matter.
-_NEED_IMPORTANCE_MATRIX = frozenset("IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S IQ3_XXS IQ3_XS".split())
-# The same, llama_ftype_get_default_type: llama.cpp reads such files and makes none.
-_NOT_MADE = frozenset({"NVFP4"})
-_NOT_QUANTIZED = frozenset("F32 F16 BF16 F64 I8 I16 I32 I64".split())
-
 
 def file_type(value: str) -> int:
     """llama.cpp's number for it."""
-    from shimmy.models.facts import FILE_TYPES
+    from shimmy.models import quantizing
 
-    numbers = {name: number for number, name in FILE_TYPES.items() if name not in _NOT_MADE}
-    wanted = value.upper()
-    if wanted in _NEED_IMPORTANCE_MATRIX:
-        raise click.BadParameter(f"{wanted} takes an importance matrix, which cannot be given here.")
-    if wanted not in numbers:
-        offered = ", ".join(name for name in numbers if name not in _NEED_IMPORTANCE_MATRIX)
-        raise click.BadParameter(f"{value!r} is none of {offered}.")
-    return numbers[wanted]
+    try:
+        return quantizing.file_type(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command("quantize", help=_HELP)
@@ -71,17 +60,15 @@ def _checked_shards(source: str, allow_requantize: bool) -> tuple[str, ...]:
     """All the files of the model. Raises `ModelInvalid` for one that is broken or is no model."""
     from shimmy.core.errors import ModelInvalid
     from shimmy.models.folders import as_models
-    from shimmy.models.gguf import check_servable, read_header
+    from shimmy.models.quantizing import quantized_types
 
     [found] = as_models([os.path.abspath(source)])
     if found.reason:
         raise ModelInvalid(f"{source}: {found.reason}")
     try:
-        headers = [read_header(path) for path in found.paths]
-        check_servable(headers)
+        quantized = quantized_types(found.paths)
     except ModelInvalid as error:
         raise ModelInvalid(f"{source}: {error.message}") from error
-    quantized = sorted({tensor.type for header in headers for tensor in header.tensors} - _NOT_QUANTIZED)
     if quantized and not allow_requantize:
         raise click.UsageError(
             f"{source!r} is quantized already, to {' and '.join(quantized)}. Quantized again it loses more than from "

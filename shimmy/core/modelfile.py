@@ -58,8 +58,9 @@ NOTHING = Own()
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What a model is to be made of: another one, `source`, or `files` in GGUF; and what comes with it then, where that
-    is given. `files` and `adapters` are digests, in 64 hex digits, by the names of the files."""
+    """What a model is to be made of: another one, `source`, or `files`; and, where that is given, what comes with it
+    then, and the type to `quantize` it to. `files` and `adapters` are digests, in 64 hex digits, by the names of the
+    files."""
 
     name: str
     source: str | None = None
@@ -69,6 +70,7 @@ class Recipe(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}
     messages: tuple[Turn, ...] = ()
     licenses: tuple[str, ...] = ()
+    quantize: str | None = None
 
 
 def kind_of(media_type: str) -> Kind | None:

@@ -21,12 +21,12 @@ WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PICKLED = "its weights are pickled, and reading a pickle can run code that is in it: save it as .safetensors"
 _PICKLED_WEIGHTS = ("pytorch_model", "model", "consolidated")
-_POOLING = "1_Pooling/config.json"
+POOLING = "1_Pooling/config.json"
 # What else of the folder decides what the model says. The last one is of sentence-transformers, in a folder of its own.
 _BESIDE = (
     *("generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
     *("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "model.safetensors.index.json"),
-    *("modules.json", _POOLING),
+    *("modules.json", POOLING),
 )
 
 # The classes that transformers has for them, and what llama.cpp calls their kind.
@@ -98,7 +98,7 @@ class Checkpoint:
     @property
     def pooling_mode(self) -> str | None:
         """How sentence-transformers makes one vector of those of the tokens: "mean", "cls", "last", or None."""
-        said = self.json(_POOLING)
+        said = self.json(POOLING)
         modes = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
         stated = next((mode for key, mode in modes.items() if said.get(f"pooling_mode_{key}") is True), None)
         # Newer versions say it in one word.
@@ -182,7 +182,7 @@ def files_of(folder: str, names: Iterable[str]) -> tuple[tuple[str, ...], str | 
         shards = shards_of(os.path.join(folder, weights[0])) or [os.path.join(folder, name) for name in weights]
         missing = [shard for shard in shards if not os.path.isfile(shard)]
         beside = [os.path.join(folder, name) for name in (CONFIG, *_BESIDE) if name in present]
-        if "modules.json" in present and os.path.isfile(pooling := os.path.join(folder, *_POOLING.split("/"))):
+        if "modules.json" in present and os.path.isfile(pooling := os.path.join(folder, *POOLING.split("/"))):
             beside.append(pooling)
         paths = tuple([shard for shard in shards if shard not in missing] + beside)
         return paths, _lacks(missing, len(shards))

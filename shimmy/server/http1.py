@@ -10,7 +10,7 @@ _EMPTY_LINES = b"\r\n"
 def _read_request(buffer: ReceiveBuffer) -> Request | None:
     """Empty lines before it are ignored (RFC 9112, section 2.2): some clients end a body with one."""
     data = buffer._data
-    if data[:1] in (b"\r", b"\n"):
+    if data.startswith((b"\r", b"\n")):
         buffer.maybe_extract_at_most(len(data) - len(data.lstrip(_EMPTY_LINES)))
     return maybe_read_from_IDLE_client(buffer)
 

@@ -6,11 +6,11 @@ Knows no wire format. What a request may name is the business of shimmy/store.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import ExitStack, aclosing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from shimmy.core.errors import Busy, Forbidden, RequestTimeout, ShimmyError
+from shimmy.core.errors import Busy, Draining, Forbidden, RequestTimeout, ShimmyError
 from shimmy.core.modelfile import Recipe
 from shimmy.core.settings import Settings
 from shimmy.server.inference import Inference
@@ -18,6 +18,7 @@ from shimmy.server.inference import Inference
 if TYPE_CHECKING:
     from shimmy.core.pulling import Progress
 
+T = TypeVar("T")
 MAX_PULLS = 4
 _RETRY_SECONDS = 30
 _PIECE_BYTES = 1 << 20
@@ -25,10 +26,12 @@ _LEAST_BYTES = 16 << 10
 
 
 class StoreAccess:
-    """Owns how many pulls there are. What it changes is in the catalog when it says so."""
+    """Owns how many pulls there are, and that one model at a time has its weights written. What it changes is in the
+    catalog when it says so."""
 
     # Of this process, whichever protocol they came by.
     _num_pulls = 0
+    _is_rewriting = False
 
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
@@ -57,15 +60,38 @@ class StoreAccess:
         await asyncio.to_thread(copy, user_store(os.environ), self._inference.models.catalog, source, target)
         await self._inference.models.refresh(max_age_seconds=0)
 
-    async def make(self, recipe: Recipe) -> None:
-        """Raises what `making.make` does, and `Forbidden`."""
+    async def make(self, recipe: Recipe) -> "AsyncGenerator[Progress, None]":
+        """What happens, up to the status "success". Closing the generator gives it up: nothing is left then. Raises
+        what `Making` does, what workers say of weights that are written anew, `Forbidden`, `Busy`, `Draining`."""
         self._check()
+        from shimmy.core.pulling import SUCCESS, Progress
         from shimmy.models.keeping import user_store
-        from shimmy.models.making import make
+        from shimmy.models.making import Making
 
         await self._inference.models.refresh()
-        await asyncio.to_thread(make, user_store(os.environ), self._inference.models.catalog, recipe)
+        making, halt = (
+            Making(user_store(os.environ), self._inference.models.catalog, recipe),
+            _Halt(self._inference.closing),
+        )
+        with ExitStack() as place:
+            try:
+                await halt.after(asyncio.to_thread(making.prepare))
+                if making.rewriting is not None:
+                    from shimmy.server.rewriting import rewrite
+
+                    place.enter_context(self._counted())
+                    place.enter_context(self._alone())
+                    async with aclosing(rewrite(making.rewriting, self._inference.closing)) as reported:
+                        async for each in reported:
+                            yield each
+                    yield Progress("verifying conversion")
+                await halt.after(asyncio.to_thread(making.finish, halt.check))
+            finally:
+                # What is large takes its time to go.
+                await asyncio.to_thread(making.close)
+        yield Progress("writing manifest")
         await self._inference.models.refresh(max_age_seconds=0)
+        yield Progress(SUCCESS)
 
     async def has_blob(self, digest: str) -> bool:
         """Raises `Forbidden`."""
@@ -112,12 +138,46 @@ class StoreAccess:
         finally:
             StoreAccess._num_pulls -= 1
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While weights are written: that takes cores and a disk. Raises `Busy`."""
+        if StoreAccess._is_rewriting:
+            raise Busy("another model is being made; try again later", retry_after_seconds=_RETRY_SECONDS)
+        StoreAccess._is_rewriting = True
+        try:
+            yield
+        finally:
+            StoreAccess._is_rewriting = False
+
     def _check(self) -> None:
         if not self._is_allowed:
             raise Forbidden(
                 "this server does not change its models for requests; start it with --allow-pull, or use the commands "
                 "shimmy pull, shimmy cp and shimmy rm"
             )
+
+
+class _Halt:
+    """For what goes on in a thread, which nobody can cancel: it is waited for, and asks itself whether to stop."""
+
+    def __init__(self, closing: asyncio.Event) -> None:
+        self._closing = closing
+        self._is_cancelled = False
+
+    def check(self) -> None:
+        """Raises `Draining`."""
+        if self._is_cancelled or self._closing.is_set():
+            raise Draining("the server is shutting down; nothing was made")
+
+    async def after(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns. Who is cancelled meanwhile is so once it has ended."""
+        task = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._is_cancelled = True
+            await asyncio.gather(task, return_exceptions=True)
+            raise
 
 
 async def _joined(pieces: AsyncIterator[bytes], stall_seconds: float) -> AsyncIterator[bytes]:

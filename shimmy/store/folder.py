@@ -17,6 +17,7 @@ from shimmy.store.locks import locked, locked_if_free
 from shimmy.store.manifests import MAX_BYTES, Manifest, decode, encode, file_name, name_of
 from shimmy.store.names import is_hex_digest, local_name
 from shimmy.store.place import BLOBS, MANIFESTS, PARTIAL
+from shimmy.store.workplace import Workplace, sweep_workplaces
 
 # What nobody went on with for as long, nobody will.
 ABANDONED_SECONDS = 14 * 86_400
@@ -132,6 +133,12 @@ class Store:
                 raise ModelNotFound(f"the files of {manifest.name} have gone from {self.root}", param="model")
             return self.keep(manifest)
 
+    def workplace(self) -> Workplace:
+        """Where files are made that are to be blobs."""
+        self.make()
+        with as_store_failure(self.root):
+            return Workplace(self._partial)
+
     def take_in(self, path: str, digest: str) -> None:
         """Makes the file at `path`, which is of this digest and in the same file system, the blob. Raises `OSError`,
         `Busy`."""
@@ -202,6 +209,7 @@ class Store:
 
     def sweep(self, now: float | None = None) -> None:
         """Removes what was begun and abandoned, and blobs of no model that are as old."""
+        sweep_workplaces(self._partial)
         before = (time.time() if now is None else now) - ABANDONED_SECONDS
         needed = self._manifest_texts()
         for folder in (self._partial, self._blobs, self._manifests):
@@ -235,6 +243,10 @@ class Store:
                 return size
         except OSError:
             return 0
+
+    def discard(self, digest: str) -> None:
+        """A blob, unless a model has it or a pull is at work on it."""
+        self._remove_blob(digest)
 
     def _manifest_texts(self) -> bytes:
         """All that name digests, those that this version of the program cannot make sense of included."""

@@ -1,7 +1,6 @@
 """The job of a worker that serves nothing: a checkpoint as a GGUF file, whole or not at all."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 
@@ -9,7 +8,7 @@ from shimmy.convert.conversion import Plan, plan, write
 from shimmy.core import ipc
 from shimmy.core.errors import ShimmyError
 from shimmy.models.gguf import check_servable, read_header
-from shimmy.worker.unfinished import Unfinished
+from shimmy.worker.unfinished import Unfinished, not_written, require_room
 
 _PROGRESS_INTERVAL_SECONDS = 0.05
 _BUFFER_BYTES = 1 << 20
@@ -31,11 +30,8 @@ def write_whole(
     made: Plan, target: str, partial: str, on_progress: Callable[[float], None], *, replace: bool = False
 ) -> int:
     """Returns the size in bytes. Raises `FileExistsError`, `ModelInvalid`, or `ShimmyError` with the reason."""
-    folder = os.path.dirname(target)
     try:
-        free = shutil.disk_usage(folder).free
-        if made.tensor_bytes > free:
-            raise ShimmyError(f"the new file has {made.tensor_bytes:,} bytes, and {folder} has room for {free:,}")
+        require_room(os.path.dirname(target), made.tensor_bytes)
         with Unfinished(target, partial) as file:
             with os.fdopen(os.dup(file.descriptor), "wb", _BUFFER_BYTES) as sink:
                 write(made, sink, _throttled(on_progress))
@@ -46,7 +42,7 @@ def write_whole(
     except FileExistsError:
         raise
     except OSError as error:
-        raise ShimmyError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise not_written(target, error) from error
     return header.file_bytes
 
 

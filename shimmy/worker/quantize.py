@@ -1,18 +1,16 @@
 """The job of a worker that serves nothing: a model's file in another quantization, whole or not at all."""
 
-import shutil
+import os
 import time
 from collections.abc import Callable
-from os import fstat
-from pathlib import Path
 
 from shimmy.core import ipc
-from shimmy.core.errors import ModelFailed, ModelInvalid, ShimmyError
+from shimmy.core.errors import ModelFailed, ModelInvalid, ShimmyError, StoreFull
 from shimmy.hardware.cpu import num_usable_cores
 from shimmy.models.gguf import read_header
 from shimmy.worker.llama import backend
 from shimmy.worker.llama.quantize import Conversion, Outcome, plan, write
-from shimmy.worker.unfinished import Unfinished
+from shimmy.worker.unfinished import Unfinished, not_written, require_room
 
 _PROGRESS_INTERVAL_SECONDS = 0.05
 # What the C++ library calls every write that fails.
@@ -24,7 +22,8 @@ def quantize(job: ipc.Quantize, on_progress: Callable[[ipc.QuantizeProgress], No
     backend.start()
     conversion = Conversion(job.source, job.file_type, job.num_threads or num_usable_cores(), job.allow_requantize)
     try:
-        _require_room(Path(job.target).parent, plan(conversion).tensor_bytes)
+        # The header comes to the tensors, so that the disk may be full all the same.
+        require_room(os.path.dirname(job.target), plan(conversion).tensor_bytes)
         with Unfinished(job.target, job.partial) as file:
             outcome = _write(conversion, file, _throttled(on_progress))
             num_bytes = _size_when_whole(file)
@@ -32,15 +31,8 @@ def quantize(job: ipc.Quantize, on_progress: Callable[[ipc.QuantizeProgress], No
     except FileExistsError as error:
         raise ShimmyError(f"{job.target} has come into being meanwhile, and is left as it is") from error
     except OSError as error:
-        raise ShimmyError(f"{job.target} cannot be written: {error.strerror or error}") from error
+        raise not_written(job.target, error) from error
     return ipc.Quantized(outcome.num_tensors, outcome.num_fallbacks, num_bytes)
-
-
-def _require_room(folder: Path, num_bytes: int) -> None:
-    """The header comes to the tensors, so that the disk may be full all the same."""
-    free = shutil.disk_usage(folder).free
-    if num_bytes > free:
-        raise ShimmyError(f"the new file has {num_bytes:,} bytes, and {folder} has room for {free:,}")
 
 
 def _write(conversion: Conversion, file: Unfinished, on_progress: Callable[[int, int], None]) -> Outcome:
@@ -49,8 +41,8 @@ def _write(conversion: Conversion, file: Unfinished, on_progress: Callable[[int,
     except ModelFailed as error:
         if _WRITE_FAILED not in error.message:
             raise
-        written = fstat(file.descriptor).st_size
-        raise ShimmyError(f"the new file cannot be written beyond {written:,} bytes: is the disk full?") from error
+        written = os.fstat(file.descriptor).st_size
+        raise StoreFull(f"the new file cannot be written beyond {written:,} bytes: is the disk full?") from error
 
 
 def _size_when_whole(file: Unfinished) -> int:

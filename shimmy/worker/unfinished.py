@@ -4,12 +4,30 @@ process ends. It knows nothing of what is in it.
 
 import errno
 import os
+import shutil
 from contextlib import suppress
 from types import TracebackType
+
+from shimmy.core.errors import ShimmyError, StoreFull
 
 # open(2), O_TMPFILE: what kernels and file systems say that have none.
 _NEEDS_NAME = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 _DESCRIPTORS = "/proc/self/fd"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_room(folder: str, num_bytes: int) -> None:
+    """Raises `StoreFull`, before anything is begun, and `OSError`."""
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        message = f"the new file has {num_bytes:,} bytes, and {folder} has room for {free:,}"
+        raise StoreFull(message, needed_bytes=num_bytes, free_bytes=free)
+
+
+def not_written(target: str, error: OSError) -> ShimmyError:
+    """What is to be raised for an error of the system."""
+    kind = StoreFull if error.errno in _FULL else ShimmyError
+    return kind(f"{target} cannot be written: {error.strerror or error}")
 
 
 class Unfinished:

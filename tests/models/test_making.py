@@ -12,7 +12,7 @@ from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError
 from shimmy.core.modelfile import MAX_LAYERS, Recipe, Turn
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
-from shimmy.models.making import make
+from shimmy.models.making import Making
 from shimmy.models.scan import look_again, scan
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import ABANDONED_SECONDS, Store
@@ -30,6 +30,17 @@ def catalog(tmp_path: Path, store: Store) -> Catalog:
     made = Catalog([Folder("models", str(tmp_path / "models")), StoreSource({"SHIMMY_STORE": store.root})])
     made.refresh()
     return made
+
+
+def make(store: Store, catalog: Catalog, recipe: Recipe) -> None:
+    """One whose weights are there already."""
+    making = Making(store, catalog, recipe)
+    try:
+        making.prepare()
+        assert making.rewriting is None
+        making.finish(lambda: None)
+    finally:
+        making.close()
 
 
 def sent(store: Store, content: bytes) -> str:
@@ -110,7 +121,8 @@ def test_with_an_adapter(tmp_path: Path, store: Store, catalog: Catalog) -> None
         ({"a.gguf": "0" * 64}, "there is no blob"),
         ({"a.gguf": "model", "b.gguf": "model"}, "one GGUF model"),
         ({"a-00001-of-00002.gguf": "model"}, "one GGUF model"),
-        ({"model.safetensors": "model"}, "one GGUF model"),
+        ({"model.safetensors": "model"}, "has config.json and model"),
+        ({"config.json": "model"}, "has config.json and model"),
         ({"../../etc/passwd": "model"}, "one GGUF model"),
         ({"x" * 300 + ".gguf": "model"}, "at most 255"),
         ({"a\x1b[2J.gguf": "model"}, "printable"),

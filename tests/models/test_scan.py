@@ -191,12 +191,23 @@ def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     made.refresh()
     model().write(tmp_path / "d.gguf")
     made.refresh()
-    assert [(os.path.basename(each.paths[0]), each.source, each.reason) for each in made.skipped()] == [
-        ("a.gguf", "x", "not a model but a vocabulary"),
-        ("b.gguf", "x", "the same file as b"),
-        ("c.gguf", "x", "the same file as b"),
-        ("d.gguf", "x", "it is still being written"),
+    assert [(os.path.basename(each.paths[0]), each.source, each.reason, each.name) for each in made.skipped()] == [
+        ("a.gguf", "x", "not a model but a vocabulary", None),
+        ("b.gguf", "x", "the same file as b", "b"),
+        ("c.gguf", "x", "the same file as b", "c"),
+        ("d.gguf", "x", "it is still being written", None),
     ]
+    assert made.find("c") is made.find("b")
+
+
+def test_a_name_that_leads_to_another_model_is_none_of_a_file_that_was_found_before(tmp_path: Path) -> None:
+    first, second = model("One").write(tmp_path / "x" / "a.gguf"), model("Two").write(tmp_path / "x" / "b.gguf")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "b.gguf").symlink_to(first)
+    made = Catalog([Folder("x", str(tmp_path / "x")), Folder("y", str(tmp_path / "y"))])
+    made.refresh()
+    assert made.find("b").paths == (str(second),)
+    assert [(each.reason, each.name) for each in made.skipped()] == [("the same file as a", None)]
 
 
 WHOLE = [model(name).encode() for name in ("One", "Two")]
@@ -242,7 +253,8 @@ class Folders(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         (self.folder / "sub").mkdir()
         self.sources = [Folder("x", str(self.folder))]
-        self.catalog = Catalog(self.sources)
+        # Of a listing it makes no difference that sources could be slow.
+        self.catalog = Catalog(self.sources, patience_seconds=60)
         self.catalog.refresh()
         self.seen: dict[str, object] = {}
         self.heard: dict[str, Model] = {}

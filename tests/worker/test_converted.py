@@ -8,14 +8,16 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shimmy.core import ipc
-from shimmy.core.errors import ModelInvalid, ShimmyError
+from shimmy.core.errors import ModelInvalid, ShimmyError, StoreFull
 from shimmy.models.checkpoint import files_of
 from shimmy.models.gguf import read_header
 from shimmy.worker import convert as writing
+from shimmy.worker import converted as converting
 from shimmy.worker.convert import convert
 from shimmy.worker.converted import converted
 from tests.convert.checkpoints import write_checkpoint, write_weights
@@ -113,7 +115,7 @@ def test_what_was_made_of_folders_that_are_gone_goes(checkpoint: Path, tmp_path:
 
 def test_no_room_at_all(checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, 1000))
-    with pytest.raises(ShimmyError, match=r"the new file has [\d,]+ bytes, and .* has room for 1,000"):
+    with pytest.raises(StoreFull, match=r"the new file has [\d,]+ bytes, and .* has room for 1,000"):
         converted(paths(checkpoint), ignore)
     assert kept(cache) == []
 
@@ -123,7 +125,7 @@ def test_a_disk_that_fills_up(checkpoint: Path, cache: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writing, "write", full)
-    with pytest.raises(ShimmyError, match="cannot be written: No space left on device"):
+    with pytest.raises(StoreFull, match="cannot be written: No space left on device"):
         converted(paths(checkpoint), ignore)
     assert kept(cache) == []
 
@@ -154,6 +156,29 @@ def test_two_at_once_make_one(checkpoint: Path, cache: Path) -> None:
     said = {process.communicate(timeout=60)[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
     assert [os.path.basename(path) for path in said] == kept(cache)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_who_waits_for_another_one_wakes_meanwhile(
+    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would seem to hang."""
+    import fcntl
+
+    made = converted(paths(checkpoint), ignore)
+    [lock] = cache.glob("*.source")
+    woken: list[float] = []
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def sleep(seconds: float) -> None:
+            woken.append(seconds)
+            if len(woken) == 3:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(converting, "time", SimpleNamespace(sleep=sleep))
+        assert converted(paths(checkpoint), ignore) == made
+    assert len(woken) == 3
 
 
 def test_a_kill_leaves_nothing_in_parts(tmp_path: Path, cache: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shimmy.core import ipc
-from shimmy.core.errors import ModelFailed, ShimmyError
+from shimmy.core.errors import ModelFailed, ShimmyError, StoreFull
 from shimmy.hardware import cpu
 from shimmy.models.facts import FILE_TYPES
 from shimmy.models.gguf import read_header
@@ -73,7 +73,7 @@ def test_the_plan_knows_the_size(q4_0: Path) -> None:
 def test_without_room_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, 50_000_000))
     monkeypatch.setattr(module, "write", None)
-    with pytest.raises(ShimmyError, match=r"89,9\d\d,\d\d\d bytes, and .* has room for 50,000,000"):
+    with pytest.raises(StoreFull, match=r"89,9\d\d,\d\d\d bytes, and .* has room for 50,000,000"):
         quantize(job(tmp_path, "Q4_0"), ignore)
 
 

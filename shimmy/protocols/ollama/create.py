@@ -1,7 +1,5 @@
 """POST /api/create, and the files for it: HEAD and POST /api/blobs/{digest}."""
 
-from collections.abc import AsyncGenerator
-
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -10,15 +8,15 @@ from shimmy.core.modelfile import Recipe, wrong_params
 from shimmy.core.settings import Settings
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.errors import encode_error_line
+from shimmy.protocols.ollama.progress import last, lines
 from shimmy.protocols.ollama.wire import CreateRequest
 from shimmy.server.inference import Inference
 from shimmy.server.store_access import StoreAccess
-from shimmy.server.streaming import ClientGone, LineStream
+from shimmy.server.streaming import ClientGone, LineStream, until_disconnect
 from shimmy.server.strictness import read
 
 _decoder = Decoder(CreateRequest)
 _HEX = frozenset("0123456789abcdef")
-_SUCCESS = b'{"status":"success"}'
 
 
 class Creations:
@@ -28,10 +26,10 @@ class Creations:
 
     async def create(self, request: Request) -> Response | LineStream:
         recipe = _recipe(body := await read(request, _decoder))
+        told = lines(self._store.make(recipe))
         if body.stream is not False:
-            return LineStream(self._lines(recipe), encode_error_line, self._ping_seconds)
-        await self._store.make(recipe)
-        return Response(_SUCCESS, media_type="application/json")
+            return LineStream(told, encode_error_line, self._ping_seconds)
+        return Response(await until_disconnect(request.receive, last(told)), media_type="application/json")
 
     async def blob(self, request: Request) -> Response:
         """HEAD asks whether it is here, POST brings it."""
@@ -46,11 +44,6 @@ class Creations:
             raise ClientGone from None
         return Response(status_code=200 if is_here else 201)
 
-    async def _lines(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
-        await self._store.make(recipe)
-        yield b'{"status":"writing manifest"}\n'
-        yield _SUCCESS + b"\n"
-
 
 def _recipe(body: CreateRequest) -> Recipe:
     """Raises `RequestError` naming the field."""
@@ -58,10 +51,13 @@ def _recipe(body: CreateRequest) -> Recipe:
     if not name:
         raise RequestError("model: this field is required", param="model")
     if body.template:
-        raise Unsupported("template: Ollama's templates are not executed; the model's own is used", param="template")
-    for field in ("quantize", "modelfile"):
-        if getattr(body, field):
-            raise Unsupported(f"{field}: not supported; shimmy quantize and the other fields do that", param=field)
+        raise Unsupported(
+            "template: Ollama's templates are not executed; leave this field out, and the model's own is used, "
+            "from its GGUF file or, for SafeTensors, from tokenizer_config.json",
+            param="template",
+        )
+    if body.modelfile:
+        raise Unsupported("modelfile: not supported; the other fields do that", param="modelfile")
     if (body.source is None) == (not body.files):
         raise RequestError("either from, a model, or files is required", param="from")
     if wrong := wrong_params(body.parameters or {}):
@@ -76,6 +72,7 @@ def _recipe(body: CreateRequest) -> Recipe:
         body.parameters or {},
         tuple(body.messages or ()),
         tuple(licenses),
+        body.quantize or body.quantization,
     )
 
 

@@ -1,10 +1,5 @@
 """POST /api/pull and /api/copy, DELETE /api/delete."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
-
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +7,7 @@ from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.settings import Settings
 from shimmy.core.unknown_fields import Decoder
 from shimmy.protocols.ollama.errors import encode_error_line
+from shimmy.protocols.ollama.progress import last, lines
 from shimmy.protocols.ollama.wire import CopyRequest, DeleteRequest, PullRequest
 from shimmy.server.inference import Inference
 from shimmy.server.store_access import StoreAccess
@@ -32,10 +28,10 @@ class StoreRequests:
         body = await read(request, _pull_decoder)
         if body.insecure:
             raise Unsupported("insecure: models come over https only", param="insecure")
-        lines = self._lines(_named(body), body.revision)
+        told = lines(self._store.pull(_named(body), body.revision))
         if body.stream is not False:
-            return LineStream(lines, encode_error_line, self._ping_seconds)
-        return Response(await until_disconnect(request.receive, _last(lines)), media_type="application/json")
+            return LineStream(told, encode_error_line, self._ping_seconds)
+        return Response(await until_disconnect(request.receive, last(told)), media_type="application/json")
 
     async def copy(self, request: Request) -> Response:
         body = await read(request, _copy_decoder)
@@ -46,26 +42,6 @@ class StoreRequests:
         body = await read(request, _delete_decoder)
         await self._store.remove(_named(body))
         return Response()
-
-    async def _lines(self, name: str, revision: str | None) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self._store.pull(name, revision)) as reported:
-            async for progress in reported:
-                yield msgspec.json.encode(_shown(progress)) + b"\n"
-
-
-def _shown(progress: Any) -> dict[str, Any]:
-    shown = {"status": progress.status}
-    if progress.digest is not None:
-        shown |= {"digest": f"sha256:{progress.digest}", "total": progress.total, "completed": progress.completed}
-    return shown
-
-
-async def _last(lines: AsyncGenerator[bytes, None]) -> bytes:
-    last = b"{}"
-    async with aclosing(lines):
-        async for line in lines:
-            last = line
-    return last.rstrip()
 
 
 def _named(body: PullRequest | DeleteRequest) -> str:

@@ -150,7 +150,8 @@ class PullRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`files` and `adapters` are digests by the names of files."""
+    """`files` and `adapters` are digests by the names of files; `quantization` is how older clients say
+    `quantize`."""
 
     model: ModelName | None = None
     name: ModelName | None = None
@@ -164,6 +165,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     messages: Annotated[list[Turn], Meta(max_length=MAX_TURNS)] | None = None
     stream: bool | None = None
     quantize: str | None = None
+    quantization: str | None = None
     modelfile: str | None = None
 
 

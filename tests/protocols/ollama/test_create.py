@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from shimmy.models.stored import StoreSource
 from tests.fakes import gguf_writer
+from tests.fakes.pool import START
 from tests.server.live import Inside, Live, run_inside, with_settings
 
 ALLOWED = with_settings(allow_pull=True)
@@ -76,7 +78,12 @@ def test_a_model_of_a_file_that_is_sent(catalog: Catalog, tmp_path: Path) -> Non
         ({"model": "mine", "from": "tiny", "files": {"a.gguf": DIGEST}}, 400, "from"),
         ({"model": "mine", "from": "nothing"}, 404, "does not exist"),
         ({"model": "mine", "from": "tiny", "template": "{{ .Prompt }}"}, 400, "template"),
-        ({"model": "mine", "from": "tiny", "quantize": "q4_0"}, 400, "quantize"),
+        ({"model": "mine", "from": "tiny", "quantize": "q9_9"}, 400, "quantize: 'q9_9' is none of"),
+        (
+            {"model": "mine", "from": "tiny", "quantization": "iq2_xs"},
+            400,
+            "quantize: IQ2_XS takes an importance matrix",
+        ),
         ({"model": "mine", "modelfile": "FROM tiny"}, 400, "modelfile"),
         ({"model": "mine", "from": "tiny", "parameters": {"temperature": "hot"}}, 400, "parameters.temperature"),
         ({"model": "mine", "from": "tiny", "parameters": {"stop": [1]}}, 400, "parameters.stop"),
@@ -90,6 +97,90 @@ def test_what_makes_no_model(catalog: Catalog, body: Any, status: int, said: str
     async def test(server: Live) -> None:
         answer = await server.ask("POST", "/api/create", body | {"stream": False})
         assert answer.status == status and said in answer.json()["error"], answer.body
+
+    run_inside(test, catalog=catalog, settings=ALLOWED)
+
+
+@pytest.fixture
+def fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that write files, too."""
+    monkeypatch.setattr("shimmy.pool.process.worker_argv", lambda: [sys.executable, "-c", START])
+
+
+def scripted(tmp_path: Path, order: str) -> None:
+    """A model "scripted" that tells the fake worker how quantizing it goes."""
+    gguf_writer.model(general__file_type=1, fake__load=order).write(tmp_path / "models" / "scripted.gguf")
+
+
+QUANTIZED = {"model": "mine", "from": "scripted", "quantize": "q8_0"}
+
+
+@pytest.mark.parametrize(
+    ("order", "code", "said"),
+    [
+        ("crash SIGKILL", "internal_error", "did not write the whole file (SIGKILL"),
+        ("fail insufficient_storage the disk is full", "insufficient_storage", "the disk is full"),
+        # What the fake worker writes then is no model.
+        ("ready", "model_invalid", "what was made cannot be served"),
+    ],
+)
+def test_weights_that_cannot_be_written(
+    catalog: Catalog, tmp_path: Path, fake_workers: None, order: str, code: str, said: str
+) -> None:
+    """Nothing is left of them, and the model of that name is what it was."""
+    scripted(tmp_path, order)
+
+    async def test(server: Inside) -> None:
+        await created(server, {"model": "mine", "from": "tiny", "system": "Be Mario."})
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+        first, *_, last = await created(server, QUANTIZED)
+        size = (tmp_path / "models" / "scripted.gguf").stat().st_size
+        assert first == {"status": "quantizing F16 model to Q8_0", "total": size, "completed": 0}
+        assert last["code"] == code and said in last["error"]
+        whole = await server.ask("POST", "/api/create", QUANTIZED | {"stream": False})
+        assert whole.status >= 400 and whole.json()["code"] == code
+        assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+        assert (await server.ask("POST", "/api/show", {"model": "mine"})).json()["system"] == "Be Mario."
+
+    run_inside(test, catalog=catalog, settings=ALLOWED)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_while_weights_are_written(
+    catalog: Catalog, tmp_path: Path, fake_workers: None, stream: bool
+) -> None:
+    """One at a time; the place is free as soon as the client has left, and nothing remains."""
+    scripted(tmp_path, "hold")
+
+    async def test(server: Inside) -> None:
+        async with server.connect() as client:
+            await client.request("POST", "/api/create", QUANTIZED | {"stream": stream})
+            while not list(tmp_path.glob("store/partial/work-*/unfinished")):
+                await asyncio.sleep(0.005)
+            other = await server.ask("POST", "/api/create", QUANTIZED | {"model": "other"})
+            assert (other.status, other.json()["code"]) == (429, "queue_full")
+            assert int(other.headers["retry-after"]) > 0
+            assert (await created(server, {"model": "plain", "from": "tiny"}))[-1] == {"status": "success"}
+        while list(tmp_path.glob("store/partial/*")):
+            await asyncio.sleep(0.005)
+        (tmp_path / "models" / "scripted.gguf.go").touch()
+        while (again := await server.ask("POST", "/api/create", QUANTIZED | {"stream": False})).status == 429:
+            await asyncio.sleep(0.005)
+        assert "what was made cannot be served" in again.json()["error"]
+
+    run_inside(test, catalog=catalog, settings=ALLOWED)
+
+
+def test_a_server_that_leaves_while_weights_are_written(catalog: Catalog, tmp_path: Path, fake_workers: None) -> None:
+    scripted(tmp_path, "hold")
+
+    async def test(server: Inside) -> None:
+        asked = asyncio.create_task(created(server, QUANTIZED))
+        while not list(tmp_path.glob("store/partial/work-*/unfinished")):
+            await asyncio.sleep(0.005)
+        server.inference.closing.set()
+        assert (await asked)[-1]["code"] == "server_draining"
+        assert list(tmp_path.glob("store/partial/*")) == []
 
     run_inside(test, catalog=catalog, settings=ALLOWED)
 

@@ -52,7 +52,7 @@ def test_each_kind(kind: ConstraintKind, text: str, accepted: list[str], refused
         ("json_schema", '{"type": "integer", "minimum": 3, "maximum": 2}', "minimum"),
         ("json_schema", '{"$ref": "#"}', "refers to itself without an end"),
         ("json_schema", '{"type": "string", "pattern": "(?=a)b"}', "look-around"),
-        ("json_schema", '{"oneOf": [{"type": "integer"}, {"type": "number"}]}', "oneOf"),
+        ("json_schema", '{"oneOf": [{"type": "integer"}, {"type": "number"}]}', "oneOf: a value may meet two"),
         ("json_schema", '{"type": "text"}', "text"),
         ("grammar", 'root ::= root "a"', "refers to itself without an end"),
         ("regex", "(", "regex"),
