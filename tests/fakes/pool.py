@@ -54,6 +54,9 @@ class FakeCatalog(Catalog):
     def models(self) -> list[Model]:
         return sorted(self._listed.values(), key=lambda model: model.id)
 
+    def further_names(self) -> list[tuple[str, Model]]:
+        return []
+
     def find(self, name: str) -> Model:
         model = self.look_up(name)
         if model is None:

@@ -198,6 +198,7 @@ def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
         ("d.gguf", "x", "it is still being written", None),
     ]
     assert made.find("c") is made.find("b")
+    assert made.further_names() == [("c", made.find("b"))]
 
 
 def test_a_name_that_leads_to_another_model_is_none_of_a_file_that_was_found_before(tmp_path: Path) -> None:
@@ -208,6 +209,7 @@ def test_a_name_that_leads_to_another_model_is_none_of_a_file_that_was_found_bef
     made.refresh()
     assert made.find("b").paths == (str(second),)
     assert [(each.reason, each.name) for each in made.skipped()] == [("the same file as a", None)]
+    assert made.further_names() == []
 
 
 WHOLE = [model(name).encode() for name in ("One", "Two")]

@@ -72,6 +72,9 @@ def test_a_model_is_there_as_soon_as_its_pull_ends(tmp_path: Path) -> None:
         )
         assert ask(running, "POST", "/api/copy", {"source": "org/tiny-gguf", "destination": "mine"})[0] == 200
         assert json.loads(ask(running, "POST", "/api/show", {"model": "mine"})[1])["details"]["format"] == "gguf"
+        assert ids(running) == [NAME, "mine"]
+        original, copied = running.get("/api/tags")["models"]
+        assert copied == original | {"name": "mine:latest", "model": "mine:latest"}
         assert ask(running, "DELETE", "/api/delete", {"model": "mine"})[0] == 200
         assert ids(running) == [NAME]
         assert ask(running, "DELETE", "/api/delete", {"model": "Org/Tiny-GGUF"})[0] == 200
