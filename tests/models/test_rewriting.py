@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core.errors import Draining, ModelInvalid, RequestError
+from shimmy.core.errors import Draining, ModelInvalid, RequestError, StoreFull
 from shimmy.core.ipc import Convert, Quantize
 from shimmy.core.modelfile import Recipe
 from shimmy.models.catalog import Catalog
@@ -225,22 +225,24 @@ def test_what_was_written_has_to_be_a_model(store: Store, catalog: Catalog, writ
     assert blobs(store) == set() and store.find("mine") is None
 
 
+@pytest.mark.parametrize("was_there", [False, True])
 def test_what_was_written_goes_where_it_cannot_be_kept(
-    store: Store, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    store: Store, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, was_there: bool
 ) -> None:
-    """And a model that had the name goes on having it."""
+    """With the texts, unless somebody has sent the same. And a model that had the name goes on having it."""
 
     def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with prepared(store, catalog, Recipe("mine", "tiny")) as making:
         before = making.finish(lambda: None)
-    with prepared(store, catalog, Recipe("mine", "tiny", quantize="q8_0")) as making:
+    sent_before = {f"sha256-{store.put(each)}" for each in (model().encode(), b"MIT") if was_there}
+    with prepared(store, catalog, Recipe("mine", "tiny", licenses=("MIT",), quantize="q8_0")) as making:
         model().write(Path(rewriting_of(making).outcome))
-        with monkeypatch.context() as patched, pytest.raises(Exception, match="is full"):
+        with monkeypatch.context() as patched, pytest.raises(StoreFull):
             patched.setattr(store, "keep", fail)
             making.finish(lambda: None)
-    assert blobs(store) == set() and store.find("mine") == before
+    assert blobs(store) == sent_before and store.find("mine") == before
 
 
 def test_who_gives_up_leaves_nothing(store: Store, catalog: Catalog) -> None:
