@@ -8,7 +8,8 @@ from contextlib import ExitStack, suppress
 
 from shimmy.store.locks import locked, locked_if_free
 
-_NAME = "work-"
+# Hidden, so that it is no model for whoever looks for some where the store is.
+_NAME = ".work-"
 _LOCK = ".lock"
 _TURN_SECONDS = 0.01
 

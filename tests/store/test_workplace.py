@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from shimmy.models.folders import Folder
 from shimmy.store.folder import Store
+from tests.fakes.gguf_writer import model
 
 HELD = """
 import sys
@@ -30,6 +32,14 @@ def test_it_goes_with_all_that_is_in_it(store: Store) -> None:
     place.close()
     place.close()
     assert names(store) == []
+
+
+def test_no_model_is_found_in_it(tmp_path: Path, store: Store) -> None:
+    """Though the store is in a folder of models."""
+    place = store.workplace()
+    model().write(Path(place.file("quantized.gguf")))
+    assert list(Folder("models", str(tmp_path)).find()) == []
+    place.close()
 
 
 def test_a_file_stays_there_though_the_blob_goes(store: Store) -> None:
