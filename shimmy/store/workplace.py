@@ -34,7 +34,8 @@ class Workplace:
         path = os.path.join(self.path, *name.split("/"))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            os.link(source, path)
+            # The file itself: from here a relative link leads elsewhere.
+            os.link(os.path.realpath(source), path)
         except FileExistsError:
             raise
         except OSError:

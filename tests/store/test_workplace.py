@@ -66,6 +66,18 @@ def test_where_files_cannot_be_linked(store: Store, monkeypatch: pytest.MonkeyPa
     assert store.size(digest) == 7
 
 
+def test_a_blob_that_is_a_link(tmp_path: Path, store: Store) -> None:
+    """To where there is room for it, from where the link is."""
+    store.make()
+    blob = Path(store.blob(store.put(b"weights")))
+    blob.rename(tmp_path / "elsewhere")
+    blob.symlink_to("../../elsewhere")
+    place = store.workplace()
+    assert Path(place.take(str(blob), "folder/model.gguf")).read_bytes() == b"weights"
+    place.close()
+    assert blob.read_bytes() == b"weights"
+
+
 def test_one_whose_process_was_killed_goes(store: Store) -> None:
     """And one that is in use does not, however old."""
     for sweep in (store.sweep, lambda: store.workplace().close()):
