@@ -80,7 +80,11 @@ def test_a_blob_that_is_a_link(tmp_path: Path, store: Store) -> None:
 
 def test_one_whose_process_was_killed_goes(store: Store) -> None:
     """And one that is in use does not, however old."""
-    for sweep in (store.sweep, lambda: store.workplace().close()):
+
+    def work() -> None:
+        store.workplace().close()
+
+    for sweep in (store.sweep, work):
         left_by_killed(store, sweep)
         sweep()
         assert names(store) == []
