@@ -177,6 +177,9 @@ def _of_files(store: "Store", recipe: Recipe) -> "Manifest":
         raise RequestError(
             "files: they must be one GGUF model, whole, each file called as usual, or one in SafeTensors", param="files"
         )
+    # A small file could be a thousand headers to read and to keep.
+    if len({each.sha256 for each in files}) < len(files):
+        raise RequestError("files: two shards are the same", param="files")
     parts = tuple(Part(each.path.rpartition("/")[2], each.size, each.sha256) for each in found[0].files)
     if reason := inspect([store.blob(each.sha256) for each in found[0].files]).invalid:
         raise ModelInvalid(f"what was sent cannot be served: {reason}", param="files")
