@@ -15,20 +15,26 @@ class NoAnswerError(Exception):
 
 
 class Asking:
-    """Of each key there is one question at a time. It is used by one thread at a time."""
+    """Of each key there is one question at a time. It is used by one thread at a time. `vain_seconds` is how long was
+    waited for answers that did not come."""
 
     def __init__(self, seconds: float) -> None:
         """`seconds` is how long an answer is waited for."""
-        self._seconds = seconds
+        self.seconds = seconds
+        self.vain_seconds = 0.0
         self._open: dict[object, Future[Any]] = {}
 
-    def ask(self, key: object, question: Callable[[], Answer]) -> Answer:
+    def ask(self, key: object, question: Callable[[], Answer], *, anew: bool = False) -> Answer:
         """Raises what `question` does, and `NoAnswerError` when it takes too long: at once while an earlier one is
-        open. The answer to that, when it comes, is taken for the next one's."""
+        open. The answer to that, when it comes, is taken for the next one's, unless that is to be asked `anew`."""
         late = self._open.get(key)
+        if anew and late is not None and late.done():
+            late = None
         answer: Future[Answer] = late or _asked(question)
         self._open[key] = answer
-        if not wait([answer], 0 if late else self._seconds).done:
+        seconds = 0.0 if late else self.seconds
+        if not wait([answer], seconds).done:
+            self.vain_seconds += seconds
             raise NoAnswerError
         del self._open[key]
         return answer.result()

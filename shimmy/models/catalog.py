@@ -49,15 +49,13 @@ class Catalog:
     def refresh(self) -> "list[Change]":
         """Scans again, which blocks; only the headers of new and changed files are read. Returns what has changed
         since the scan before, if there was one, after `on_change` has been told."""
-        from shimmy.models.asking import Asking
         from shimmy.models.header_cache import HeaderCache
         from shimmy.models.scan import scan
 
         with self._refreshing:
-            if self._asking is None and self.patience_seconds is not None:
-                self._asking = Asking(self.patience_seconds)
+            asking = self._patient()
             before, cache = self._listing, HeaderCache(self._cache) if self._cache else None
-            listing = scan(self._sources, before, cache.read() if cache and before is None else {}, self._asking)
+            listing = scan(self._sources, before, cache.read() if cache and before is None else {}, asking)
             self._tell_silent(set(before.silent if before else ()), set(listing.silent))
             changed = self._replace(listing)
             if cache and self._read:
@@ -71,8 +69,16 @@ class Catalog:
         from shimmy.models.scan import look_again
 
         with self._refreshing:
-            seen = look_again(self._listing, files) if self._listing is not None else None
+            seen = look_again(self._listing, files, self._patient()) if self._listing is not None else None
             return self._replace(*seen) if seen is not None else None
+
+    def _patient(self) -> "Asking | None":
+        """For one thread at a time."""
+        if self._asking is None and self.patience_seconds is not None:
+            from shimmy.models.asking import Asking
+
+            self._asking = Asking(self.patience_seconds)
+        return self._asking
 
     def _replace(self, listing: "Listing", ids: set[str] | None = None) -> "list[Change]":
         """What headers say is kept on disk with the next scan only: a file for all of them would be written for one."""
@@ -107,6 +113,16 @@ class Catalog:
             self.on_change(change)
         except Exception:
             log.exception("that %s was %s went unheard", change.id, change.kind)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a source did not answer, and may at any time."""
+        return self._listing is not None and bool(self._listing.silent)
+
+    @property
+    def vain_seconds(self) -> float:
+        """How long all scans and looks have waited for sources that did not answer."""
+        return self._asking.vain_seconds if self._asking is not None else 0.0
 
     def models(self) -> "list[Model]":
         """Sorted by id, those that cannot be served included."""

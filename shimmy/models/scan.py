@@ -17,10 +17,14 @@ from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Found, as_models
-from shimmy.models.listing import Listing, Model, Sighting, Skipped, file_key
+from shimmy.models.listing import Identity, Listing, Model, Sighting, Skipped, file_key
 from shimmy.models.names import normalized, qualified
 
 SETTLED_SECONDS = 0.7
+# Of the time that a source has for an answer: so long headers are read for one.
+_READING_SHARE = 0.25
+
+_Seen = tuple[Found, Sighting]
 
 
 def scan(
@@ -36,6 +40,8 @@ def scan(
         question = partial(_seen_in, source)
         try:
             seen = asking.ask(source, question) if asking else question()
+            if asking:
+                work.read_ahead(source, seen, asking)
         except NoAnswerError:
             work.keep(source)
             continue
@@ -44,29 +50,45 @@ def scan(
     return work.finished()
 
 
-def _seen_in(source: Source) -> list[tuple[Found, Sighting]]:
+def _seen_in(source: Source) -> list[_Seen]:
     return [_observed(found) for found in source.find()]
 
 
-def look_again(before: Listing, files: Mapping[str, Source]) -> tuple[Listing, set[str]] | None:
+def look_again(
+    before: Listing, files: Mapping[str, Source], asking: Asking | None = None
+) -> tuple[Listing, set[str]] | None:
     """What `scan` would find if only these files have come, changed or gone since `before`, and the ids of models that
     this concerns. Each is a `.gguf` file, no shard, in a folder that no source but its own searches. None where only a
-    scan can tell, as the order in which files are found decides. Blocking: looks at these files only, and reads their
-    headers where `scan` would."""
+    scan can tell, as the order in which files are found decides, or a source does not answer. Blocking: looks at these
+    files only, and reads their headers where `scan` would."""
     others = before.without(files.keys())
     if others is None:
         return None
     work = _Scan(before, {}, others)
-    for path, source in sorted(files.items()):
-        if os.path.isdir(path):
+    for source in dict.fromkeys(files.values()):
+        question = partial(_seen_at, sorted(path for path in files if files[path] == source))
+        try:
+            seen = asking.ask((source, "files"), question, anew=True) if asking else question()
+            if asking and seen is not None:
+                work.read_ahead(source, seen, asking)
+        except NoAnswerError:
             return None
-        for found in as_models([path] if os.path.isfile(path) else []):
-            work.add(source, *_observed(found))
+        if seen is None:
+            return None
+        for found, sighting in seen:
+            work.add(source, found, sighting)
     listing = work.finished()
     if work.is_contested:
         return None
     ids = {found.id_of_path[path] for found in (before, listing) for path in files if path in found.id_of_path}
     return listing, ids
+
+
+def _seen_at(paths: list[str]) -> list[_Seen] | None:
+    """None where one of them has become a folder."""
+    if any(map(os.path.isdir, paths)):
+        return None
+    return [_observed(found) for path in filter(os.path.isfile, paths) for found in as_models([path])]
 
 
 def observe(paths: tuple[str, ...]) -> Sighting:
@@ -103,6 +125,17 @@ def _is_new(sighting: Sighting, now_ns: int) -> bool:
     return max((mtime_ns for *_, mtime_ns in sighting.identity), default=0) > now_ns - SETTLED_SECONDS * 1e9
 
 
+def _read_some(unread: Mapping[Identity, tuple[str, ...]], seconds: float) -> dict[Identity, Inspection]:
+    """One at least, then others until the time is over."""
+    stops_at = time.monotonic() + seconds
+    read: dict[Identity, Inspection] = {}
+    for identity, paths in unread.items():
+        read[identity] = inspect(paths)
+        if time.monotonic() >= stops_at:
+            break
+    return read
+
+
 class _Scan:
     """Adds to `listing` what is found. `is_contested` when it has mattered for that in which order it was found."""
 
@@ -112,11 +145,46 @@ class _Scan:
         self.listing = listing or Listing()
         self.is_contested = False
         self._led: list[str] = []
+        # What was read ahead.
+        self._fresh: dict[Identity, Inspection] = {}
         self._is_first = before is None
         self._before = before or Listing()
         self._cached = cached
         self._began_at = time.monotonic()
         self._began_ns = time.time_ns()
+
+    def read_ahead(self, source: Source, seen: list[_Seen], asking: Asking) -> None:
+        """The headers that `add` will want. Raises `NoAnswerError` when one takes too long, and keeps those before."""
+        while unread := self._unread(seen):
+            question = partial(_read_some, unread, _READING_SHARE * asking.seconds)
+            try:
+                # What comes late may be of others.
+                self._fresh.update(asking.ask((source, "headers"), question))
+            except NoAnswerError:
+                self._remember(seen)
+                raise
+
+    def _unread(self, seen: list[_Seen]) -> dict[Identity, tuple[str, ...]]:
+        return {
+            sighting.identity: found.paths
+            for found, sighting in seen
+            if not (found.reason or self._known(sighting))
+            and (self._is_first or not self._seems_written(found, sighting))
+        }
+
+    def _known(self, sighting: Sighting) -> Inspection | None:
+        return self._earlier(sighting) or self._fresh.get(sighting.identity)
+
+    def _earlier(self, sighting: Sighting) -> Inspection | None:
+        return self._before.inspections.get(sighting.identity) or self._cached.get(sighting)
+
+    def _remember(self, seen: list[_Seen]) -> None:
+        """What was read ahead, for the next scan, though none of it is listed yet."""
+        for _, sighting in seen:
+            fresh = self._fresh.get(sighting.identity)
+            if fresh is not None and fresh.lasting and not self._may_be_written(sighting):
+                self.listing.inspections[sighting.identity] = fresh
+                self.listing.read.append((sighting, fresh))
 
     def add(self, source: Source, found: Found, sighting: Sighting) -> None:
         file = None if found.reason else file_key(sighting.identity, found.own)
@@ -124,7 +192,8 @@ class _Scan:
             id = self.listing.id_of_file[file]
             self._contest(id, *found.paths)
             self._lead(found.name, id)
-            self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}"))
+            name = found.name if self.listing.id_of_name[found.name] == id else None
+            self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}", name))
         elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
             if file:
@@ -135,8 +204,9 @@ class _Scan:
             self._lead(alias, id)
 
     def keep(self, source: Source) -> None:
-        """What was known of it."""
+        """What was known of it, and all headers that were: some may be of files that are not listed yet."""
         self.listing.silent += (source,)
+        self.listing.inspections |= self._before.inspections
         for id in [each for each, its_source in self._before.source_of.items() if its_source is source]:
             model = self._before.models[id]
             file = file_key(model.identity, model.own)
@@ -144,8 +214,6 @@ class _Scan:
                 self._contest(id)
                 continue
             self._list(source, model)
-            if inspection := self._before.inspections.get(model.identity):
-                self.listing.inspections[model.identity] = inspection
             if file:
                 self.listing.id_of_file[file] = id
             for name in self._before.names_of[id]:
@@ -175,7 +243,7 @@ class _Scan:
 
     def _entry(self, source: Source, found: Found, sighting: Sighting) -> Model | None:
         """What is to be said of a file; None when it is not to be listed."""
-        if not found.reason and not found.is_whole and self._may_be_written(sighting):
+        if self._seems_written(found, sighting):
             self.listing.unsettled[sighting] = self._before.unsettled.get(sighting, self._began_at)
             if not self._is_first:
                 # Of a model in several files one may be new.
@@ -200,6 +268,9 @@ class _Scan:
             invalid=inspection.invalid,
         )
 
+    def _seems_written(self, found: Found, sighting: Sighting) -> bool:
+        return not found.reason and not found.is_whole and self._may_be_written(sighting)
+
     def _may_be_written(self, sighting: Sighting) -> bool:
         """No file that an earlier scan has taken for what it is now."""
         if sighting.identity in self._before.inspections:
@@ -212,9 +283,9 @@ class _Scan:
     def _inspection(self, found: Found, sighting: Sighting) -> Inspection:
         if found.reason:
             return Inspection("model", None, found.reason)
-        inspection = self._before.inspections.get(sighting.identity) or self._cached.get(sighting)
+        inspection = self._earlier(sighting)
         if inspection is None:
-            inspection = inspect(found.paths)
+            inspection = self._fresh.get(sighting.identity) or inspect(found.paths)
             if self._lasts(inspection, sighting):
                 self.listing.read.append((sighting, inspection))
         if self._lasts(inspection, sighting):

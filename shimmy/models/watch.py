@@ -101,7 +101,15 @@ class Watch:
 
     @property
     def _rescan_seconds(self) -> float:
-        return max(_WATCHED_SECONDS if self._is_complete else _UNWATCHED_SECONDS, _RESCAN_SHARE * self._scan_seconds)
+        is_watched = self._is_complete and not self._catalog.is_partial
+        return max(_WATCHED_SECONDS if is_watched else _UNWATCHED_SECONDS, _RESCAN_SHARE * self._scan_seconds)
+
+    @property
+    def _working_seconds(self) -> float:
+        """A clock that stands still while a source is waited for in vain: that is no work, of which there would have to
+        be less."""
+        vain_seconds = self._asking.vain_seconds if self._asking is not None else 0.0
+        return time.monotonic() - vain_seconds - self._catalog.vain_seconds
 
     def _wait(self) -> Changes:
         seconds = _SETTLING_SECONDS
@@ -144,9 +152,9 @@ class Watch:
 
     def _look_again(self) -> bool:
         """At files of which each is a model by itself; whether there were any. The others ask for a scan."""
-        began_at = time.monotonic()
-        if began_at < self._next_look_at:
+        if time.monotonic() < self._next_look_at:
             return False
+        worked_seconds = self._working_seconds
         ready = self._ready()
         files = {path: source for path in ready if (source := self._searches_alone(path)) is not None}
         self._is_stale |= len(files) < len(ready)
@@ -155,25 +163,40 @@ class Watch:
             changes = self._catalog.look_again(files)
             self._is_stale |= changes is None
             _report(changes or [])
-        ended_at = time.monotonic()
-        self._next_look_at = ended_at + max(_PAUSE_SECONDS, _PAUSE_SHARE * (ended_at - began_at))
+        look_seconds = self._working_seconds - worked_seconds
+        self._next_look_at = time.monotonic() + max(_PAUSE_SECONDS, _PAUSE_SHARE * look_seconds)
         return bool(files)
 
     def _ready(self) -> set[str]:
         """The files that came, changed or went and are no longer written."""
         if len(self._coming) > _MANY:
             return set()
-        return {path for path in self._coming if not is_written_now(path)} | self._catalog.settled()
+        ready = self._told_of("settled", self._catalog.settled) if self._catalog.unsettled() else set()
+        coming: dict[str, list[str]] = {}
+        for path in self._coming:
+            coming.setdefault(os.path.dirname(path), []).append(path)
+        for folder, paths in coming.items():
+            ready |= self._told_of(folder, partial(_no_longer_written, paths))
+        return ready
+
+    def _told_of(self, key: str, question: Callable[[], set[str]]) -> set[str]:
+        """Nothing where there is no answer."""
+        if self._asking is None:
+            return question()
+        try:
+            return self._asking.ask(key, question, anew=True)
+        except NoAnswerError:
+            return set()
 
     def _scan(self) -> None:
-        began_at = time.monotonic()
+        began_at, worked_seconds = time.monotonic(), self._working_seconds
         if self._are_folders_stale or began_at - self._scanned_at >= self._rescan_seconds:
             self._watch_folders()
         self._is_stale = self._are_folders_stale = False
         self._coming.clear()
         _report(self._catalog.refresh())
         self._scanned_at = time.monotonic()
-        self._scan_seconds = self._scanned_at - began_at
+        self._scan_seconds = self._working_seconds - worked_seconds
         self._next_scan_at = self._scanned_at + max(_PAUSE_SECONDS, _PAUSE_SHARE * self._scan_seconds)
 
     def _watch_folders(self) -> None:
@@ -199,6 +222,10 @@ class Watch:
         if self._told is not None:
             self._told.close()
         self._told, self._folders = None, {}
+
+
+def _no_longer_written(paths: Sequence[str]) -> set[str]:
+    return {path for path in paths if not is_written_now(path)}
 
 
 def _report(changes: Sequence[Change]) -> None:

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from itertools import count
 
 from shimmy.core import ipc
-from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, WorkerLost, from_fault
+from shimmy.core.errors import ModelFailed, ShimmyError, TooLarge, Unavailable, WorkerLost, from_fault
 from shimmy.core.request import Embedding, Generation
 from shimmy.pool.asked import Asked
 from shimmy.pool.process import Exit, Spawn, WorkerProcess
@@ -86,8 +86,20 @@ class Handle:
 
     @property
     def has_work(self) -> bool:
-        """There are requests, and it does not wait for their readers. It may for as long as one of them is behind."""
+        """Somebody waits for it: for the model, for an answer, or for what requests make it compute."""
+        return self.state in (State.STARTING, State.LOADING) or bool(self._asked) or self.has_requests
+
+    @property
+    def has_requests(self) -> bool:
+        """There are some, and it does not wait for their readers. It may for as long as one of them is behind."""
         return bool(self._streams) and not any(stream.is_paused for stream in self._streams.values())
+
+    @property
+    def work(self) -> str:
+        """What that is, for the log."""
+        if self.state is not State.READY:
+            return "it loads"
+        return f"{len(self._streams)} requests, {len(self._asked)} questions"
 
     async def open(self, spawn: Spawn) -> None:
         """Start the worker and load the model. Raises what the worker says is wrong, or `ModelFailed`."""
@@ -195,14 +207,22 @@ class Handle:
         if self.state is State.READY:
             error: ShimmyError = WorkerLost(f"the model's worker process ended ({exit})")
         else:
-            what = f" while it opened {self._opening}" if self._opening is not None else ""
-            error = ModelFailed(f"model {self.name!r} cannot be loaded: its worker process ended ({exit}){what}")
+            error = self._not_loaded(exit)
         if self.state is not State.CLOSED:
             self._move(State.LOST)
             tail = "".join(f"\n  {line}" for line in exit.stderr_tail)
             log.error("worker of model %s ended: %s %s%s", self.name, exit, exit.violation or "", tail)
         self._fail(error)
         self.ended.set()
+
+    def _not_loaded(self, exit: Exit) -> ShimmyError:
+        what = f" while it opened {self._opening}" if self._opening is not None else ""
+        if exit.has_hung:
+            return Unavailable(
+                f"model {self.name!r} cannot be loaded now: its worker process did nothing any more{what}, "
+                "as if the drive that holds the model did not answer"
+            )
+        return ModelFailed(f"model {self.name!r} cannot be loaded: its worker process ended ({exit}){what}")
 
     def _fail(self, error: ShimmyError) -> None:
         """End everyone who waits; the first error stands."""

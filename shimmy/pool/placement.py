@@ -17,8 +17,8 @@ from shimmy.core.errors import Draining, ModelInvalid, WorkerLost, from_fault
 from shimmy.pool.expiry import Expiry
 from shimmy.pool.group import Group
 from shimmy.pool.handle import Handle
-from shimmy.pool.process import Spawn, spawn_worker
-from shimmy.pool.room import Room, Usage, system_memory
+from shimmy.pool.process import OnEnd, OnMessage, Spawn, WorkerProcess, spawn_worker
+from shimmy.pool.room import Room, Usage, system_memory, without_gpu_backend
 from shimmy.pool.stay import Stay
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from shimmy.pool.draft import DraftModel
     from shimmy.pool.gpus import Survey
     from shimmy.pool.watchdog import Watchdog
+
+# Of a load.
+_UNWATCHED_SECONDS = 1.0
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -67,21 +70,25 @@ class Placement:
         hang_seconds: float = inf,
         measure: "Callable[[], Memory | None]" = system_memory,
         survey: "Survey | None" = None,
+        has_gpu_backend: Callable[[], Awaitable[bool]] = without_gpu_backend,
     ) -> None:
         """Without a limit models may take what `measure` says is left, and of GPUs what `survey` says, or a worker that
-        is asked. `keep_alive_seconds` is how long they stay after their last request, unless that says otherwise, and
-        `num_workers` how many each one has. One that has done nothing for `hang_seconds` though it has requests is
-        ended."""
+        is asked; where `has_gpu_backend` layers go there unless `options` say something of that. `keep_alive_seconds`
+        is how long models stay after their last request, unless that says otherwise, and `num_workers` how many each
+        one has. One that has done nothing for `hang_seconds` though somebody waits for it is ended."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
         survey = survey or self._survey
-        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey)
+        self._room = Room(
+            memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey, has_gpu_backend
+        )
         self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
-        self._tools = Tools(spawn, clock, sleep, on_progress, self.note_change, self._room, self.tally)
+        self._spawn_unwatched = spawn
+        self._tools = Tools(self._spawn, clock, sleep, on_progress, self.note_change, self._room, self.tally)
         self._stays: dict[str, Stay] = {}
         self._nums_wanted: dict[str, int] = {}
         self._groups: dict[str, Group] = {}
@@ -349,9 +356,15 @@ class Placement:
         self._room.note_change()
         self._expiry.note_change()
 
+    async def _spawn(self, on_message: OnMessage, on_end: OnEnd) -> WorkerProcess:
+        worker = await self._spawn_unwatched(on_message, on_end)
+        # A load waits for nothing that is only imported to watch it.
+        asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, self._watch)
+        return worker
+
     def _watch(self) -> None:
         """See to it that nobody waits for ever for the workers there are."""
-        if self._hang_seconds == inf:
+        if self._hang_seconds == inf or self._closed:
             return
         if self._watchdog is None:
             from shimmy.pool.watchdog import Watchdog
@@ -360,8 +373,8 @@ class Placement:
         self._watchdog.note_work()
 
     def _handles(self) -> list[Handle]:
-        """Of all workers that may have requests."""
-        return [handle for each in self._living() if (handle := each.ready_handle()) is not None]
+        """Of all workers for which somebody may wait."""
+        return [handle for each in self._living() if (handle := each.last_handle()) is not None]
 
     def _loaded(self) -> list[Group]:
         """Those that names lead to."""

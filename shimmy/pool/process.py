@@ -23,6 +23,8 @@ _STDERR_LINES = 50
 _STDERR_LINE_BYTES = 4096
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _LINGER_SECONDS = 1.0
+# What the system does not end by then, since it waits for a drive that does not answer, it may end some day.
+_UNKILLABLE_SECONDS = 30.0
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -135,9 +137,10 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         await self._ended.wait()
 
     def end_hung(self) -> None:
-        """It would neither answer nor leave."""
+        """It would neither answer nor leave. Whoever waits for it does not wait for the system as well."""
         self._has_hung = True
         self.kill()
+        asyncio.get_running_loop().call_later(_UNKILLABLE_SECONDS, self._end)
 
     def kill(self) -> None:
         """os.kill and not the transport's: that one may reap the child before asyncio's watcher does. Windows has

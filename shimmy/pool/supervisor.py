@@ -196,6 +196,10 @@ class Supervisor:
         """None where there is none."""
         return self._handle if self._handle is not None and self._handle.state is State.READY else None
 
+    def last_handle(self) -> Handle | None:
+        """Of the worker that loads, is ready, or was the last one."""
+        return self._handle
+
     def _begin(self) -> None:
         if self._leaving or (self._failure is not None and self._crashes.too_many()):
             raise from_fault(self._failure or WorkerLost("the model was unloaded, or its file replaced").fault())

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -23,6 +24,8 @@ from shimmy.worker.llama.trust import is_ours
 
 _FOLDER = "converted"
 _SOURCE = ".source"
+# How often a process that waits for another one's work looks whether it is over.
+_LOCK_SECONDS = 0.1
 _OTHERS_MAY_WRITE = 0o022 if hasattr(os, "geteuid") else 0
 
 log = logging.getLogger("shimmy.worker")
@@ -95,10 +98,15 @@ def _alone(path: Path, source: str) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> None:
+    """Wakes now and then while it waits: a worker that sleeps on seems to hang."""
     with suppress(ImportError, OSError):
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_SECONDS)
 
 
 def _make_room(folder: Path, made: Plan, key: str) -> None:

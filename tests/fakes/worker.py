@@ -142,6 +142,8 @@ def answer_to(question: ipc.Question) -> ipc.Tokenized | ipc.Counted | ipc.Writt
         return ipc.Refused(Fault(code, reason))
     if text == "!crash":
         die("SIGABRT")
+    if text == "!hang":
+        threading.Event().wait()
     if isinstance(question, ipc.CountTokens):
         return ipc.Counted(len(text))
     text = f"^{text}" if question.add_special else text

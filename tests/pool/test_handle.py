@@ -10,6 +10,7 @@ from shimmy.core.errors import ModelFailed, ModelInvalid, ShimmyError, TooLarge,
 from shimmy.core.events import Accepted, Event
 from shimmy.core.request import Text
 from shimmy.pool import handle as handle_module
+from shimmy.pool import process as process_module
 from shimmy.pool.asked import Asked
 from shimmy.pool.handle import Handle, State
 from shimmy.pool.process import WorkerProcess
@@ -101,6 +102,30 @@ def test_closing_ends_a_load_at_once(tmp_path: Path) -> None:
         await handle.close(CLOSED)
         with pytest.raises(WorkerLost, match="closed by the test"):
             await opening
+
+    run(test())
+
+
+def test_whoever_waits_does_not_wait_for_a_process_that_the_system_cannot_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_module, "_UNKILLABLE_SECONDS", 0.0)
+
+    async def test() -> None:
+        handle = await opened()
+        stream = await handle.submit(generation("!stall 1"))
+        pid = handle.pid
+        assert pid is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(WorkerProcess, "kill", lambda process: None)
+            handle.end_hung()
+            with pytest.raises(WorkerLost, match="it did nothing any more"):
+                await events(stream)
+            await handle.ended.wait()
+            await handle.close(CLOSED)
+        # Letting go of it kills it here.
+        while os.path.exists(f"/proc/{pid}"):
+            await asyncio.sleep(0.01)
 
     run(test())
 

@@ -5,28 +5,53 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, repeat
+from pathlib import Path
 
 import pytest
 
 from shimmy.core import ipc
-from shimmy.core.errors import WorkerLost
+from shimmy.core.errors import Unavailable, WorkerLost
 from shimmy.core.events import Event, Failed, Finished
+from shimmy.core.request import Text
+from shimmy.hardware.sleep import Rest
+from shimmy.pool import handle as handle_module
 from shimmy.pool import suspects
 from shimmy.pool.handle import Handle
 from shimmy.pool.watchdog import NUM_LOOKS, Watchdog
-from tests.fakes.pool import answer, collect, fake_inference, fake_spawn, generation, run, text_of
+from tests.fakes.pool import (
+    answer,
+    collect,
+    fake_inference,
+    fake_model,
+    fake_spawn,
+    generation,
+    run,
+    scripted_model,
+    text_of,
+)
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what threads do")
 
 
+# How often the main thread and all together were put off a CPU: so many looks at one whose main thread sleeps all the
+# time while others wake, and at one that has long been waiting for a disk.
+OTHERS_WAKE = [Rest(5, number, False) for number in range(5 * NUM_LOOKS)]
+STILL = Rest(5, 7, False)
+STILL_ON_DISK = Rest(5, 7, True)
+
+
+def made(path: str = "/fake/m.gguf") -> Handle:
+    return Handle("m", ipc.Load([path]), lambda fraction: None)
+
+
 async def opened() -> Handle:
-    handle = Handle("m", ipc.Load(["/fake/m.gguf"]), lambda fraction: None)
+    handle = made()
     await handle.open(fake_spawn)
     return handle
 
 
-async def looked_at(handle: Handle, looks: Iterator[int | None]) -> list[float]:
+async def looked_at(handle: Handle, looks: Iterator[Rest | None]) -> list[float]:
     """Lets a watchdog look until nothing is left to see, or to do. Returns how long it slept each time."""
     slept: list[float] = []
 
@@ -34,7 +59,7 @@ async def looked_at(handle: Handle, looks: Iterator[int | None]) -> list[float]:
         slept.append(seconds)
         await asyncio.sleep(0)
 
-    def look(pid: int) -> int | None:
+    def look(pid: int) -> Rest | None:
         assert pid == handle.pid
         return next(looks)
 
@@ -47,11 +72,12 @@ async def looked_at(handle: Handle, looks: Iterator[int | None]) -> list[float]:
     return slept
 
 
-def test_a_worker_that_has_not_woken_in_so_many_looks_is_ended() -> None:
+@pytest.mark.parametrize("still", [STILL, STILL_ON_DISK])
+def test_a_worker_that_has_not_woken_in_so_many_looks_is_ended(still: Rest) -> None:
     async def test() -> None:
         handle = await opened()
         stream = await handle.submit(generation("!stall 1"))
-        slept = await looked_at(handle, iter([5] * (NUM_LOOKS + 1)))
+        slept = await looked_at(handle, repeat(still, NUM_LOOKS + 1))
         assert slept[: NUM_LOOKS + 1] == [300.0 / NUM_LOOKS] * (NUM_LOOKS + 1)
         with pytest.raises(WorkerLost, match=r"\(it did nothing any more\)"):
             async for _ in stream:
@@ -65,15 +91,16 @@ def test_a_worker_that_has_not_woken_in_so_many_looks_is_ended() -> None:
 @pytest.mark.parametrize(
     "looks",
     [
-        [5] * NUM_LOOKS,
-        [*[5] * NUM_LOOKS, 6, *[6] * (NUM_LOOKS - 1)],
-        [*[5] * NUM_LOOKS, None, *[5] * NUM_LOOKS],
+        [STILL] * NUM_LOOKS,
+        [*[STILL] * NUM_LOOKS, *[Rest(6, 8, False)] * NUM_LOOKS],
+        [*[STILL] * NUM_LOOKS, None, *[STILL] * NUM_LOOKS],
         [None] * 5 * NUM_LOOKS,
-        list(range(5 * NUM_LOOKS)),
+        [Rest(number, number, False) for number in range(5 * NUM_LOOKS)],
+        [Rest(5, number, True) for number in range(5 * NUM_LOOKS)],
     ],
-    ids=["not-long-enough", "woke", "ran", "runs", "wakes"],
+    ids=["not-long-enough", "woke", "ran", "runs", "wakes", "reads"],
 )
-def test_a_worker_that_has_woken_or_does_not_sleep_goes_on(looks: list[int | None]) -> None:
+def test_a_worker_that_has_woken_or_does_not_sleep_goes_on(looks: list[Rest | None]) -> None:
     async def test() -> None:
         handle = await opened()
         stream = await handle.submit(generation("!stall 1"))
@@ -115,12 +142,116 @@ def test_a_worker_that_waits_for_a_reader_is_looked_at_when_that_one_goes_on() -
         is_read = asyncio.Event()
         reading = asyncio.create_task(read())
         # It wakes for the reader, and then never.
-        await looked_at(handle, (-1 if is_read.is_set() else number for number in count()))
+        await looked_at(handle, (STILL if is_read.is_set() else Rest(number, number, False) for number in count()))
         await reading
         with pytest.raises(WorkerLost, match="it did nothing any more"):
             async for _ in stalled:
                 pass
         await handle.close(WorkerLost("over"))
+
+    run(test())
+
+
+def test_a_worker_that_has_requests_may_not_sleep_because_others_of_its_threads_wake() -> None:
+    async def test() -> None:
+        handle = await opened()
+        stream = await handle.submit(generation("!stall 1"))
+        await looked_at(handle, iter(OTHERS_WAKE))
+        with pytest.raises(WorkerLost, match="it did nothing any more"):
+            async for _ in stream:
+                pass
+        await handle.ended.wait()
+
+    run(test())
+
+
+@pytest.mark.parametrize("still", [STILL, STILL_ON_DISK])
+def test_a_load_that_does_nothing_any_more_fails_whoever_waits(tmp_path: Path, still: Rest) -> None:
+    async def test() -> None:
+        handle = made(scripted_model("m", tmp_path, "mute").paths[0])
+        opening = asyncio.create_task(handle.open(fake_spawn))
+        while handle.pid is None:
+            await asyncio.sleep(0.001)
+        await looked_at(handle, repeat(still, NUM_LOOKS + 1))
+        with pytest.raises(Unavailable, match="'m' cannot be loaded now: its worker process did nothing any more"):
+            await opening
+        await handle.ended.wait()
+        assert not handle.has_crashed and not handle.has_work
+
+    run(test())
+
+
+@pytest.mark.parametrize("looks", [OTHERS_WAKE, [STILL_ON_DISK] * NUM_LOOKS, [None] * 5 * NUM_LOOKS])
+def test_a_load_that_does_something_goes_on(tmp_path: Path, looks: list[Rest | None]) -> None:
+    async def test() -> None:
+        model = scripted_model("m", tmp_path, "hold")
+        handle = made(model.paths[0])
+        opening = asyncio.create_task(handle.open(fake_spawn))
+        while handle.pid is None:
+            await asyncio.sleep(0.001)
+        await looked_at(handle, iter(looks))
+        Path(f"{model.paths[0]}.go").touch()
+        await opening
+        await handle.close(WorkerLost("over"))
+
+    run(test())
+
+
+def test_a_question_that_nobody_works_at_ends_the_worker() -> None:
+    async def test() -> None:
+        handle = await opened()
+        asking = asyncio.create_task(handle.ask(ipc.CountTokens(Text("!hang"))))
+        while not handle.has_work:
+            await asyncio.sleep(0)
+        assert not handle.has_requests
+        await looked_at(handle, repeat(STILL, NUM_LOOKS + 1))
+        with pytest.raises(WorkerLost, match="it did nothing any more"):
+            await asking
+        await handle.ended.wait()
+
+    run(test())
+
+
+def test_questions_that_other_threads_answer_end_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handle_module, "CLOSE_SECONDS", 0.0)
+
+    async def test() -> None:
+        handle = await opened()
+        asking = asyncio.create_task(handle.ask(ipc.CountTokens(Text("!hang"))))
+        while not handle.has_work:
+            await asyncio.sleep(0)
+        await looked_at(handle, iter(OTHERS_WAKE))
+        assert handle.state is handle_module.State.READY
+        await handle.close(WorkerLost("over"))
+        with pytest.raises(WorkerLost, match="over"):
+            await asking
+
+    run(test())
+
+
+@needs_linux
+def test_a_load_that_hangs_is_tried_once_more_and_holds_nobody_up(tmp_path: Path) -> None:
+    async def test() -> None:
+        models = scripted_model("mute", tmp_path, "mute"), fake_model("echo")
+        async with fake_inference(*models, hang_seconds=0.5) as inference:
+            with pytest.raises(Unavailable, match="did nothing any more"):
+                await answer(inference, "hello", model="mute")
+            assert inference.models.tally["failed_loads"] == 2
+            assert await answer(inference, "hello") == "hello"
+
+    run(test())
+
+
+@needs_linux
+def test_a_worker_that_hangs_over_a_question_is_replaced() -> None:
+    async def test() -> None:
+        async with fake_inference(hang_seconds=0.5) as inference:
+            asking = asyncio.create_task(inference.count_tokens("echo", Text("!hang")))
+            while not inference.models.tally["crashes"]:
+                await asyncio.sleep(0.01)
+            # It would be asked once more.
+            asking.cancel()
+            assert await inference.count_tokens("echo", Text("four")) == 4
 
     run(test())
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from shimmy.core.errors import ModelInvalid, ShimmyError, StoreFull
 from shimmy.models.checkpoint import files_of
 from shimmy.models.gguf import read_header
 from shimmy.worker import convert as writing
+from shimmy.worker import converted as converting
 from shimmy.worker.convert import convert
 from shimmy.worker.converted import converted
 from tests.convert.checkpoints import write_checkpoint, write_weights
@@ -62,7 +64,7 @@ def test_made_once(checkpoint: Path, cache: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model", "tokenizer_config.json"])
 def test_made_anew_when_a_file_has_changed(checkpoint: Path, cache: Path, name: str) -> None:
     before = converted(paths(checkpoint), ignore)
-    os.utime(checkpoint / name)
+    os.utime(checkpoint / name, (1000, 1000))
     after = converted(paths(checkpoint), ignore)
     assert after != before and kept(cache) == [os.path.basename(after)]
 
@@ -85,7 +87,7 @@ def test_a_weight_that_shrinks_meanwhile(checkpoint: Path, cache: Path) -> None:
 
 def test_a_folder_that_changes_meanwhile(checkpoint: Path, cache: Path) -> None:
     with pytest.raises(ModelInvalid, match="has changed while it was converted"):
-        converted(paths(checkpoint), lambda fraction: os.utime(checkpoint / "config.json"))
+        converted(paths(checkpoint), lambda fraction: os.utime(checkpoint / "config.json", (1000, 1000)))
     assert kept(cache) == []
 
 
@@ -154,6 +156,29 @@ def test_two_at_once_make_one(checkpoint: Path, cache: Path) -> None:
     said = {process.communicate(timeout=60)[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
     assert [os.path.basename(path) for path in said] == kept(cache)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_who_waits_for_another_one_wakes_meanwhile(
+    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would seem to hang."""
+    import fcntl
+
+    made = converted(paths(checkpoint), ignore)
+    [lock] = cache.glob("*.source")
+    woken: list[float] = []
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def sleep(seconds: float) -> None:
+            woken.append(seconds)
+            if len(woken) == 3:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(converting, "time", SimpleNamespace(sleep=sleep))
+        assert converted(paths(checkpoint), ignore) == made
+    assert len(woken) == 3
 
 
 def test_a_kill_leaves_nothing_in_parts(tmp_path: Path, cache: Path) -> None:
