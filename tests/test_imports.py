@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "shimmy.__main__": {"shimmy.cli", "shimmy.lean", "shimmy.worker.main"},
     "shimmy.core": {"msgspec"},
     "shimmy.convert": {"msgspec", "shimmy.core", "shimmy.models"},
-    "shimmy.hardware": {"msgspec", "shimmy.core"},
+    "shimmy.hardware": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.store": {"msgspec", "nacl", "platformdirs", "shimmy.core", "shimmy.hardware"},
     "shimmy.models": {"msgspec", "platformdirs", "shimmy.core"},
     "shimmy.models.stored": {"shimmy.core", "shimmy.models", "shimmy.store"},

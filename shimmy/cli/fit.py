@@ -72,16 +72,21 @@ def _fits(name: str, settings: "Settings", contexts: "Sequence[int]", limit: int
 
     from shimmy.cli.list import scanned
     from shimmy.core.startup import EngineOptions
+    from shimmy.hardware.backends import is_there
     from shimmy.pool.demand import Demand, Experience
+    from shimmy.pool.details import details
+    from shimmy.pool.gpus import fitted
     from shimmy.pool.supervisor import MAIN
 
     model = scanned(settings.model_path, settings.model_dirs).find(name)
     options = EngineOptions(settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine))
+    options = fitted(options) if is_there() else options
     found, limits = _gpus(options)
     longest = (model.facts.context_length if model.facts is not None else None) or _CONTEXTS[-1]
+    known = details(model, options)
     fits = []
     for length in contexts or [*(length for length in _CONTEXTS if length < longest), longest]:
-        demand = Demand(model, msgspec.structs.replace(options, context_length=length), found, Experience())
+        demand = Demand(model, msgspec.structs.replace(options, context_length=length), found, Experience(), known)
         free = {name: each.for_models(is_cautious=demand.fits_layers) for name, each in limits.items()}
         if limit is not None:
             free[MAIN] = limit
@@ -95,13 +100,19 @@ def _gpus(options: "EngineOptions") -> "tuple[list[Device] | None, dict[str, Gpu
         return [], {}
     from shimmy.cli.interrupt import run
     from shimmy.pool.devices import list_devices
+    from shimmy.pool.estimate import settings_of
     from shimmy.pool.gpus import Gpus
 
     async def survey(only: str | None) -> "list[Device]":
         return (await list_devices(only=only)).devices
 
     gpus = Gpus(survey, lambda: ())
-    return run(gpus.for_layers(options)), gpus.limits
+    found = run(gpus.for_layers(options))
+    settings = settings_of(options)
+    if not found and settings is not None and settings.num_gpu_layers:
+        said = "there is no GPU for it; `shimmy gpu-info` says which are found, and why others are not"
+        click.echo(f"shimmy: WARNING: {said}", err=True)
+    return found, gpus.limits
 
 
 def fits_here(model: "Model") -> bool | None:

@@ -7,6 +7,8 @@ import click
 from shimmy.cli.output import decimal_bytes, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shimmy.core.ipc import Device, Devices
 
 
@@ -36,11 +38,26 @@ def _row(device: "Device") -> tuple[str, ...]:
     return (device.name, device.kind, device.backend, memory, free, device.description)
 
 
+def _who_computes(devices: "Sequence[Device]") -> str:
+    """Of a model, where no flag says it."""
+    from shimmy.core.engine_settings import EngineSettings
+    from shimmy.hardware.backends import is_there
+    from shimmy.pool.offload import usable
+
+    gpus = [gpu.name for gpu in usable(devices, EngineSettings(gpu_layers="auto")) or ()]
+    if not gpus:
+        return "Models are computed by the CPU: there is no GPU."
+    if not is_there():
+        return f"Models are computed by the CPU; with --gpu-layers auto as many layers as fit are by {', '.join(gpus)}."
+    return f"As many layers of models as fit are computed by {', '.join(gpus)}; with --gpu-layers 0 none."
+
+
 def _print(devices: "Devices") -> None:
     from shimmy.models.names import printable
 
     print_table([("DEVICE", "KIND", "BACKEND", "MEMORY", "FREE", "DESCRIPTION"), *map(_row, devices.devices)])
-    click.echo(f"\nllama.cpp {devices.llama_version}, CPU code for {devices.cpu_variant}")
+    click.echo(f"\n{_who_computes(devices.devices)}")
+    click.echo(f"llama.cpp {devices.llama_version}, CPU code for {devices.cpu_variant}")
     click.echo(f"CPU features: {' '.join(devices.cpu_features)}")
     for loaded in devices.loaded:
         click.echo(f"{loaded.name}: loaded from {printable(loaded.path)}")

@@ -71,21 +71,38 @@ class EngineSettings(
         """At most; -1 is all."""
         if isinstance(self.gpu_layers, int):
             return self.gpu_layers
-        return -1 if self.gpu_layers is not None or self._names_a_gpu else 0
+        return -1 if self.gpu_layers is not None or self._asks_for_gpus else 0
 
     @property
     def fits_gpu_layers(self) -> bool:
-        """Whether as many layers go to GPUs as there is memory for. To name a GPU, or a backend that has some, is to
-        want that."""
-        return self.gpu_layers == "auto" or (self.gpu_layers is None and self._names_a_gpu)
+        """Whether as many layers go to GPUs as there is memory for. To say which GPUs, or how many layers each one
+        gets, is to want that."""
+        return self.gpu_layers == "auto" or (self.gpu_layers is None and self._asks_for_gpus)
 
     @property
     def needs_a_gpu(self) -> bool:
         """Whether it is an error that there is none."""
-        return self.num_gpu_layers != 0 and (self._names_a_gpu or self.gpu_layers != "auto")
+        return self.num_gpu_layers != 0 and (self._names_gpus or self.gpu_layers != "auto")
 
     @property
-    def _names_a_gpu(self) -> bool:
+    def is_silent_of_gpus(self) -> bool:
+        """Whether it neither wants layers on GPUs nor refuses that."""
+        return self.gpu_backend in (None, "auto") and not self.gpu_wishes
+
+    @property
+    def gpu_wishes(self) -> list[str]:
+        """The settings that say how many layers go to GPUs, and to which."""
+        values = (self.gpu_layers, self.device, self.main_gpu, self.split_mode, self.tensor_split)
+        names = ("gpu-layers", "device", "main-gpu", "split-mode", "tensor-split")
+        return [name for name, value in zip(names, values, strict=True) if value not in (None, ())]
+
+    @property
+    def _asks_for_gpus(self) -> bool:
+        """In another way than by the number of layers."""
+        return self._names_gpus or (self.gpu_backend != "cpu" and any(name != "gpu-layers" for name in self.gpu_wishes))
+
+    @property
+    def _names_gpus(self) -> bool:
         return bool(self.device) or self.gpu_backend not in (None, "auto", "cpu")
 
     @property
@@ -137,18 +154,14 @@ def check(engine: EngineSettings) -> None:
 
 
 def _check_placement(engine: EngineSettings) -> None:
-    if engine.gpu_backend == "cpu" and (engine.gpu_layers or engine.device):
-        raise ValueError("gpu-backend cpu puts no layers on a GPU, but gpu-layers or device asks for some")
+    if engine.gpu_backend == "cpu" and engine.gpu_layers != 0 and engine.gpu_wishes:
+        raise ValueError(f"gpu-backend cpu puts no layers on a GPU, but {engine.gpu_wishes[0]} asks for some")
     if engine.main_gpu is not None and engine.split_mode == "layer":
         raise ValueError("main-gpu is for split-mode none, not layer")
     if engine.tensor_split and (engine.main_gpu is not None or engine.split_mode == "none"):
         raise ValueError("tensor-split is for several GPUs, main-gpu and split-mode none for one")
     if engine.tensor_split and not any(engine.tensor_split):
         raise ValueError("tensor-split: one part at least must be more than 0")
-    several = {"main-gpu": engine.main_gpu, "split-mode": engine.split_mode, "tensor-split": engine.tensor_split}
-    given = [name for name, value in several.items() if value not in (None, ())]
-    if given and not engine.num_gpu_layers:
-        raise ValueError(f"{given[0]} needs gpu-layers, device or gpu-backend: no layer goes to a GPU")
 
 
 def _check_reading(engine: EngineSettings) -> None:

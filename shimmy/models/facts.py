@@ -19,7 +19,8 @@ FILE_TYPES |= dict(enumerate("IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL 
 FILE_TYPES |= dict(enumerate("IQ2_M IQ4_XS IQ1_M BF16".split(), 29))
 FILE_TYPES |= dict(enumerate("TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split(), 36))
 
-_INPUTS = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+# What makes vectors of tokens, by how names begin.
+INPUTS = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 
 
 class Weights(msgspec.Struct, frozen=True, array_like=True):
@@ -145,7 +146,7 @@ def _weights(headers: Sequence[Header]) -> Weights | None:
                 sizes["layers"] += tensor.size_bytes
                 if "exps." in name:
                     sizes["experts"] += tensor.size_bytes
-            elif name.startswith(_INPUTS):
+            elif name.startswith(INPUTS):
                 sizes["input"] += tensor.size_bytes
             elif name.startswith("output."):
                 sizes["output"] += tensor.size_bytes

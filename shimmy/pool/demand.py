@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from shimmy.core.startup import EngineOptions
-from shimmy.pool.estimate import UNNAMED_GPU, Estimate, Estimator
+from shimmy.pool.estimate import UNNAMED_GPU, Details, Estimate, Estimator
 from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
@@ -102,14 +102,20 @@ class Demand:
     """Of one model. `gpus` are those that its layers may go to; None where that is for llama.cpp to say."""
 
     def __init__(
-        self, model: "Model", options: EngineOptions, gpus: "Sequence[Device] | None", experience: Experience
+        self,
+        model: "Model",
+        options: EngineOptions,
+        gpus: "Sequence[Device] | None",
+        experience: Experience,
+        details: Details | None = None,
     ) -> None:
         self.gpus = [gpu.name for gpu in gpus or ()]
         self.least_layers = 0
         self._shared = [gpu.name for gpu in gpus or () if gpu.kind == INTEGRATED]
+        self._libraries = {gpu.library for gpu in gpus or ()}
         self._is_known = gpus is not None
         self._model, self._options = model, options
-        self._estimator = Estimator(model, options)
+        self._estimator = Estimator(model, options, details)
         self._experience = experience
 
     @property
@@ -131,7 +137,7 @@ class Demand:
         from shimmy.pool.offload import as_planned
 
         is_whole = sum(layers.values()) == self._estimator.num_layers
-        planned = as_planned(settings, layers, self.gpus, is_whole=is_whole)
+        planned = as_planned(settings, layers, self.gpus, is_whole=is_whole, libraries=self._libraries)
         return msgspec.structs.replace(self._options, settings=msgspec.msgpack.encode(planned))
 
     def _layers(self, free_bytes: Mapping[str, int]) -> dict[str, int]:

@@ -14,7 +14,8 @@ async def list_devices(spawn: Spawn = spawn_worker, only: str | None = None) -> 
     """Of all backends, or of `only` one beside the CPU's. Raises what the worker says is wrong, or `ShimmyError` when
     it ends, misbehaves or stays silent.
 
-    A library that ends the worker becomes a backend that is absent: the next worker is told to leave it alone.
+    A library that ends the worker, or never comes back, becomes a backend that is absent: the next worker is told to
+    leave it alone.
     """
     unusable: dict[str, str] = {}
     opened: list[str] = []
@@ -25,8 +26,10 @@ async def list_devices(spawn: Spawn = spawn_worker, only: str | None = None) -> 
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await inquiry.ask(spawn, ipc.ListDevices(unusable, only))
         except TimeoutError as error:
-            what = f", opening {opened[-1]}" if opened else ""
-            raise ShimmyError(f"the worker process did not list its devices in {_ANSWER_SECONDS:g} s{what}") from error
+            if not opened or opened[-1] in unusable:
+                said = f"the worker process did not list its devices in {_ANSWER_SECONDS:g} s"
+                raise ShimmyError(said) from error
+            unusable[opened[-1]] = f"it did not open in {_ANSWER_SECONDS:g} s"
         except ShimmyError:
             if inquiry.exit is None or not opened or opened[-1] in unusable:
                 raise

@@ -7,8 +7,8 @@ beyond that is seen when it is taken. Formats and sizes are llama.cpp's (llama-k
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import msgspec
 
@@ -43,12 +43,40 @@ _BLOCK_BYTES = {
 }
 
 
+class Draft(NamedTuple):
+    """A draft model, by its header and files."""
+
+    facts: "Facts | None"
+    size_bytes: int
+
+
+class Details(msgspec.Struct, frozen=True):
+    """What is known from files beside the facts of a model. `moved` has the bytes of tensors that do not go where their
+    layer does, by the number of that (-1 for what makes vectors of tokens) and the device that they go to; None without
+    rules of one's own."""
+
+    CPU: ClassVar[str] = "CPU"
+
+    draft: Draft | None = None
+    moved: Mapping[tuple[int, str], int] | None = None
+
+
 class Share(msgspec.Struct, frozen=True):
     """What a model takes of one GPU, in bytes; `cell` is a token of context."""
 
     weights_bytes: int
     compute_bytes: int
     cell_bytes: int
+
+    def __add__(self, other: "Share") -> "Share":
+        return Share(
+            self.weights_bytes + other.weights_bytes,
+            self.compute_bytes + other.compute_bytes,
+            self.cell_bytes + other.cell_bytes,
+        )
+
+
+_NOTHING = Share(0, 0, 0)
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -81,22 +109,38 @@ class Estimate(msgspec.Struct, frozen=True):
     def with_cells(self, num_cells: int) -> "Estimate":
         return msgspec.structs.replace(self, num_cells=num_cells)
 
+    def beside(self, draft: "Estimate") -> "Estimate":
+        """With a draft model in the same process, which has as many cells."""
+        names = self.gpus | draft.gpus
+        return msgspec.structs.replace(
+            self,
+            weights_bytes=self.weights_bytes + draft.weights_bytes,
+            compute_bytes=self.compute_bytes + draft.compute_bytes,
+            cell_bytes=self.cell_bytes + draft.cell_bytes,
+            gpus={name: self.gpus.get(name, _NOTHING) + draft.gpus.get(name, _NOTHING) for name in names},
+        )
 
-def estimate(model: "Model", options: EngineOptions, layers: Mapping[str, int] | None = None) -> Estimate:
-    """What the model takes before it has been asked anything long. Of a header that is silent only weights count.
-    `layers` is how many each GPU has; without it, so many as the settings say, of a GPU without a name."""
-    return Estimator(model, options).of(layers)
+
+def estimate(
+    model: "Model", options: EngineOptions, layers: Mapping[str, int] | None = None, details: Details | None = None
+) -> Estimate:
+    """What the model takes before it has been asked anything long. Of a header that is silent only weights count, and
+    of a draft model without `details`. `layers` is how many each GPU has; without it, so many as the settings say, of a
+    GPU without a name."""
+    return Estimator(model, options, details).of(layers)
 
 
 class Estimator:
     """For one model and the options it is loaded with."""
 
-    def __init__(self, model: "Model", options: EngineOptions) -> None:
+    def __init__(self, model: "Model | Draft", options: EngineOptions, details: Details | None = None) -> None:
         self.settings = settings = settings_of(options)
         facts = model.facts
-        self._has_draft = bool(options.draft_paths)
+        self._draft = _of_draft(options, details) if options.draft_paths else None
+        self._moved = details.moved if details is not None else None
         self._is_silent = facts is None
-        self._size_bytes, self._more_bytes = model.size_bytes, _file_bytes(options)
+        self._size_bytes = model.size_bytes
+        self._more_bytes = file_bytes([adapter.path for adapter in options.adapters])
         self._num_blocks = num_blocks = (facts.num_layers if facts is not None else None) or 0
         self._weights = (facts.weights if facts is not None else None) or _even(model.size_bytes, num_blocks)
         self._vocabulary_size = (facts.vocabulary_size if facts is not None else None) or 0
@@ -130,6 +174,16 @@ class Estimator:
         if layers is None:
             wanted = self.settings.num_gpu_layers if self.settings is not None else 0
             layers = {UNNAMED_GPU: self.num_layers if wanted < 0 else min(wanted, self.num_layers)}
+        own = self._own(layers)
+        if self._draft is None:
+            return own
+        from shimmy.pool.offload import share
+
+        # As many of its layers as the settings give a GPU of the other one's.
+        number = min(sum(layers.values()), self._draft.num_layers)
+        return own.beside(self._draft.of(share(number, layers)))
+
+    def _own(self, layers: Mapping[str, int]) -> Estimate:
         num_on_gpus = sum(layers.values())
         gpus = self._shares({name: count for name, count in layers.items() if count})
         gone = sum(share.weights_bytes for share in gpus.values())
@@ -149,8 +203,7 @@ class Estimator:
         )
 
     def _shares(self, layers: Mapping[str, int]) -> dict[str, Share]:
-        """The last layers, in the order of the GPUs. A draft model has few, which go there too, and adapters are small:
-        they count there as a whole."""
+        """The last layers, in the order of the GPUs. Adapters are small: they count there as a whole."""
         shares = {}
         num_layers = sum(layers.values())
         at = self.num_layers - num_layers
@@ -161,11 +214,19 @@ class Estimator:
             if num_blocks < count:
                 weights += self._weights.output or self._weights.input
                 compute = max(compute, self._output_bytes)
-                if self._has_draft:
-                    # It has the same vocabulary.
-                    compute += self._output_bytes
             shares[name] = Share(weights, compute, self._cells_on_gpus(num_blocks) + self._scores_bytes)
             at += count
+        return self._with_moved(shares, layers)
+
+    def _with_moved(self, shares: dict[str, Share], layers: Mapping[str, int]) -> dict[str, Share]:
+        """Each tensor that a rule moves is where that says, if anything is on a GPU at all."""
+        homes = [name for name, count in layers.items() for _ in range(count)]
+        first = self.num_layers - len(homes)
+        for (layer, place), num_bytes in (self._moved or {}).items() if homes else ():
+            home = homes[layer - first] if first <= layer < self.num_layers and layer >= 0 else Details.CPU
+            for name, sign in ((home, -1), (place, 1)):
+                if name != Details.CPU and home != place:
+                    shares[name] = shares.get(name, _NOTHING) + Share(sign * num_bytes, 0, 0)
         return shares
 
     def _cells_on_gpus(self, num_blocks: int) -> int:
@@ -178,9 +239,10 @@ class Estimator:
         """Of `count` layers from the one of this number on, without the experts that stay."""
         weights, settings = self._weights, self.settings
         num_kept = 0
-        if settings is not None and settings.cpu_moe:
+        # Where tensors are moved, those that stay are among them.
+        if settings is not None and settings.cpu_moe and self._moved is None:
             num_kept = count
-        elif settings is not None and settings.n_cpu_moe:
+        elif settings is not None and settings.n_cpu_moe and self._moved is None:
             num_kept = min(count, max(0, settings.n_cpu_moe - first))
         return (weights.layers * count - weights.experts * num_kept) // max(1, self._num_blocks)
 
@@ -208,9 +270,18 @@ def settings_of(options: EngineOptions) -> "EngineSettings | None":
     return msgspec.msgpack.decode(options.settings, type=EngineSettings)
 
 
-def _file_bytes(options: EngineOptions) -> int:
+def _of_draft(options: EngineOptions, details: Details | None) -> Estimator:
+    """As the worker loads it (worker/loading.py)."""
+    settings = settings_of(options)
+    packed = b"" if settings is None else msgspec.msgpack.encode(settings.for_draft())
+    own = msgspec.structs.replace(options, draft_paths=(), adapters=(), settings=packed)
+    known = details.draft if details is not None else None
+    return Estimator(known or Draft(None, file_bytes(options.draft_paths)), own)
+
+
+def file_bytes(paths: Sequence[str]) -> int:
     total = 0
-    for path in (*options.draft_paths, *(adapter.path for adapter in options.adapters)):
+    for path in paths:
         try:
             total += os.path.getsize(path)
         except OSError:

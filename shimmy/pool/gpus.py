@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from shimmy.core.errors import ShimmyError
 from shimmy.pool.estimate import settings_of
 
@@ -23,6 +25,17 @@ log = logging.getLogger(__name__)
 # This part of a GPU's memory, but no more than that, is left to others where we choose how many layers go there.
 _SPARE_PART = 16
 _MAX_SPARE_BYTES = 1 << 30
+
+
+def fitted(options: "EngineOptions") -> "EngineOptions":
+    """With as many layers on GPUs as fit, unless the settings say something of GPUs."""
+    from shimmy.core.engine_settings import EngineSettings
+
+    settings = settings_of(options) or EngineSettings()
+    if not settings.is_silent_of_gpus:
+        return options
+    packed = msgspec.msgpack.encode(msgspec.structs.replace(settings, gpu_layers="auto"))
+    return msgspec.structs.replace(options, settings=packed)
 
 
 class GpuLimit(NamedTuple):
@@ -68,6 +81,7 @@ class Gpus:
         if not gpus:
             # Where there is none, each load would else take the time to ask.
             self._without.add(only)
+            log.info("there is no GPU that models could use; `shimmy gpu-info` says why")
         self._note(gpus, before)
         return gpus
 

@@ -5,7 +5,7 @@ of these, and the output layer is one more.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -32,13 +32,27 @@ def usable(devices: "Sequence[Device]", settings: "EngineSettings") -> "list[Dev
         gpus = [by_name[name] for name in names]
     else:
         # Those of the processor are used where there are no others.
-        gpus = [device for device in gpus if device.kind == _DISCRETE] or gpus
+        gpus = _once([device for device in gpus if device.kind == _DISCRETE]) or _of_one_backend(gpus)
     if not gpus:
         return None if settings.needs_a_gpu else []
     if len(settings.tensor_split) > len(gpus) or (settings.main_gpu or 0) >= len(gpus):
         return None
     is_one = settings.main_gpu is not None or settings.split_mode == "none"
     return [gpus[settings.main_gpu or 0]] if is_one else gpus
+
+
+def _once(gpus: "list[Device]") -> "list[Device]":
+    """Without those that an earlier backend has brought already."""
+    first: dict[str, Device] = {}
+    for gpu in gpus:
+        # Where there is no id, nobody knows better than that it is another one.
+        first.setdefault(gpu.gpu_id or f"name {gpu.name}", gpu)
+    return list(first.values())
+
+
+def _of_one_backend(gpus: "list[Device]") -> "list[Device]":
+    """Several backends bring the one that is part of the processor, without an id."""
+    return [gpu for gpu in gpus if gpu.backend == gpus[0].backend]
 
 
 def share(num_layers: int, parts: "Mapping[str, float]") -> dict[str, int]:
@@ -71,19 +85,27 @@ def as_many_as_fit(
 
 
 def as_planned(
-    settings: "EngineSettings", layers: Mapping[str, int], gpus: "Sequence[str]", *, is_whole: bool
+    settings: "EngineSettings",
+    layers: Mapping[str, int],
+    gpus: "Sequence[str]",
+    *,
+    is_whole: bool,
+    libraries: Collection[str] = (),
 ) -> "EngineSettings":
     """The settings that make llama.cpp do what was planned for `gpus`; `is_whole` where that is all layers that it may
-    find. Without a layer nothing of GPUs is opened."""
+    find. Without a layer nothing of GPUs is opened, and no other backend than theirs if there is one that brings all:
+    another one may be broken."""
     if not any(layers.values()):
         none = {"device": (), "gpu_backend": None, "split_mode": None, "main_gpu": None, "tensor_split": ()}
         return msgspec.structs.replace(settings, gpu_layers=0, **none)
     parts = tuple(float(layers.get(name, 0)) for name in gpus)
     is_split = len(gpus) > 1
+    [library] = libraries if len(libraries) == 1 else [""]
     return msgspec.structs.replace(
         settings,
         gpu_layers="all" if is_whole else sum(layers.values()),
         device=tuple(gpus),
+        gpu_backend=library or settings.gpu_backend,
         split_mode=settings.split_mode if is_split else None,
         main_gpu=None,
         tensor_split=parts if is_split else (),

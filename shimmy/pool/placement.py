@@ -18,7 +18,7 @@ from shimmy.pool.expiry import Expiry
 from shimmy.pool.group import Group
 from shimmy.pool.handle import Handle
 from shimmy.pool.process import OnEnd, OnMessage, Spawn, WorkerProcess, spawn_worker
-from shimmy.pool.room import Room, Usage, system_memory
+from shimmy.pool.room import Room, Usage, system_memory, without_gpu_backend
 from shimmy.pool.stay import Stay
 from shimmy.pool.supervisor import Phase, Supervisor, Tools
 from shimmy.pool.swap import Switch, SwitchStatus
@@ -70,18 +70,21 @@ class Placement:
         hang_seconds: float = inf,
         measure: "Callable[[], Memory | None]" = system_memory,
         survey: "Survey | None" = None,
+        has_gpu_backend: Callable[[], Awaitable[bool]] = without_gpu_backend,
     ) -> None:
         """Without a limit models may take what `measure` says is left, and of GPUs what `survey` says, or a worker that
-        is asked. `keep_alive_seconds` is how long they stay after their last request, unless that says otherwise, and
-        `num_workers` how many each one has. One that has done nothing for `hang_seconds` though somebody waits for it
-        is ended."""
+        is asked; where `has_gpu_backend` layers go there unless `options` say something of that. `keep_alive_seconds`
+        is how long models stay after their last request, unless that says otherwise, and `num_workers` how many each
+        one has. One that has done nothing for `hang_seconds` though somebody waits for it is ended."""
         self._options = options
         self._draft = draft
         self._adapters = adapters
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
         survey = survey or self._survey
-        self._room = Room(memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey)
+        self._room = Room(
+            memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey, has_gpu_backend
+        )
         self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
         self._spawn_unwatched = spawn

@@ -14,8 +14,11 @@ from shimmy.core.sizes import binary_size
 from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
+    from shimmy.core.startup import EngineOptions
     from shimmy.hardware.memory import Memory
+    from shimmy.models.listing import Model
     from shimmy.pool.demand import Demand, Experience, Needs
+    from shimmy.pool.estimate import Details
     from shimmy.pool.gpus import Gpus, Survey
     from shimmy.pool.group import Group
     from shimmy.pool.supervisor import Supervisor
@@ -34,6 +37,10 @@ def system_memory() -> "Memory | None":
     from shimmy.hardware.memory import memory
 
     return memory()
+
+
+async def without_gpu_backend() -> bool:
+    return False
 
 
 class Usage(NamedTuple):
@@ -58,9 +65,10 @@ class Room:
         evict: "Callable[[Group], Awaitable[None]]",
         measure: "Callable[[], Memory | None]" = system_memory,
         survey: "Survey | None" = None,
+        has_gpu_backend: Callable[[], Awaitable[bool]] = without_gpu_backend,
     ) -> None:
         """Without a limit it is what the system has left. `survey` tells what GPUs have left; without it there are
-        none."""
+        none. Where `has_gpu_backend`, layers go there unless the options say something else."""
         self._limit_bytes = limit_bytes
         self._residents, self._candidates = residents, candidates
         self._evict = evict
@@ -68,6 +76,7 @@ class Room:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._survey = survey
+        self._has_gpu_backend = has_gpu_backend
 
     @cached_property
     def _experience(self) -> "Experience":
@@ -87,12 +96,28 @@ class Room:
         from shimmy.pool.demand import Demand
 
         gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
-        gpus = await self._gpus.for_layers(newcomer.options) if newcomer.options.settings else []
-        demand = Demand(newcomer.model, newcomer.options, gpus, self._experience)
+        options = await self._with_gpus(newcomer.options)
+        gpus = await self._gpus.for_layers(options) if options.settings else []
+        details = await self._details(newcomer.model, options)
+        demand = Demand(newcomer.model, options, gpus, self._experience, details)
         while (refusal := await self._reserve(newcomer, demand)) is not None:
             # Without the turn: who fits meanwhile goes ahead.
             if not await self._wait(gives_up_at):
                 raise refusal
+
+    async def _with_gpus(self, options: "EngineOptions") -> "EngineOptions":
+        if not await self._has_gpu_backend():
+            return options
+        from shimmy.pool.gpus import fitted
+
+        return fitted(options)
+
+    async def _details(self, model: "Model", options: "EngineOptions") -> "Details | None":
+        if not options.draft_paths and not options.settings:
+            return None
+        from shimmy.pool.details import are_needed, details
+
+        return await asyncio.to_thread(details, model, options) if are_needed(options) else None
 
     async def _reserve(self, newcomer: "Supervisor", demand: "Demand") -> InsufficientMemory | None:
         """Has as many leave as it takes. Returns what is in the way where that may pass, and raises it where not."""
@@ -233,21 +258,25 @@ class Room:
         """With what can be done about it."""
         needed, left, limit = needs.bytes[place], max(0, free[place]), max(0, limits[place])
         where, device = ("memory", {}) if place == MAIN else (f"memory on {place}", {"device": place})
+        # What the system has for models grows when other programs end.
+        is_lasting = needed > limit and place == MAIN and self._limit_bytes is not None
         return InsufficientMemory(
             f"model {newcomer.model.id!r} needs {binary_size(needed)} of {where}, and {binary_size(left)} of"
-            f" {binary_size(limit)} are free: {self._remedies(place)}",
+            f" {binary_size(limit)} are free: {self._remedies(place, alone=needed > limit)}",
             needed_bytes=needed,
             free_bytes=left,
             limit_bytes=limit,
+            is_lasting=is_lasting,
             **device,
         )
 
-    def _remedies(self, place: str) -> str:
-        usual = "unload other models, or serve with a smaller --ctx"
+    def _remedies(self, place: str, *, alone: bool) -> str:
+        """`alone` where it would not fit either if there were no other models."""
+        usual = "serve with a smaller --ctx" if alone else "unload other models, or serve with a smaller --ctx"
         if place != MAIN:
             return f"put fewer layers there (--gpu-layers; with auto as many as fit), {usual}"
         if self._limit_bytes is not None:
-            return f"raise --memory-budget, {usual}"
+            return f"raise --memory-budget{' or' if alone else ','} {usual}"
         return f"{usual}; or allow more with --memory-budget; weights are then read from the disk again and again"
 
 

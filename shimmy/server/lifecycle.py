@@ -84,9 +84,17 @@ def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
         keep_alive_seconds=inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds,
         num_workers=settings.num_workers,
         hang_seconds=settings.hang_seconds or inf,
+        has_gpu_backend=_has_gpu_backend,
     )
     admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
     return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
+
+
+async def _has_gpu_backend() -> bool:
+    # Asked when a model is loaded, which a start need not do; a home on a network may take its time.
+    from shimmy.hardware.backends import is_there
+
+    return await asyncio.to_thread(is_there)
 
 
 def _adapters(settings: Settings, catalog: "Catalog") -> "Adapters | None":

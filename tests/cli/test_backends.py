@@ -1,5 +1,5 @@
-"""Optional backends, with libraries that are compiled here and leave a mark when they are opened: only when they are
-asked for, from two folders and no others, and never when somebody else could have put them there."""
+"""Optional backends, with libraries that are compiled here and leave a mark when they are opened: from two folders
+and no others, never when somebody else could have put them there, and not at all for those who want the CPU."""
 
 import os
 import re
@@ -28,9 +28,9 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_opened_only_when_asked_for(machine: Machine) -> None:
+def test_what_lies_in_the_folder_is_used_unless_the_user_says_no(machine: Machine) -> None:
     machine.gpu()
-    plain = machine.run(*GENERATE)
+    plain = machine.run(*GENERATE, "--gpu-layers", "0")
     assert (plain.returncode, plain.stderr) == (0, "")
     assert machine.num_opened == 0
     told = machine.gpu_info()
@@ -38,16 +38,34 @@ def test_opened_only_when_asked_for(machine: Machine) -> None:
     assert {"name": "vulkan", "path": str(machine.backends / NAME)} in told["loaded"]
     assert [(device["name"], device["kind"]) for device in told["devices"]] == [("CPU", "cpu"), ("Fake0", "gpu")]
     assert str(machine.backends) in told["searched"]
-    offloaded = machine.run(*GENERATE, "--gpu-layers", "all")
-    assert (offloaded.returncode, offloaded.stdout, offloaded.stderr) == (0, plain.stdout, "")
-    # A process was asked what the GPU has free, and another one has the model.
-    assert machine.num_opened == 3
+    for number_opened, flags in enumerate([[], ["--gpu-layers", "all"]], 1):
+        offloaded = machine.run(*GENERATE, *flags)
+        assert (offloaded.returncode, offloaded.stdout, offloaded.stderr) == (0, plain.stdout, "")
+        # A process was asked what the GPU has free, and another one has the model.
+        assert machine.num_opened == 1 + 2 * number_opened
+
+
+@pytest.mark.parametrize("flags", ["-DCRASHES", "-DREFUSES", "-DAPI_VERSION=1", "-UGPU"])
+def test_what_does_not_work_leaves_the_model_to_the_cpu(flags: str, machine: Machine) -> None:
+    """Where nobody asked for more. It is opened in a process of its own, and not in the model's."""
+    machine.backend(machine.backends / NAME, flags)
+    done = machine.run("probe", DEMO_ID, *MODEL)
+    assert (done.returncode, done.stderr) == (0, "") and "tokens, 31 layers on CPU," in done.stdout
+    assert machine.num_opened == 1
+    assert machine.run("probe", DEMO_ID, *MODEL, "--main-gpu", "0").returncode == 5
 
 
 @pytest.mark.parametrize(
     ("flags", "environment", "layers", "num_opened"),
     [
+        ([], {}, "tokens, 31 layers on Fake0,", 2),
+        ([], {"SHIMMY_GPU_LAYERS": "0"}, "tokens, 31 layers on CPU,", 0),
+        ([], {"SHIMMY_GPU_BACKEND": "cpu"}, "tokens, 31 layers on CPU,", 0),
         ([], {"SHIMMY_GPU_LAYERS": "9999"}, "tokens, 31 layers on Fake0,", 2),
+        (["--cache-type-k", "q8_0"], {}, "tokens, 31 layers on Fake0,", 2),
+        (["--split-mode", "layer"], {}, "tokens, 31 layers on Fake0,", 2),
+        (["--main-gpu", "0"], {}, "tokens, 31 layers on Fake0,", 2),
+        (["--main-gpu", "0", "--gpu-layers", "0"], {}, "tokens, 31 layers on CPU,", 0),
         (["--device", "fake0"], {}, "tokens, 31 layers on Fake0,", 2),
         (["--device", "Fake0", "--gpu-layers", "0"], {"SHIMMY_GPU_LAYERS": "9"}, "tokens, 31 layers on CPU,", 0),
     ],
@@ -64,7 +82,11 @@ def test_layers_go_where_they_should(
 
 @pytest.mark.parametrize(
     ("environment", "layers", "num_opened"),
-    [({}, {"CPU": 31}, 0), ({"SHIMMY_GPU_LAYERS": "10", "SHIMMY_DEVICE": "Fake0"}, {"CPU": 21, "Fake0": 10}, 2)],
+    [
+        ({}, {"Fake0": 31}, 2),
+        ({"SHIMMY_GPU_LAYERS": "0"}, {"CPU": 31}, 0),
+        ({"SHIMMY_GPU_LAYERS": "10", "SHIMMY_DEVICE": "Fake0"}, {"CPU": 21, "Fake0": 10}, 2),
+    ],
 )
 def test_a_server(environment: dict[str, str], layers: dict[str, int], num_opened: int, machine: Machine) -> None:
     machine.gpu()
@@ -74,16 +96,35 @@ def test_a_server(environment: dict[str, str], layers: dict[str, int], num_opene
     assert machine.num_opened == num_opened
 
 
+def test_a_backend_that_crashes_keeps_no_model_from_another_one(machine: Machine) -> None:
+    machine.gpu()
+    machine.backend(machine.backends / "libggml-cuda.so", "-DCRASHES")
+    done = machine.run("probe", DEMO_ID, *MODEL)
+    assert (done.returncode, done.stderr) == (0, "") and "tokens, 31 layers on Fake0," in done.stdout
+    # The process that was asked first died of the one, the next one had the other, and then the model's.
+    assert machine.num_opened == 3
+
+
+def test_a_gpu_that_two_backends_bring_is_used_once(machine: Machine) -> None:
+    machine.backend(machine.backends / "libggml-cuda.so", '-DGPU="First0"', '-DGPU_ID="0000:c1:00.0"')
+    machine.backend(machine.backends / NAME, '-DGPU="Second0"', '-DGPU_ID="0000:c1:00.0"')
+    devices = [(device["name"], device["library"], device["gpu_id"]) for device in machine.gpu_info()["devices"]]
+    assert devices == [("CPU", "", ""), ("First0", "cuda", "0000:c1:00.0"), ("Second0", "vulkan", "0000:c1:00.0")]
+    for flags, layers in (([], "31 layers on First0,"), (["--device", "Second0"], "31 layers on Second0,")):
+        done = machine.run("probe", DEMO_ID, *MODEL, *flags)
+        assert (done.returncode, done.stderr) == (0, "") and f"tokens, {layers}" in done.stdout
+
+
 def test_only_the_backend_that_is_named_is_opened(machine: Machine) -> None:
-    """Its GPUs get all layers; `cpu` opens nothing, and `auto` goes by what else is asked for."""
+    """Its GPUs get all layers; `cpu` opens nothing, and `auto` goes by what else is asked for: to find a GPU both are
+    opened, and for the model its own."""
     machine.gpu()
     machine.backend(machine.backends / "libggml-opencl.so", '-DGPU="Other0"')
     for flags, layers, num_opened in (
         (["--gpu-backend", "opencl"], "31 layers on Other0,", 2),
         (["--gpu-backend", "vulkan", "--gpu-layers", "31"], "31 layers on Fake0,", 4),
         (["--gpu-backend", "cpu"], "31 layers on CPU,", 4),
-        (["--gpu-backend", "auto"], "31 layers on CPU,", 4),
-        (["--gpu-backend", "auto", "--device", "Other0"], "31 layers on Other0,", 8),
+        (["--gpu-backend", "auto", "--device", "Other0"], "31 layers on Other0,", 7),
     ):
         done = machine.run("probe", DEMO_ID, *MODEL, *flags)
         assert (done.returncode, done.stderr) == (0, "") and f"tokens, {layers}" in done.stdout

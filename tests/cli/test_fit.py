@@ -48,6 +48,27 @@ class TestFit:
         told = json.loads(invoke("fit", "echo", "--json").stdout)
         assert {each["fits"] for each in told["contexts"]} <= {True, None}
 
+    @pytest.mark.parametrize(
+        ("flags", "is_installed", "is_warned"),
+        [
+            ([], False, False),
+            ([], True, True),
+            (["--gpu-layers", "0"], True, False),
+            (["--gpu-layers", "auto"], False, True),
+            (["--device", "CUDA0"], False, True),
+        ],
+    )
+    def test_a_gpu_that_is_wanted_and_not_there_is_told(
+        self, flags: list[str], is_installed: bool, is_warned: bool, invoke: Invoke, machine: Path
+    ) -> None:
+        if is_installed:
+            backends = machine.parent / "home" / ".local" / "share" / "shimmy" / "backends"
+            backends.mkdir(parents=True)
+            (backends / "libggml-cuda.so").touch()
+        result = invoke("fit", "echo", "--ctx", "100", *flags)
+        assert result.exit_code == 0
+        assert ("there is no GPU for it; `shimmy gpu-info` says" in result.stderr) is is_warned
+
     @pytest.mark.parametrize(("name", "code"), [("nope", 3), ("broken", 5)])
     def test_what_cannot_be_estimated(self, invoke: Invoke, name: str, code: int) -> None:
         assert invoke("fit", name).exit_code == code

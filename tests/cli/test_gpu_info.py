@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from shimmy.core.errors import ShimmyError
@@ -40,12 +41,39 @@ def test_shows_devices_and_why_others_are_absent(invoke: Invoke, monkeypatch: py
         "DEVICE  KIND  BACKEND  MEMORY  FREE  DESCRIPTION",
         "CPU     cpu   CPU      16GB    8GB   Some Processor",
         "",
+        "Models are computed by the CPU: there is no GPU.",
         "llama.cpp b1234, CPU code for haswell",
         "CPU features: AVX2 FMA",
         "rpc: loaded from /opt/libggml-rpc.so-",
         "no vulkan: there is no libggml-vulkan.so",
         "Backends are looked for in /opt/backends and /home/backends",
     ]
+
+
+@inside("devices that are made up")
+@pytest.mark.parametrize(
+    ("kinds", "has_backend", "said"),
+    [
+        (["gpu", "gpu"], True, "As many layers of models as fit are computed by G0, G1; with"),
+        (
+            ["integrated gpu", "gpu"],
+            True,
+            "As many layers of models as fit are computed by G1; with",
+        ),
+        (["integrated gpu"], True, "As many layers of models as fit are computed by G0; with"),
+        (["accelerator"], True, "Models are computed by the CPU: there is no GPU."),
+        # One that Shimmy brings itself.
+        (["gpu"], False, "Models are computed by the CPU; with --gpu-layers auto as many layers as fit are by G0."),
+    ],
+)
+def test_says_what_models_get_unasked(
+    kinds: list[str], has_backend: bool, said: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Device(f"G{number}", "", kind, "Fake", 1, 1) for number, kind in enumerate(kinds)]
+    answer(monkeypatch, msgspec.structs.replace(FOUND, devices=[*FOUND.devices, *found]))
+    monkeypatch.setattr("shimmy.hardware.backends.is_there", lambda: has_backend)
+    [line] = [line for line in invoke("gpu-info").stdout.splitlines() if "computed by" in line]
+    assert line.startswith(said)
 
 
 @inside("devices that are made up")

@@ -76,8 +76,9 @@ def test_as_many_layers_as_fit_and_what_they_take_is_told(machine: Machine) -> N
     assert found is not None
     measured, estimated = map(int, found.groups())
     assert estimated == pytest.approx(measured, rel=0.05)
-    [fit] = json.loads(machine.run("fit", DEMO_ID, *MODEL, *SHORT, "--gpu-layers", "auto", "--json").stdout)["contexts"]
-    assert fit["gpus"]["Fake0"]["layers"] == layers["Fake0"] and fit["fits"]
+    for flags in (["--gpu-layers", "auto"], []):
+        [fit] = json.loads(machine.run("fit", DEMO_ID, *MODEL, *SHORT, *flags, "--json").stdout)["contexts"]
+        assert fit["gpus"]["Fake0"]["layers"] == layers["Fake0"] and fit["fits"]
 
 
 def test_an_idle_model_leaves_where_the_memory_of_the_gpu_is_short(machine: Machine, two: list[str]) -> None:

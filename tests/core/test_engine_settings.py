@@ -18,12 +18,11 @@ def table(**fields: Any) -> EngineSettings:
     ("fields", "reason"),
     [
         ({"cpu_moe": True, "n_cpu_moe": 3}, "cpu-moe and n-cpu-moe exclude each other"),
-        ({"gpu_backend": "cpu", "gpu_layers": 1}, "gpu-backend cpu puts no layers on a GPU"),
-        ({"gpu_backend": "cpu", "device": ["CUDA0"]}, "gpu-backend cpu puts no layers on a GPU"),
-        ({"main_gpu": 0}, "main-gpu needs gpu-layers"),
-        ({"main_gpu": 0, "gpu_layers": 0}, "main-gpu needs gpu-layers"),
-        ({"split_mode": "layer"}, "split-mode needs gpu-layers"),
-        ({"tensor_split": [1]}, "tensor-split needs gpu-layers"),
+        ({"gpu_backend": "cpu", "gpu_layers": 1}, "gpu-backend cpu puts no layers on a GPU, but gpu-layers asks"),
+        ({"gpu_backend": "cpu", "device": ["CUDA0"]}, "gpu-backend cpu puts no layers on a GPU, but device asks"),
+        ({"gpu_backend": "cpu", "main_gpu": 0}, "gpu-backend cpu puts no layers on a GPU, but main-gpu asks"),
+        ({"gpu_backend": "cpu", "split_mode": "layer"}, "gpu-backend cpu puts no layers on a GPU, but split-mode asks"),
+        ({"gpu_backend": "cpu", "tensor_split": [1]}, "gpu-backend cpu puts no layers on a GPU, but tensor-split asks"),
         ({"tensor_split": [0, 0], "gpu_layers": 1}, "tensor-split: one part at least must be more than 0"),
         ({"main_gpu": 1, "split_mode": "layer", "gpu_layers": 1}, "main-gpu is for split-mode none, not layer"),
         ({"main_gpu": 1, "tensor_split": [1], "gpu_layers": 1}, "tensor-split is for several GPUs"),
@@ -101,6 +100,10 @@ def test_values_there_are_not(fields: dict[str, Any]) -> None:
         ({"gpu_backend": "cuda", "gpu_layers": 0}, 0),
         ({"gpu_backend": "auto"}, 0),
         ({"gpu_backend": "cpu"}, 0),
+        ({"main_gpu": 0}, -1),
+        ({"split_mode": "layer"}, -1),
+        ({"tensor_split": [3, 1]}, -1),
+        ({"tensor_split": [3, 1], "gpu_layers": 0}, 0),
     ],
 )
 def test_how_many_layers_go_to_a_gpu(fields: dict[str, Any], layers: int) -> None:
@@ -119,6 +122,8 @@ def test_how_many_layers_go_to_a_gpu(fields: dict[str, Any], layers: int) -> Non
         ({"gpu_backend": "cuda", "gpu_layers": 0}, False, False),
         ({"gpu_backend": "cuda", "gpu_layers": 5}, False, True),
         ({"gpu_backend": "cuda", "gpu_layers": "auto"}, True, True),
+        ({"split_mode": "layer"}, True, True),
+        ({"split_mode": "layer", "gpu_layers": "auto"}, True, False),
     ],
 )
 def test_who_chooses_the_number_of_layers_and_whether_none_is_an_error(
@@ -126,6 +131,23 @@ def test_who_chooses_the_number_of_layers_and_whether_none_is_an_error(
 ) -> None:
     settings = table(**fields)
     assert (settings.fits_gpu_layers, settings.needs_a_gpu) == (fits, needs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_silent"),
+    [
+        ({}, True),
+        ({"gpu_backend": "auto", "cpu_moe": True, "cache_type_k": "q8_0"}, True),
+        ({"gpu_backend": "cpu"}, False),
+        ({"gpu_backend": "cuda"}, False),
+        ({"gpu_layers": 0}, False),
+        ({"gpu_layers": "auto"}, False),
+        ({"main_gpu": 0}, False),
+        ({"device": ["CUDA0"]}, False),
+    ],
+)
+def test_what_says_nothing_of_gpus(fields: dict[str, Any], is_silent: bool) -> None:
+    assert table(**fields).is_silent_of_gpus is is_silent
 
 
 def test_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

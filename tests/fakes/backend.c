@@ -3,18 +3,19 @@
  *   -DCRASHES        it ends the process that opens it, as a broken driver does
  *   -DREFUSES        it says that it does not support this machine
  *   -DGPU="name"     it brings a GPU of that name, which is the CPU: what is offloaded to it is computed all the same
+ *   -DGPU_ID="id"    which is the same GPU as others with this id
  *   -DMEMORY=BYTES   that GPU has so much memory: what processes have of it stands in files of the folder LEDGER, and
  *                    they get no more
  *   -DAPI_VERSION=1  it was made for another ggml
  * The structs are those of ggml-backend-impl.h, as far as they are needed here.
  */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #ifdef MEMORY
 #include <dirent.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <unistd.h>
 #endif
 
@@ -44,6 +45,16 @@ struct properties {
     const char *name, *description;
     size_t memory_free, memory_total;
     int type;
+};
+
+struct capabilities {
+    bool async, host_buffer, buffer_from_host_ptr, events, mmap_support;
+};
+
+struct all_properties {
+    struct properties first;
+    const char *device_id;
+    struct capabilities capabilities;
 };
 
 __attribute__((constructor)) static void opened(void)
@@ -91,16 +102,6 @@ struct buffer_type {
 struct backend {
     void *guid, *functions[16];
     struct device *device;
-};
-
-struct capabilities {
-    bool async, host_buffer, buffer_from_host_ptr, events, mmap_support;
-};
-
-struct all_properties {
-    struct properties first;
-    const char *device_id;
-    struct capabilities capabilities;
 };
 
 extern struct buffer_type *ggml_backend_cpu_buffer_type(void);
@@ -197,6 +198,9 @@ static void gpu_properties(struct device *device, struct properties *properties)
     ((void (*)(struct device *, struct properties *))cpu->functions[GET_PROPS])(device, properties);
     properties->name = GPU;
     properties->type = GPU_TYPE;
+#ifdef GPU_ID
+    ((struct all_properties *)properties)->device_id = GPU_ID;
+#endif
 #ifdef MEMORY
     gpu_memory(device, &properties->memory_free, &properties->memory_total);
     /* What is read from the file is copied. */

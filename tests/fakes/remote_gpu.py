@@ -2,7 +2,8 @@
 RPC backend. llama.cpp takes such a device for a GPU with memory of its own, and says what it puts there.
 
     python -m tests.fakes.remote_gpu serve NUM_DEVICES               offers devices; prints the endpoint
-    python -m tests.fakes.remote_gpu load ENDPOINT MODEL SETTINGS    loads a model; prints what came of it, as JSON
+    python -m tests.fakes.remote_gpu load ENDPOINT MODEL SETTINGS [DRAFT]
+                                                   loads a model, and a draft model; prints what came of it, as JSON
 
 Both are processes because devices cannot be taken back from the one that has them.
 """
@@ -36,11 +37,12 @@ def remote_gpus(num_devices: int) -> Iterator[str]:
         server.communicate()
 
 
-def load(endpoint: str, model: Path, **settings: Any) -> dict[str, Any]:
+def load(endpoint: str, model: Path, draft: Path | None = None, **settings: Any) -> dict[str, Any]:
     """`settings` as in the `[engine]` table, with `_`. Returns `error`, or else `layers`, `buffers`, `gpus`,
     `overridden` (each tensor whose place was overridden, and the place), `log`, and the greedy `text` that follows."""
     table = {name.replace("_", "-"): value for name, value in settings.items()}
     command = [sys.executable, "-m", "tests.fakes.remote_gpu", "load", endpoint, str(model), json.dumps(table)]
+    command += [] if draft is None else [str(draft)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(done.stdout))
@@ -85,7 +87,7 @@ def _wait_for(endpoint: str) -> None:
     raise TimeoutError(endpoint)
 
 
-def _load(endpoint: str, model: str, settings: str) -> None:
+def _load(endpoint: str, model: str, settings: str, *drafts: str) -> None:
     import msgspec
 
     from shimmy.core.engine_settings import EngineSettings, parse_adapter
@@ -106,7 +108,12 @@ def _load(endpoint: str, model: str, settings: str) -> None:
     table = msgspec.json.decode(settings, type=EngineSettings)
     adapters, given = tuple(map(parse_adapter, table.lora)), msgspec.msgpack.encode(table)
     options = EngineOptions(
-        context_length=CONTEXT_LENGTH, num_sequences=1, num_threads=1, settings=given, adapters=adapters
+        context_length=CONTEXT_LENGTH,
+        num_sequences=1,
+        num_threads=1,
+        settings=given,
+        adapters=adapters,
+        draft_paths=drafts,
     )
     log: list[str] = []
     try:

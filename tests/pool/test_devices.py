@@ -1,4 +1,5 @@
 import sys
+from typing import cast
 
 import pytest
 
@@ -39,6 +40,47 @@ sys.stdin.read()
 def test_libraries_that_crash_are_left_out() -> None:
     """One by one, and the last worker is told why."""
     assert run(list_devices(python(CRASHING))).absent == [ipc.AbsentBackend("one", "see above")]
+
+
+class Stuck:
+    """A worker that never comes back from a library that it may open, and else answers at once."""
+
+    def __init__(self, on_message: OnMessage) -> None:
+        self._on_message = on_message
+
+    def send(self, message: ipc.ToWorker) -> None:
+        assert isinstance(message, ipc.ListDevices)
+        if self.opens(message):
+            self._on_message(ipc.Opening("/one.so"))
+        else:
+            absent = [ipc.AbsentBackend("one", message.unusable["/one.so"])]
+            self._on_message(ipc.Devices([], absent, "b0", "fake", []))
+
+    def opens(self, message: ipc.ListDevices) -> bool:
+        return "/one.so" not in message.unusable
+
+    async def close(self, seconds: float) -> None:
+        pass
+
+
+def stuck(kind: type[Stuck]) -> Spawn:
+    async def spawn_stuck(on_message: OnMessage, on_end: OnEnd) -> WorkerProcess:
+        return cast(WorkerProcess, kind(on_message))
+
+    return spawn_stuck
+
+
+def test_a_library_that_never_comes_back_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So long the first worker is waited for; the second one answers before anybody waits.
+    monkeypatch.setattr("shimmy.pool.devices._ANSWER_SECONDS", 0.01)
+    assert run(list_devices(stuck(Stuck))).absent == [ipc.AbsentBackend("one", "it did not open in 0.01 s")]
+
+    class Always(Stuck):
+        def opens(self, message: ipc.ListDevices) -> bool:
+            return True
+
+    with pytest.raises(ShimmyError, match="did not list its devices in 0.01 s"):
+        run(list_devices(stuck(Always)))
 
 
 def test_a_crash_that_leaving_out_does_not_help_is_an_error() -> None:

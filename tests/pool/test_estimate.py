@@ -11,7 +11,7 @@ from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.ipc import Adapter, EngineOptions
 from shimmy.models.facts import Facts, inspect
 from shimmy.models.listing import Model
-from shimmy.pool.estimate import FIRST_CELLS, FIXED_CELLS, estimate
+from shimmy.pool.estimate import FIRST_CELLS, FIXED_CELLS, Details, Draft, estimate
 from tests.fakes.gguf_writer import TensorSpec
 from tests.fakes.gguf_writer import model as header
 from tests.fakes.pool import fake_model
@@ -166,6 +166,31 @@ def test_drafts_and_adapters_count_and_files_that_are_gone_do_not(tmp_path: Path
         adapters=(Adapter("a", str(tmp_path / "adapter")),),
     )
     assert estimate(sized(tmp_path), given).weights_bytes == 1_002_000
+
+
+@pytest.mark.parametrize(
+    ("layers", "on_gpus"),
+    [
+        ({}, {}),
+        # Of three layers of the draft model the last one is the output.
+        ({"A": 1}, {"A": 1}),
+        ({"A": 2}, {"A": 2}),
+        ({"A": 5}, {"A": 3}),
+        ({"A": 2, "B": 2}, {"A": 2, "B": 1}),
+    ],
+)
+def test_a_draft_model_has_its_own_layers_cache_and_buffers(
+    layers: dict[str, int], on_gpus: dict[str, int], tmp_path: Path
+) -> None:
+    """As many of them on the same GPUs, shared out alike."""
+    model = named(tmp_path, llama__attention__head_count=2)
+    draft = sized(tmp_path)
+    given = msgspec.structs.replace(options(1000), draft_paths=("/draft",))
+    known = Details(draft=Draft(draft.facts, draft.size_bytes))
+    own, other = estimate(model, options(1000), layers), estimate(draft, options(1000), on_gpus)
+    both = estimate(model, given, layers, known)
+    assert both.total_bytes == own.total_bytes + other.total_bytes - other.process_bytes
+    assert both.gpu_bytes == {name: own.gpu_bytes[name] + other.gpu_bytes[name] for name in layers}
 
 
 def test_a_header_that_says_nothing(tmp_path: Path) -> None:

@@ -72,6 +72,26 @@ def test_those_that_llama_cpp_would_take() -> None:
     assert (names(gpu_layers="auto"), names(gpu_layers="all")) == ([], None)
 
 
+def test_a_gpu_of_two_backends_is_one_gpu() -> None:
+    """As llama.cpp has it where nobody names devices."""
+
+    def names(*devices: Device, **settings: object) -> list[str]:
+        found = usable(devices, EngineSettings(gpu_layers="auto", **settings))  # type: ignore[arg-type]
+        return [device.name for device in found or ()]
+
+    def gpu(name: str, id: str = "", kind: str = "gpu") -> Device:
+        return Device(name, "", kind, name.rstrip("0123456789"), 1, 1, gpu_id=id)
+
+    cuda, vulkan = [gpu("CUDA0", "01"), gpu("CUDA1", "02")], [gpu("Vulkan0", "02"), gpu("Vulkan1", "03")]
+    assert names(*cuda, *vulkan) == ["CUDA0", "CUDA1", "Vulkan1"]
+    assert names(*cuda, *vulkan, main_gpu=2) == ["Vulkan1"]
+    assert names(*cuda, *vulkan, device=("CUDA1", "Vulkan0")) == ["CUDA1", "Vulkan0"]
+    # Without ids nobody knows.
+    assert names(gpu("CUDA0"), gpu("Vulkan0")) == ["CUDA0", "Vulkan0"]
+    of_the_processor = [gpu(name, kind="integrated gpu") for name in ("SYCL0", "SYCL1", "Vulkan0")]
+    assert names(*of_the_processor) == ["SYCL0", "SYCL1"]
+
+
 def test_settings_that_say_what_was_planned() -> None:
     given = EngineSettings(gpu_layers="auto", split_mode="layer", cache_type_k="q8_0", cpu_moe=True)
     two = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"], is_whole=False)
@@ -80,6 +100,10 @@ def test_settings_that_say_what_was_planned() -> None:
     assert (one.gpu_layers, one.device, one.tensor_split, one.main_gpu) == ("all", ("G1",), (), None)
     none = as_planned(given, {}, ["G0", "G1"], is_whole=False)
     assert none.num_gpu_layers == 0 and not none.device
-    for planned in (two, one, none):
+    mine = as_planned(given, {"G0": 3}, ["G0"], is_whole=False, libraries={"vulkan"})
+    assert (mine.gpu_backend, two.gpu_backend) == ("vulkan", None)
+    several = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"], is_whole=False, libraries={"vulkan", "cuda"})
+    assert several.gpu_backend is None
+    for planned in (two, one, none, mine, several):
         check(planned)
     assert two.cache_type_k == none.cache_type_k == "q8_0" and two.cpu_moe

@@ -79,16 +79,24 @@ async def machine(
     time: FakeTime | None = None,
     kind: str = "gpu",
     survey: Callable[[str | None], Any] | None = None,
+    has_backend: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Machine]:
+
+    async def has_gpu_backend() -> bool:
+        return has_backend
+
     made, time = Machine(*gpus, kind=kind), time or FakeTime()
     made.placement = Placement(
-        EngineOptions(context_length=256, settings=msgspec.msgpack.encode(EngineSettings(**settings))),
+        EngineOptions(
+            context_length=256, settings=msgspec.msgpack.encode(EngineSettings(**settings)) if settings else b""
+        ),
         spawn=fake_spawn,
         clock=time.clock,
         sleep=time.sleep,
         measure=lambda: None,
         survey=survey or made.survey,
+        has_gpu_backend=has_gpu_backend,
     )
     try:
         yield made
@@ -135,6 +143,36 @@ def test_to_name_a_gpu_is_to_want_as_many_there_as_fit(of_gigabytes: Callable[..
         async with machine("G0", gpu_backend="vulkan") as here:
             assert await here.use(of_gigabytes("large", 20)) == {"G0": 14}
             assert here.only == "vulkan"
+
+    run(test())
+
+
+def test_what_nobody_asked_for_is_done_where_there_is_a_backend(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            assert await here.use(of_gigabytes("large", 20)) == {"G0": 14}
+        async with machine("G0", has_backend=True, cpu_moe=True) as here:
+            assert await here.use(of_gigabytes("large", 20)) == {"G0": 14}
+        refusals: list[dict[str, Any]] = [{"gpu_layers": 0}, {"gpu_backend": "cpu"}]
+        for refusal in refusals:
+            async with machine("G0", has_backend=True, **refusal) as here:
+                assert await here.use(of_gigabytes("large", 20)) == {}
+                assert here.num_surveys == 0
+        silent: list[dict[str, Any]] = [{}, {"cpu_moe": True}]
+        for settings in silent:
+            async with machine("G0", **settings) as here:
+                assert await here.use(of_gigabytes("large", 20)) == {}
+                assert here.num_surveys == 0
+
+    run(test())
+
+
+def test_a_backend_that_does_nothing_is_no_error_and_is_asked_once(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine(has_backend=True) as here:
+            assert await here.use(of_gigabytes("a", 1)) == {}
+            assert await here.use(of_gigabytes("b", 1)) == {}
+            assert here.num_surveys == 1
 
     run(test())
 

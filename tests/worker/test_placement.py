@@ -7,10 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from shimmy.core.engine_settings import EngineSettings
+from shimmy.core.engine_settings import EngineSettings, SplitMode
 from shimmy.core.ipc import EngineOptions
 from shimmy.models.facts import inspect
-from shimmy.pool.estimate import estimate
+from shimmy.pool.details import details
+from shimmy.pool.estimate import Estimate, estimate
+from shimmy.worker.llama import abi
+from shimmy.worker.llama.tuning import tune_model
 from tests.fakes.pool import fake_model
 from tests.fakes.remote_gpu import CONTEXT_LENGTH, load, remote_gpus
 from tests.program import DEMO
@@ -98,6 +101,9 @@ def test_other_tensors_can_be_kept_too(endpoint: str, model: Path, plain: dict[s
         ({"gpu_layers": "all", "tensor_split": [0, 1]}, {"RPC1": 5}),
         ({"gpu_layers": "all", "main_gpu": 1}, {"RPC1": 5}),
         ({"gpu_layers": "all", "split_mode": "none"}, {"RPC0": 5}),
+        ({"split_mode": "none"}, {"RPC0": 5}),
+        ({"split_mode": "layer", "tensor_split": [4, 1]}, {"RPC0": 4, "RPC1": 1}),
+        ({"gpu_layers": 0, "split_mode": "layer", "tensor_split": [4, 1, 1]}, {"CPU": 5}),
         ({"device": ["rpc1"]}, {"RPC1": 5}),
         ({"device": ["RPC1", "RPC0"], "main_gpu": 1}, {"RPC0": 5}),
     ],
@@ -119,17 +125,61 @@ def test_gpus_that_are_not_there(settings: dict[str, Any], error: str, endpoint:
     assert load(endpoint, model, **settings)["error"].startswith(error)
 
 
-@pytest.mark.parametrize("settings", [{"gpu_layers": 12}, {"gpu_layers": "all", "flash_attn": "off"}])
-def test_what_was_estimated_is_taken(settings: dict[str, Any], endpoint: str) -> None:
-    """By weights, cache and buffers for computing of the demo model."""
-    told = load(endpoint, DEMO, device=["RPC0"], **settings)
-    model = msgspec.structs.replace(
-        fake_model("demo"), size_bytes=DEMO.stat().st_size, facts=inspect((str(DEMO),)).facts
-    )
+def estimated(path: Path, layers: dict[str, int], drafts: tuple[str, ...] = (), **settings: Any) -> Estimate:
+    facts = inspect((str(path),)).facts
+    model = msgspec.structs.replace(fake_model("one"), paths=(str(path),), size_bytes=path.stat().st_size, facts=facts)
     packed = msgspec.msgpack.encode(EngineSettings(**settings))
-    layers = {"RPC0": told["layers"]["RPC0"]}
-    estimated = estimate(model, EngineOptions(context_length=CONTEXT_LENGTH, settings=packed), layers).gpu_bytes
-    assert told["gpus"] == pytest.approx(estimated, rel=0.03)
+    options = EngineOptions(context_length=CONTEXT_LENGTH, settings=packed, draft_paths=drafts)
+    gpus = {name: count for name, count in layers.items() if name != "CPU"}
+    return estimate(model, options, gpus, details(model, options))
+
+
+@pytest.mark.parametrize(
+    ("settings", "draft"),
+    [({"gpu_layers": 12}, None), ({"gpu_layers": "all", "flash_attn": "off"}, None), ({"gpu_layers": 12}, DEMO)],
+)
+def test_what_was_estimated_is_taken(settings: dict[str, Any], draft: Path | None, endpoint: str) -> None:
+    """By weights, cache and buffers for computing of the demo model, and of another one that guesses for it."""
+    told = load(endpoint, DEMO, draft, device=["RPC0"], **settings)
+    drafts = () if draft is None else (str(draft),)
+    guess = estimated(DEMO, {"RPC0": told["layers"]["RPC0"]}, drafts, **settings).gpu_bytes
+    assert told["gpus"] == pytest.approx(guess, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rules"),
+    [
+        ({"cpu_moe": True}, []),
+        ({}, [r"blk\.[23]\.attn=RPC0", "ffn_(up|gate)_exps=RPC1"]),
+        ({}, ["token_embd=CPU", "output_norm=RPC0"]),
+        # What a rule of one's own says of experts holds.
+        ({"cpu_moe": True}, [r"blk\.1\.ffn_up_exps=RPC1"]),
+        ({"n_cpu_moe": 3, "gpu_layers": 3}, [r"blk\.2\.ffn_up_exps=RPC0"]),
+    ],
+)
+def test_weights_that_are_moved_are_estimated_where_they_are(
+    settings: dict[str, Any], rules: list[str], endpoint: str, model: Path
+) -> None:
+    """To a few kilobytes, with which llama.cpp rounds up."""
+    named = [f"{rule}[{endpoint}]" if "=RPC" in rule else rule for rule in rules]
+    asked = {"gpu_layers": "all", "tensor_split": [3, 2], "override_tensor": named} | settings
+    told = load(endpoint, model, **asked)
+    guess = estimated(model, told["layers"], **asked).gpus
+    for name in ("RPC0", "RPC1"):
+        weights = sum(size for kind, size in told["buffers"].items() if kind.partition("[")[0] == name)
+        assert guess[name].weights_bytes == pytest.approx(weights, abs=20_000)
+
+
+@pytest.mark.parametrize(("mode", "number"), [("none", 0), ("layer", 1)])
+def test_the_mode_is_named_to_llama_cpp(mode: SplitMode, number: int) -> None:
+    """Though `layer` is what it does unasked (llama.h, enum llama_split_mode)."""
+    row = 2
+    parameters = abi.llama_model_params(split_mode=row)
+    tune_model(parameters, EngineSettings(split_mode=mode), [1, 2])
+    assert parameters.split_mode == number
+    parameters = abi.llama_model_params(split_mode=row)
+    tune_model(parameters, EngineSettings(gpu_layers="all"), [1, 2])
+    assert parameters.split_mode == row
 
 
 def test_the_cache_can_stay(endpoint: str, model: Path, plain: dict[str, Any]) -> None:

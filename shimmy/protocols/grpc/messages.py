@@ -140,6 +140,16 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: Annotated[int, Field(5, UINT32)] = 0
 
 
+class MemoryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    total_ram: Annotated[int, Field(1, UINT64)] = 0
+    used_ram: Annotated[int, Field(2, UINT64)] = 0
+    available_ram: Annotated[int, Field(3, UINT64)] = 0
+    total_vram: Annotated[int, Field(4, UINT64)] = 0
+    used_vram: Annotated[int, Field(5, UINT64)] = 0
+    available_vram: Annotated[int, Field(6, UINT64)] = 0
+
+
 class StatusResponse(msgspec.Struct, frozen=True):
     models: Annotated[list[LoadedModel], Field(1, LoadedModel)] = []
+    memory: Annotated[MemoryInfo | None, Field(2, MemoryInfo)] = None
     devices: Annotated[list[str], Field(3, STRING)] = []

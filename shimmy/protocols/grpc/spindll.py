@@ -27,6 +27,7 @@ from shimmy.protocols.grpc.messages import (
     LoadedModel,
     LoadRequest,
     LoadResponse,
+    MemoryInfo,
     ModelInfo,
     PrefillRequest,
     PrefillResponse,
@@ -112,20 +113,34 @@ class Spindll:
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
 
     async def status(self, request: StatusRequest, scope: Scope) -> StatusResponse:
-        models, devices = [], set()
-        for status in self._inference.models.statuses():
+        models, devices, residence = [], set(), self._inference.models
+        for status in residence.statuses():
             if loaded := status.loaded:
                 num_on_gpus = sum(count for device, count in loaded.layers.items() if device != _CPU)
+                taken = residence.taken_bytes(status.id) + sum(residence.gpu_bytes(status.id).values())
                 models.append(
                     LoadedModel(
                         name=status.id,
-                        memory_used=self._inference.models.taken_bytes(status.id) or loaded.model_bytes,
+                        memory_used=max(taken, loaded.model_bytes),
                         gpu_layers=num_on_gpus,
                         context_length=loaded.context_length,
                     )
                 )
                 devices |= {device for device, count in loaded.layers.items() if count}
-        return StatusResponse(models, sorted(devices))
+        return StatusResponse(models, self._memory(), sorted(devices))
+
+    def _memory(self) -> MemoryInfo:
+        main, gpus = self._inference.models.usage(), self._inference.models.gpu_usage().values()
+        total_ram, total_vram = (sum(usage.limit_bytes or 0 for usage in usages) for usages in ([main], gpus))
+        used_vram = sum(usage.taken_bytes for usage in gpus)
+        return MemoryInfo(
+            total_ram=max(0, total_ram),
+            used_ram=main.taken_bytes,
+            available_ram=max(0, total_ram - main.taken_bytes),
+            total_vram=max(0, total_vram),
+            used_vram=used_vram,
+            available_vram=max(0, total_vram - used_vram),
+        )
 
     async def pull(self, request: PullRequest, scope: Scope) -> Reply:
         name = f"{request.repo}:{request.quantization}" if request.quantization else request.repo

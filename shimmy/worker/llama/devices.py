@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ModelFailed
 from shimmy.core.ipc import AbsentBackend, Device, Devices, LoadedBackend
+from shimmy.hardware.backends import GPU_BACKENDS, folders
 from shimmy.worker.llama import backend, optional
 from shimmy.worker.llama.libllama import backend_file, ggml, llama
 from shimmy.worker.llama.model import ON_THE_CPU, Offload
@@ -32,7 +33,7 @@ def listing(on_open: Callable[[str], None], unusable: Mapping[str, str], only: s
             loaded.append(LoadedBackend(name, optional.load(name, on_open, unusable)))
         except optional.Absent as reason:
             absent.append(AbsentBackend(name, str(reason)))
-        found += [_described(handle) for handle in _handles() if handle not in known]
+        found += [_described(handle, name) for handle in _handles() if handle not in known]
     return Devices(
         devices=found,
         absent=absent,
@@ -40,7 +41,7 @@ def listing(on_open: Callable[[str], None], unusable: Mapping[str, str], only: s
         cpu_variant=variant,
         cpu_features=_features(),
         loaded=loaded,
-        searched=[optional.as_text(folder) for folder in optional.folders()],
+        searched=[optional.as_text(folder) for folder in folders()],
     )
 
 
@@ -65,7 +66,7 @@ def offload(settings: EngineSettings, on_open: Callable[[str], None]) -> Offload
 def _gpus(on_open: Callable[[str], None], only: str | None) -> tuple[dict[str, int], list[str]]:
     """The GPUs of all backends, or only of one, by their names in small letters, and why backends bring none."""
     reasons, missing = [], []
-    for name in optional.GPU_BACKENDS if only in (None, "auto") else (only,):
+    for name in GPU_BACKENDS if only in (None, "auto") else (only,):
         known = set(_handles())
         try:
             path = optional.load(name, on_open, {})
@@ -77,7 +78,7 @@ def _gpus(on_open: Callable[[str], None], only: str | None) -> tuple[dict[str, i
             if not any(_kind(handle) in _GPU_KINDS for handle in _handles() if handle not in known):
                 reasons.append(f"{path}: it finds no GPU")
     if missing:
-        places = " or ".join(map(optional.as_text, optional.folders()))
+        places = " or ".join(map(optional.as_text, folders()))
         reasons.append(f"there is no {', '.join(missing)} in {places}")
     return {_name(handle).lower(): handle for handle in _handles() if _kind(handle) in _GPU_KINDS}, reasons
 
@@ -96,17 +97,33 @@ def _kind(handle: int) -> str:
     return _KINDS[kind]
 
 
-def _described(handle: int) -> Device:
-    free, total = c.c_size_t(), c.c_size_t()
-    library = ggml()
-    library.ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
+class _Properties(c.Structure):
+    """ggml-backend.h, struct ggml_backend_dev_props."""
+
+    _fields_ = [
+        ("name", c.c_char_p),
+        ("description", c.c_char_p),
+        ("memory_free", c.c_size_t),
+        ("memory_total", c.c_size_t),
+        ("type", c.c_int),
+        ("device_id", c.c_char_p),
+        ("capabilities", c.c_bool * 5),
+    ]
+
+
+def _described(handle: int, library: str = "") -> Device:
+    free, total, properties = c.c_size_t(), c.c_size_t(), _Properties()
+    ggml().ggml_backend_dev_get_props(handle, c.addressof(properties))
+    ggml().ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
     return Device(
         name=_name(handle),
-        description=library.ggml_backend_dev_description(handle).decode("utf-8", "replace").strip(),
+        description=ggml().ggml_backend_dev_description(handle).decode("utf-8", "replace").strip(),
         kind=_kind(handle),
-        backend=library.ggml_backend_reg_name(library.ggml_backend_dev_backend_reg(handle)).decode(),
+        backend=ggml().ggml_backend_reg_name(ggml().ggml_backend_dev_backend_reg(handle)).decode(),
         free_bytes=free.value,
         total_bytes=total.value,
+        library=library,
+        gpu_id=(properties.device_id or b"").decode("utf-8", "replace"),
     )
 
 

@@ -46,6 +46,7 @@ _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_dev_description": (c.c_char_p, (c.c_void_p,)),
     "ggml_backend_dev_type": (c.c_int, (c.c_void_p,)),
     "ggml_backend_dev_memory": (None, (c.c_void_p, c.c_void_p, c.c_void_p)),
+    "ggml_backend_dev_get_props": (None, (c.c_void_p, c.c_void_p)),
     "ggml_backend_dev_backend_reg": (c.c_void_p, (c.c_void_p,)),
     "ggml_backend_reg_name": (c.c_char_p, (c.c_void_p,)),
     "ggml_backend_reg_get_proc_address": (c.c_void_p, (c.c_void_p, c.c_char_p)),

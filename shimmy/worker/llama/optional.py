@@ -1,23 +1,21 @@
-"""Backends beside the CPU's: where their libraries are looked for, which of them may be opened, and opening them.
+"""Backends beside the CPU's: which of their libraries may be opened, and opening them.
 
 A library is code, so one is only opened by its whole path, and only where nobody but this user and root could have put
 it. Whether one is needed, and what its devices are for, this module does not know.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from shimmy.hardware.backends import GPU_BACKENDS, folders
 from shimmy.worker.llama import libllama
 from shimmy.worker.llama.backend import last_error
 from shimmy.worker.llama.libllama import backend_file, is_library, load_backend
 from shimmy.worker.llama.trust import exposure
 
-# Those that bring a GPU by themselves, best first; "rpc" needs to be told of a server.
-GPU_BACKENDS = ("cuda", "hip", "metal", "sycl", "vulkan", "opencl")
+# "rpc" brings no GPU by itself: it needs to be told of a server.
 BACKENDS = (*GPU_BACKENDS, "rpc")
-_FOLDER = "backends"
 _opened: list[Path] = []
 
 
@@ -27,30 +25,6 @@ class Absent(Exception):
 
 class Missing(Absent):
     """Its library is nowhere."""
-
-
-def folders() -> list[Path]:
-    """Where a person may put backends: beside the program, then in the data folder. Never a path that depends on the
-    current directory, whatever the environment says."""
-    return [folder / _FOLDER for folder in (_program_folder(), *_data_folder()) if folder.is_absolute()]
-
-
-def _program_folder() -> Path:
-    """Of the executable itself, not of what it unpacked; of a checkout, the folder with its native libraries in it."""
-    if getattr(sys, "frozen", False) and os.path.isabs(sys.executable):
-        return Path(os.path.realpath(sys.executable)).parent
-    return libllama.FOLDER.parent
-
-
-def _data_folder() -> Iterator[Path]:
-    """The one that models are looked for in."""
-    from platformdirs import user_data_dir
-
-    try:
-        yield Path(user_data_dir("shimmy", appauthor=False))
-    except RuntimeError:
-        # Nobody knows a home for this user.
-        return
 
 
 def load(name: str, on_open: Callable[[str], None], unusable: Mapping[str, str]) -> str:

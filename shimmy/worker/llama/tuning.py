@@ -51,6 +51,16 @@ def tune_model(parameters: abi.llama_model_params, settings: EngineSettings, gpu
     """Sets what is asked for, of a model with layers on `gpus`; returns what has to live until it is loaded. Raises
     `ModelFailed`."""
     parameters.load_mode = _load_mode(settings, parameters.load_mode)
+    kept = _share_out(parameters, settings, gpus) if gpus else []
+    if rules := list(_overrides(settings, gpus)):
+        table = (_Override * (len(rules) + 1))(*rules)
+        parameters.tensor_buft_overrides = c.addressof(table)
+        kept.append(table)
+    return kept
+
+
+def _share_out(parameters: abi.llama_model_params, settings: EngineSettings, gpus: Sequence[int]) -> list[object]:
+    """Among several GPUs. As `tune_model`."""
     if settings.split_mode is not None:
         parameters.split_mode = _SPLIT_MODES[settings.split_mode]
     if settings.main_gpu is not None:
@@ -66,10 +76,6 @@ def tune_model(parameters: abi.llama_model_params, settings: EngineSettings, gpu
         parts = (c.c_float * llama().llama_max_devices())(*settings.tensor_split)
         parameters.tensor_split = c.addressof(parts)
         kept.append(parts)
-    if rules := list(_overrides(settings, gpus)):
-        table = (_Override * (len(rules) + 1))(*rules)
-        parameters.tensor_buft_overrides = c.addressof(table)
-        kept.append(table)
     return kept
 
 

@@ -1,13 +1,11 @@
-"""Where optional backends are looked for, and which of several libraries is opened. That they really are, and only when
-they are asked for: tests/cli/test_backends.py."""
+"""Which of several libraries is opened for an optional backend. Where they are looked for: tests/hardware/; that they
+really are opened, and when: tests/cli/test_backends.py."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from shimmy.models.folders import DataFolder
 from shimmy.worker.llama import libllama, optional
 
 FILE = "libggml-cuda.so"
@@ -18,44 +16,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     return tmp_path
-
-
-def test_the_data_folder_is_the_one_of_the_models(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in (None, str(home / "other")):
-        if place is not None:
-            monkeypatch.setenv("XDG_DATA_HOME", place)
-        assert optional.folders()[-1] == Path(DataFolder().place).with_name("backends")
-
-
-@pytest.mark.parametrize(("name", "value"), [("XDG_DATA_HOME", "data"), ("XDG_DATA_HOME", "."), ("HOME", ".")])
-def test_a_relative_path_is_no_place(name: str, value: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "here").mkdir()
-    monkeypatch.chdir(home / "here")
-    monkeypatch.setenv(name, value)
-    assert optional.folders()[0] == libllama.FOLDER.with_name("backends")
-    assert all(folder.is_absolute() and not folder.is_relative_to(home / "here") for folder in optional.folders())
-
-
-@pytest.mark.parametrize("told", ["data/shimmy", RuntimeError("no home")])
-def test_without_a_data_folder_there_is_one_place_less(told: str | Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions of platformdirs differ in what they make of an environment that makes no sense."""
-
-    def user_data_dir(*arguments: object, **options: object) -> str:
-        if isinstance(told, Exception):
-            raise told
-        return told
-
-    monkeypatch.setattr("platformdirs.user_data_dir", user_data_dir)
-    assert optional.folders() == [libllama.FOLDER.with_name("backends")]
-
-
-def test_beside_an_executable_means_the_file_itself(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "opt").mkdir()
-    (home / "opt" / "shimmy").touch()
-    (home / "shimmy").symlink_to(home / "opt" / "shimmy")
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    monkeypatch.setattr(sys, "executable", str(home / "shimmy"))
-    assert optional.folders()[0] == home / "opt" / "backends"
 
 
 class Opened:
