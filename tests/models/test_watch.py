@@ -37,8 +37,8 @@ class Counting(Catalog):
     num_scans = 0
     num_looks = 0
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        super().__init__(sources)
+    def __init__(self, sources: Sequence[Source], patience_seconds: float | None = None) -> None:
+        super().__init__(sources, patience_seconds=patience_seconds)
         self.times: dict[str, list[tuple[float, float]]] = {"num_scans": [], "num_looks": []}
 
     def refresh(self) -> list[Change]:
