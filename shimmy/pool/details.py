@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+# While a pattern is matched no other thread runs. For a name, which has 63 bytes at most, these keep that short.
+_MAX_REPEATS, _MAX_GROUPS = 3, 4
+_LITERAL = re.compile(r"\\.|\[[^]]*\]", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 def are_needed(options: "EngineOptions") -> bool:
@@ -67,13 +71,22 @@ def _moved(tensors: "Sequence[Tensor]", settings: "EngineSettings") -> Mapping[t
 
 def _rules(settings: "EngineSettings") -> "Iterator[tuple[re.Pattern[str], str]]":
     """Patterns, and the devices that buffers are named after: "RPC0[host:port]" is one of RPC0. What is no pattern in
-    Python, though it may be one in C++, moves nothing."""
+    Python, though it may be one in C++, moves nothing, and neither does what may take long."""
     for rule in settings.override_tensor:
         pattern, _, buffer = rule.rpartition("=")
+        if not _is_quick(pattern):
+            continue
         try:
             yield re.compile(pattern), buffer.partition("[")[0]
-        except re.error:
+        except (re.error, OverflowError):
             continue
+
+
+def _is_quick(pattern: str) -> bool:
+    """Whether that is plain to see: few ways to match, and no group again and again."""
+    plain = _LITERAL.sub("x", pattern).replace("(?", "(")
+    num_repeats = sum(map(plain.count, "*+?{"))
+    return num_repeats <= _MAX_REPEATS and plain.count("(") <= _MAX_GROUPS and not _REPEATED_GROUP.search(plain)
 
 
 def _layers(name: str, num_blocks: int, *, has_output: bool) -> list[int]:
