@@ -179,9 +179,15 @@ class Estimator:
             return own
         from shimmy.pool.offload import share
 
-        # As many of its layers as the settings give a GPU of the other one's.
-        number = min(sum(layers.values()), self._draft.num_layers)
-        return own.beside(self._draft.of(share(number, layers)))
+        return own.beside(self._draft.of(share(self._num_draft_layers(sum(layers.values())), layers)))
+
+    def _num_draft_layers(self, number: int) -> int:
+        """On GPUs, if the model itself has so many there: llama.cpp gets the same number for both, or is to put all
+        layers there."""
+        most = self._draft.num_layers if self._draft is not None else 0
+        if number == self.num_layers and self.settings is not None:
+            number = self.settings.num_gpu_layers
+        return most if number < 0 else min(number, most)
 
     def _own(self, layers: Mapping[str, int]) -> Estimate:
         num_on_gpus = sum(layers.values())
