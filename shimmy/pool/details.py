@@ -30,12 +30,12 @@ def are_needed(options: "EngineOptions") -> bool:
 
 def details(model: "Model", options: "EngineOptions") -> Details:
     """Files that cannot be read say nothing: what is wrong with them the worker says better."""
+    draft = _draft(options.draft_paths) if options.draft_paths else None
     settings = settings_of(options)
-    rules = settings is not None and settings.override_tensor
-    return Details(
-        draft=_draft(options.draft_paths) if options.draft_paths else None,
-        moved=_moved(_tensors(model.paths), settings) if settings is not None and rules else None,
-    )
+    if settings is None or not settings.override_tensor:
+        return Details(draft)
+    tensors = _tensors(model.paths)
+    return Details(draft, _moved(tensors, settings), _blocks(tensors))
 
 
 def _draft(paths: Sequence[str]) -> Draft:
@@ -51,6 +51,14 @@ def _tensors(paths: Sequence[str]) -> "list[Tensor]":
         return [tensor for path in paths for tensor in read_header(path).tensors]
     except ModelInvalid:
         return []
+
+
+def _blocks(tensors: "Sequence[Tensor]") -> Mapping[int, int]:
+    sizes: Counter[int] = Counter()
+    for tensor in tensors:
+        if match := _BLOCK.match(tensor.name):
+            sizes[int(match[1])] += tensor.size_bytes
+    return sizes
 
 
 def _moved(tensors: "Sequence[Tensor]", settings: "EngineSettings") -> Mapping[tuple[int, str], int]:
