@@ -80,14 +80,15 @@ def _moved(path: Path) -> float:
 
 
 def _copied(path: Path) -> float:
-    """When it was whole, with the last of a few writes."""
+    """When the last of a few writes began, which makes it whole."""
     content = model(path.stem).encode()
     size = len(content) // _WRITES + 1
     with open(path, "wb", buffering=0) as file:
         for start in range(0, len(content), size):
             time.sleep(_WRITE_PAUSE_SECONDS)
+            last_at = time.monotonic()
             file.write(content[start : start + size])
-        return time.monotonic()
+    return last_at
 
 
 def _removed(path: Path) -> float:

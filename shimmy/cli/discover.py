@@ -56,7 +56,7 @@ class Place:
             "trouble": self.trouble,
             "unreadable_folders": self.closed,
             "models": [described(model) for model in self.models],
-            "skipped": [{"paths": list(each.paths), "reason": each.reason} for each in self.skipped],
+            "skipped": [{"name": each.name, "paths": list(each.paths), "reason": each.reason} for each in self.skipped],
         }
 
     def print(self) -> None:
@@ -70,7 +70,8 @@ class Place:
         for model in self.models:
             yield f"  {model.id}", decimal_bytes(model.size_bytes), _what(model.invalid), _path(model.paths)
         for skipped in self.skipped:
-            yield "  -", "-", _what(skipped.reason), _path(skipped.paths)
+            what = f"served: {skipped.reason}" if skipped.name else _what(skipped.reason)
+            yield f"  {skipped.name or '-'}", "-", what, _path(skipped.paths)
         for folder in self.closed:
             yield "  -", "-", _what("the folder cannot be read"), folder
 

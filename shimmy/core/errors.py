@@ -180,7 +180,8 @@ class Unavailable(ShimmyError):
 
 
 class InsufficientMemory(Unavailable):
-    """A model would not fit; details: `needed_bytes`, `free_bytes`, `limit_bytes`, and `device` for memory of a GPU."""
+    """A model would not fit; details: `needed_bytes`, `free_bytes`, `limit_bytes`, `device` for memory of a GPU, and
+    `is_lasting` where it would not fit either if it were alone: worth no retry."""
 
     code = "insufficient_memory"
 

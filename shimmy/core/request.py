@@ -152,11 +152,11 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
     """A function that the model may call; `parameters` is the JSON text of the schema of its arguments, an object's.
-    With `strict` they are enforced."""
+    Without one there are none, as OpenAI has it. With `strict` they are enforced."""
 
     name: str
     description: str | None = None
-    parameters: str = '{"type":"object"}'
+    parameters: str = '{"type":"object","properties":{},"additionalProperties":false}'
     strict: bool = False
 
 

@@ -132,6 +132,12 @@ class Catalog:
         """The files that look like models and are not listed."""
         return list(self._listing.skipped) if self._listing else []
 
+    def further_names(self) -> "list[tuple[str, Model]]":
+        """What else somebody calls a model, by `cp` or a link, with that model; sorted. The files were found before."""
+        names = sorted({each.name for each in self.skipped() if each.name})
+        found = ((name, self.look_up(name)) for name in names)
+        return [(name, model) for name, model in found if model is not None and model.id != name]
+
     @property
     def sources(self) -> "tuple[Source, ...]":
         """In the order in which they are searched."""

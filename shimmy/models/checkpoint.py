@@ -15,6 +15,8 @@ from shimmy.models.names import shards_of
 from shimmy.models.safetensors import Tensor, read_tensors
 
 MAX_CONFIG_BYTES = 4 << 20
+# Of all shards; the largest real ones, of mixtures of experts, have a third of that.
+MAX_TENSORS = 1 << 18
 CONFIG = "config.json"
 WEIGHTS = ".safetensors"
 # Python unpickles what is in these, and a pickle can run any code.
@@ -131,6 +133,10 @@ class Checkpoint:
                 tensors = read_tensors(path)
             except ModelInvalid as error:
                 raise ModelInvalid(f"{os.path.basename(path)}: {error.message}") from error.__cause__
+            if not tensors:
+                raise ModelInvalid(f"{os.path.basename(path)}: there are no tensors in it")
+            if len(found) + len(tensors) > MAX_TENSORS:
+                raise ModelInvalid(f"it has more than {MAX_TENSORS} tensors")
             for tensor in tensors:
                 if tensor.name in found:
                     raise ModelInvalid(f"two shards have a tensor {tensor.name}")

@@ -10,6 +10,7 @@ from shimmy.models.discovery import Source
 from shimmy.models.facts import inspect
 from shimmy.models.folders import File, Found
 from shimmy.models.names import normalized
+from shimmy.models.stored import StoreSource
 
 if TYPE_CHECKING:
     from shimmy.models.catalog import Catalog
@@ -44,7 +45,7 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
     `ModelInvalid`, `RequestError`, `StoreFailed`."""
     from shimmy.store.imports import in_place
 
-    manifest = store.find(source)
+    manifest = _stored(store, catalog, source)
     if manifest is None:
         model = catalog.find(source)
         manifest = in_place(target, model.paths, f"{model.source}: {model.id}", model.own.layers)
@@ -54,17 +55,27 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
 def remove(store: "Store", catalog: "Catalog", name: str) -> int:
     """How many bytes that made free. Raises `ModelNotFound`, and `RequestError` for a model that is not of the store:
     its file belongs to somebody else."""
-    if not store.knows(name):
-        try:
-            model = catalog.find(name)
-        except ModelInvalid:
-            raise RequestError(
-                f"{name!r} is not of the store {store.root}; its files are not ours", param="model"
-            ) from None
+    if store.knows(name):
+        return store.remove(name)
+    if (manifest := _stored(store, catalog, name)) is not None:
+        return store.remove(manifest.name)
+    try:
+        model = catalog.find(name)
+    except ModelInvalid:
         raise RequestError(
-            f"{model.id!r} is not of the store {store.root}, but at {model.paths[0]}; remove it there", param="model"
-        )
-    return store.remove(name)
+            f"{name!r} is not of the store {store.root}; its files are not ours", param="model"
+        ) from None
+    raise RequestError(
+        f"{model.id!r} is not of the store {store.root}, but at {model.paths[0]}; remove it there", param="model"
+    )
+
+
+def _stored(store: "Store", catalog: "Catalog", name: str) -> "Manifest | None":
+    """That of a model of the store, also where only the catalogue can read the spelling of its name."""
+    if (manifest := store.find(name)) is not None:
+        return manifest
+    model = catalog.look_up(name)
+    return store.find(model.id) if model is not None and model.source == StoreSource.label else None
 
 
 def take_in_file(store: "Store", path: str, name: str | None) -> "Manifest":

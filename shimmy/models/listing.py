@@ -65,11 +65,13 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A file that looks like a model, is not listed, and why."""
+    """A file that looks like a model, is not listed, and why. One that is listed already gives its model a further
+    `name`, unless that leads to another."""
 
     source: str
     paths: tuple[str, ...]
     reason: str
+    name: str | None = None
 
 
 _INDEXES = "models inspections id_of_name id_of_spelling id_of_file id_of_path names_of source_of".split()

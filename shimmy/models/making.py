@@ -65,14 +65,16 @@ class Making:
         from shimmy.store.folder import as_store_failure
 
         with as_store_failure(self._store.root):
-            fresh = None if self.rewriting is None else self._take_in(self.rewriting, stop)
+            added: list[str] = []
             try:
-                for content in self._texts.values():
-                    self._store.put(content)
+                fresh = None if self.rewriting is None else self._take_in(self.rewriting, stop, added)
+                for digest, content in self._texts.items():
+                    if not self._store.has(digest, len(content)):
+                        added.append(self._store.put(content))
                 made = self._store.adopt(self._manifest(fresh))
             except BaseException:
-                if fresh is not None:
-                    self._store.discard(fresh.sha256 or "")
+                for digest in added:
+                    self._store.discard(digest)
                 raise
         # What was sent and never used; not before, lest a blob that somebody was told is here goes.
         with suppress(OSError):
@@ -117,7 +119,7 @@ class Making:
             self._place = self._store.workplace()
         return self._place
 
-    def _take_in(self, rewriting: "Rewriting", stop: Callable[[], None]) -> "Part":
+    def _take_in(self, rewriting: "Rewriting", stop: Callable[[], None], added: list[str]) -> "Part":
         from shimmy.store.manifests import Part
 
         path = rewriting.outcome
@@ -128,6 +130,7 @@ class Making:
         # A model that has the same file and is loaded would have another one then.
         if not self._store.has(digest, size):
             self._store.take_in(path, digest)
+            added.append(digest)
         return Part(f"model-{inspection.facts.quantization}.gguf", size, digest)
 
     def _manifest(self, fresh: "Part | None") -> "Manifest":
@@ -174,6 +177,9 @@ def _of_files(store: "Store", recipe: Recipe) -> "Manifest":
         raise RequestError(
             "files: they must be one GGUF model, whole, each file called as usual, or one in SafeTensors", param="files"
         )
+    # A small file could be a thousand headers to read and to keep.
+    if len({each.sha256 for each in files}) < len(files):
+        raise RequestError("files: two shards are the same", param="files")
     parts = tuple(Part(each.path.rpartition("/")[2], each.size, each.sha256) for each in found[0].files)
     if reason := inspect([store.blob(each.sha256) for each in found[0].files]).invalid:
         raise ModelInvalid(f"what was sent cannot be served: {reason}", param="files")

@@ -2,6 +2,7 @@
 files are such that it can be done. Who does the jobs is the business of others."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from shimmy.store.workplace import Workplace
 
 _PARTIAL = "unfinished"
+# What is used of weights, and of that what every file system takes; none of the names that Windows has for devices.
+_WEIGHTS_NAME = re.compile(r"model[A-Za-z0-9._-]{0,200}\.safetensors")
 
 
 class Rewriting:
@@ -88,12 +91,14 @@ def laid_out(place: "Workplace", files: Sequence[tuple[str, str]]) -> tuple[str,
     names: dict[str, str] = {}
     for name, path in files:
         if within := _within(name):
-            if within in names:
+            # To some file systems names that differ in case only are one.
+            if within.lower() in names:
                 raise RequestError(f"files: two are called {within}", param="files")
-            names[within] = place.take(path, within)
-    found = files_of(place.path, [name for name in names if name != POOLING])
+            names[within.lower()] = within
+            place.take(path, within)
+    found = files_of(place.path, [name for name in names.values() if name != POOLING])
     if found is None:
-        if any(name.endswith(PICKLES) for name in names):
+        if any(name.endswith(PICKLES) for name, _ in files):
             raise ModelInvalid(f"what was sent cannot be served: {PICKLED}", param="files")
         raise RequestError(f"files: a model in SafeTensors has {CONFIG} and model*{WEIGHTS}", param="files")
     paths, reason = found
@@ -110,4 +115,6 @@ def _within(name: str) -> str | None:
     if name == POOLING or name.endswith(f"/{POOLING}"):
         return POOLING
     last = name.rpartition("/")[2]
-    return last if may_be_part(last) and not {"\\", ":"} & set(last) else None
+    if last.endswith((WEIGHTS, *PICKLES)):
+        return last if _WEIGHTS_NAME.fullmatch(last) else None
+    return last if may_be_part(last) else None

@@ -192,7 +192,8 @@ class _Scan:
             id = self.listing.id_of_file[file]
             self._contest(id, *found.paths)
             self._lead(found.name, id)
-            self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}"))
+            name = found.name if self.listing.id_of_name[found.name] == id else None
+            self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}", name))
         elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
             if file:

@@ -258,21 +258,25 @@ class Room:
         """With what can be done about it."""
         needed, left, limit = needs.bytes[place], max(0, free[place]), max(0, limits[place])
         where, device = ("memory", {}) if place == MAIN else (f"memory on {place}", {"device": place})
+        # What the system has for models grows when other programs end.
+        is_lasting = needed > limit and place == MAIN and self._limit_bytes is not None
         return InsufficientMemory(
             f"model {newcomer.model.id!r} needs {binary_size(needed)} of {where}, and {binary_size(left)} of"
-            f" {binary_size(limit)} are free: {self._remedies(place)}",
+            f" {binary_size(limit)} are free: {self._remedies(place, alone=needed > limit)}",
             needed_bytes=needed,
             free_bytes=left,
             limit_bytes=limit,
+            is_lasting=is_lasting,
             **device,
         )
 
-    def _remedies(self, place: str) -> str:
-        usual = "unload other models, or serve with a smaller --ctx"
+    def _remedies(self, place: str, *, alone: bool) -> str:
+        """`alone` where it would not fit either if there were no other models."""
+        usual = "serve with a smaller --ctx" if alone else "unload other models, or serve with a smaller --ctx"
         if place != MAIN:
             return f"put fewer layers there (--gpu-layers; with auto as many as fit), {usual}"
         if self._limit_bytes is not None:
-            return f"raise --memory-budget, {usual}"
+            return f"raise --memory-budget{' or' if alone else ','} {usual}"
         return f"{usual}; or allow more with --memory-budget; weights are then read from the disk again and again"
 
 

@@ -88,12 +88,13 @@ def _headers(error: ShimmyError) -> Iterator[Header]:
         yield b"www-authenticate", b"Bearer"
     if allow := error.details.get("allow"):
         yield b"allow", allow.encode()
-    seconds = error.details.get("retry_after_seconds", _RETRY_AFTER_SECONDS if error.status == 503 else None)
+    passes = error.status == 503 and not error.details.get("is_lasting", False)
+    seconds = error.details.get("retry_after_seconds", _RETRY_AFTER_SECONDS if passes else None)
     if seconds is not None:
         yield b"retry-after", str(math.ceil(seconds)).encode()
         yield b"retry-after-ms", str(math.ceil(seconds * 1000)).encode()
     # The OpenAI and Anthropic SDKs repeat every 408, 429 and 5xx twice unless told not to (openai/_base_client.py).
-    if error.status in (429, 503) or isinstance(error, RequestTimeout):
+    if passes or error.status == 429 or isinstance(error, RequestTimeout):
         yield b"x-should-retry", b"true"
     elif error.status >= 500 or isinstance(error, QueueTimeout):
         yield b"x-should-retry", b"false"

@@ -69,18 +69,16 @@ class StoreAccess:
         from shimmy.models.making import Making
 
         await self._inference.models.refresh()
-        making, halt = (
-            Making(user_store(os.environ), self._inference.models.catalog, recipe),
-            _Halt(self._inference.closing),
-        )
-        with ExitStack() as place:
+        making = Making(user_store(os.environ), self._inference.models.catalog, recipe)
+        halt = _Halt(self._inference.closing)
+        with ExitStack() as limits:
             try:
                 await halt.after(asyncio.to_thread(making.prepare))
                 if making.rewriting is not None:
                     from shimmy.server.rewriting import rewrite
 
-                    place.enter_context(self._counted())
-                    place.enter_context(self._alone())
+                    limits.enter_context(self._counted())
+                    limits.enter_context(self._alone())
                     async with aclosing(rewrite(making.rewriting, self._inference.closing)) as reported:
                         async for each in reported:
                             yield each

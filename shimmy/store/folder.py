@@ -136,6 +136,8 @@ class Store:
     def workplace(self) -> Workplace:
         """Where files are made that are to be blobs."""
         self.make()
+        # What a killed process left there may be what takes the room that is needed now.
+        sweep_workplaces(self._partial)
         with as_store_failure(self.root):
             return Workplace(self._partial)
 

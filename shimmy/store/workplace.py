@@ -8,7 +8,8 @@ from contextlib import ExitStack, suppress
 
 from shimmy.store.locks import locked, locked_if_free
 
-_NAME = "work-"
+# Hidden, so that it is no model for whoever looks for some where the store is.
+_NAME = ".work-"
 _LOCK = ".lock"
 _TURN_SECONDS = 0.01
 
@@ -33,7 +34,8 @@ class Workplace:
         path = os.path.join(self.path, *name.split("/"))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            os.link(source, path)
+            # The file itself: from here a relative link leads elsewhere.
+            os.link(os.path.realpath(source), path)
         except FileExistsError:
             raise
         except OSError:

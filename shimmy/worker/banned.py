@@ -44,8 +44,8 @@ def banned_by(generation: Generation, vocabulary: Vocabulary) -> Banned:
 def _spellings(words: Iterable[str], vocabulary: Vocabulary) -> Iterable[tuple[int, ...]]:
     """Each word as tokens, at the beginning of a text and after a space: most vocabularies have two tokens for that."""
     for word in words:
-        for text in (word, " " + word.lstrip()):
-            if word.strip() and (tokens := vocabulary.tokenize(text, add_special=False)):
+        for text in (word.lstrip(), " " + word.lstrip()):
+            if text.strip() and (tokens := vocabulary.tokenize(text, add_special=False)):
                 yield tuple(tokens)
 
 

@@ -243,8 +243,9 @@ class Embedder:
         for id in {result.id for result in results}:
             if not self._jobs[id].num_unfinished:
                 del self._jobs[id]
-        if num_tokens >= LEAST_BUDGET_TOKENS:
-            self._token_seconds.append((self._clock() - began_at) / num_tokens)
+        # On Windows the clock stands still for 16 ms: what took no time says nothing.
+        if num_tokens >= LEAST_BUDGET_TOKENS and (seconds := self._clock() - began_at) > 0:
+            self._token_seconds.append(seconds / num_tokens)
         return [*events, *results]
 
     def _lane(self, pooling: Pooling) -> _Lane:

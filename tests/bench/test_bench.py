@@ -47,8 +47,8 @@ async def one_answer(head: bytes, pieces: Pieces, is_chunked: bool) -> Reply:
         writer.write(b"0\r\n\r\n" if is_chunked else b"")
         writer.close()
 
-    port = free_port()
-    async with await asyncio.start_server(answer, "127.0.0.1", port):
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
         return await Endpoint(f"http://127.0.0.1:{port}", "m").complete("p", 8)
 
 

@@ -11,6 +11,9 @@ from shimmy.models.scan import SETTLED_SECONDS
 
 
 def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # A copy that pauses for long would be taken for whole, and this machine may pause by itself.
+    monkeypatch.setattr(arrivals, "_WRITES", 1)
+    monkeypatch.setattr(arrivals, "_WRITE_PAUSE_SECONDS", 0.0)
     output = tmp_path / "catalogue.json"
     counts = ["--models", "3", "--rounds", "2", "--among", "2", "--arrivals", "1"]
     monkeypatch.setattr(sys, "argv", ["bench.catalogue", *counts, "--output", str(output)])
@@ -39,5 +42,6 @@ def test_models_that_are_not_listed_end_it(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_come_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "_LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(arrivals, "_copied", lambda path: 0.0)
     with pytest.raises(SystemExit, match="no model was added within 0 s"):
         arrivals.arrivals(tmp_path, 0, 1)

@@ -59,9 +59,10 @@ def test_a_whole_run(tmp_path: Path) -> None:
     one, four, short = json.loads(output.read_text())["results"]
     for long in (one, four):
         assert long["prompt_tokens"] == [1512]
-        # A silence begins when its last word is read, which may be later than when that was sent.
-        assert long["worst_gap_seconds"] > 0.2 and long["alone_seconds"] > 0.3
-        assert 0.001 <= long["plain_gap_seconds"] < long["worst_gap_seconds"]
+        # A silence begins when its last word is read, which may be later than when that was sent: if nobody reads in
+        # the middle of it, there are two shorter ones.
+        assert long["worst_gap_seconds"] > 0.1 and long["alone_seconds"] > 0.3
+        assert 0 <= long["plain_gap_seconds"] < long["worst_gap_seconds"]
     assert short["prompt_tokens"] == [100] * 8 == [100] * len(short["first_token_seconds"])
     assert [each["num_ended"] for each in (one, four, short)] == [0, 0, 0]
     assert "8 short prompts join 4 streams" in finished.stderr

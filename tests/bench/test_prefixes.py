@@ -70,6 +70,10 @@ def run(mode: str, folder: Path, *arguments: str) -> dict[str, Any]:
     return document
 
 
+def least(returns: list[dict[str, Any]], figure: str) -> float:
+    return min(float(each[figure]) for each in returns)
+
+
 def test_prompts_that_begin_alike(tmp_path: Path) -> None:
     servers = ["--server", f"a={command(tmp_path)}", "--server", f"b={command(tmp_path)}"]
     sizes = ["--rounds", "2", "--clients", "3", "--prompt-tokens", "400", "--max-tokens", "2"]
@@ -77,8 +81,10 @@ def test_prompts_that_begin_alike(tmp_path: Path) -> None:
     assert [(each["server"], each["round"]) for each in document["returns"]] == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
     for each in document["returns"]:
         # Eight pieces of 50 words, and the tail that is new each time.
-        assert each["cold_seconds"] > 0.2 and each["cold_seconds"] > each["warm_seconds"]
+        assert each["cold_seconds"] > 0.2
         assert all(400 < tokens < 430 for tokens in each["prompt_tokens"]) and each["restarted_seconds"] is None
+    # Any single one may be longer on a busy machine.
+    assert least(document["returns"], "warm_seconds") < least(document["returns"], "cold_seconds")
     for each in document["crowds"]:
         assert len(each["first_token_seconds"]) == len(each["prompt_tokens"]) == 3
         assert 0.2 < max(each["first_token_seconds"]) <= each["all_seconds"]
@@ -87,9 +93,12 @@ def test_prompts_that_begin_alike(tmp_path: Path) -> None:
 def test_what_is_kept_over_a_restart(tmp_path: Path) -> None:
     servers = [f"keeps={command(tmp_path, str(tmp_path / 'kept'))}", f"forgets={command(tmp_path)}"]
     arguments = [word for server in servers for word in ("--server", server)]
-    document = run("bench.prefixes", tmp_path, *arguments, "--restart", "--rounds", "1", "--prompt-tokens", "400")
-    keeps, forgets = document["returns"]
-    assert keeps["restarted_seconds"] < forgets["restarted_seconds"] and forgets["restarted_seconds"] > 0.2
+    document = run("bench.prefixes", tmp_path, *arguments, "--restart", "--rounds", "2", "--prompt-tokens", "400")
+    keeps, forgets = (
+        least([each for each in document["returns"] if each["server"] == name], "restarted_seconds")
+        for name in ("keeps", "forgets")
+    )
+    assert keeps < forgets and forgets > 0.2
     assert document["crowds"] == []
 
 

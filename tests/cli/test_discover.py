@@ -34,7 +34,7 @@ def test_says_of_each_place_what_is_there_and_what_is_not_served(invoke: Invoke,
             *("cut", "4B", "not served: truncated: the header goes on to byte 24, the file has 4"),
             str(folder / "cut.gguf"),
         ],
-        ["-", "-", "not served: the same file as a", str(folder / "link.gguf")],
+        ["link", "-", "served: the same file as a", str(folder / "link.gguf")],
         ["-", "-", "not served: not a model but a vocabulary", str(folder / "vocabulary.gguf")],
     ]
     elsewhere = {label: place for label, place in found[5:]}
@@ -62,7 +62,9 @@ def test_json_has_the_entries_of_the_list(invoke: Invoke, machine: Path) -> None
         "trouble": None,
         "unreadable_folders": [],
         "models": json.loads(invoke("list", "--json").stdout),
-        "skipped": [{"paths": [str(machine / "models" / "b.gguf")], "reason": "not a model but a vocabulary"}],
+        "skipped": [
+            {"name": None, "paths": [str(machine / "models" / "b.gguf")], "reason": "not a model but a vocabulary"}
+        ],
     }
 
 

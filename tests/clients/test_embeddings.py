@@ -78,7 +78,9 @@ def test_a_worker_that_is_killed_goes_unnoticed(server: Program, client: OpenAI)
         time.sleep(0.3)
         os.kill(pids[0], signal.SIGKILL)
 
-    threading.Thread(target=kill).start()
+    killing = threading.Thread(target=kill)
+    killing.start()
     answer = client.embeddings.create(model=MODEL, input=texts)
+    killing.join()
     assert len(answer.data) == 100
     assert server.worker_pids() != pids

@@ -15,7 +15,7 @@ pytest.importorskip("grpc_reflection", reason="the client of the page is grpcio-
 
 import grpc
 
-from tests.program import DEMO, DEMO_ID, Program, program
+from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program, program
 from tests.protocols.grpc.official import SPINDLL, chat, message, method_of
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
@@ -85,7 +85,9 @@ def test_what_is_told_of_the_model(channel: Any) -> None:
 
 def test_a_server_that_is_told_to_end_ends_its_calls_and_then_itself(tmp_path: Path) -> None:
     """Streams, and those who only watch: each has a status, and nobody holds it up."""
-    endless = chat("Count from one to one thousand in words.", model=DEMO_ID, max_tokens=4000)
+    # An answer to a question could be over by itself.
+    params = message("GenerateParams", max_tokens=4000, temperature=0)
+    endless = message("GenerateRequest", model=DEMO_ID, prompt="1, 2, 3, 4, 5,", params=params)
     questions: SimpleQueue[Any] = SimpleQueue()
     questions.put(message("grpc.reflection.v1.ServerReflectionRequest", list_services=""))
     with program(tmp_path, "--model-path", str(DEMO), "--drain-seconds", "0") as running:
@@ -94,7 +96,7 @@ def test_a_server_that_is_told_to_end_ends_its_calls_and_then_itself(tmp_path: P
             asked = begin(
                 channel, "ServerReflectionInfo", iter(questions.get, None), "grpc.reflection.v1.ServerReflection"
             )
-            answer = begin(channel, "Chat", endless)
+            answer = begin(channel, "Generate", endless)
             assert next(answer).token and next(asked).list_services_response.service
             while next(watched).status != SERVING:
                 pass
@@ -104,4 +106,4 @@ def test_a_server_that_is_told_to_end_ends_its_calls_and_then_itself(tmp_path: P
                     list(ended)
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             questions.put(None)
-        assert running.process.wait(10) == 0
+        assert running.process.wait(LIMIT_SECONDS) == 0

@@ -19,7 +19,8 @@ for line in sys.stdin:
         try:
             work()
         except BaseException:
-            traceback.print_exc()
+            # At once, as it may be killed at this very moment.
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(1)
     print(child, flush=True)

@@ -32,7 +32,8 @@ _ASKED = "/token"
 class Faults:
     """`statuses` are answered first, by the host of the files, and `refusals`, with headers, by the host
     they are for. `cut_bytes` ends each answer after so many bytes; `corrupt` changes a byte of every file;
-    `block_seconds` is waited for before each block of `block_bytes`."""
+    `block_seconds` is waited for before each block of `block_bytes`. From byte `held_from` on no file is sent before
+    `let_go` is set."""
 
     serves_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
@@ -41,6 +42,8 @@ class Faults:
     corrupt: bool = False
     block_seconds: float = 0.0
     block_bytes: int = 65536
+    held_from: int | None = None
+    let_go: threading.Event = field(default_factory=threading.Event)
     redirect: str | None = None
     challenge: str | None = None
     encoding: str | None = None
@@ -212,17 +215,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("content-encoding", faults.encoding)
         self.send_header("content-length", str(end - start))
         self.end_headers()
-        self.give_blocks(content[start : end if faults.cut_bytes is None else min(end, start + faults.cut_bytes)])
+        self.give_blocks(content, start, end if faults.cut_bytes is None else min(end, start + faults.cut_bytes))
         if faults.cut_bytes is not None:
             self.close_connection = True
 
-    def give_blocks(self, content: bytes) -> None:
+    def give_blocks(self, content: bytes, start: int, end: int) -> None:
         faults = self.hub.faults
         size = faults.block_bytes
-        for at in range(0, len(content), size):
+        for at in range(start, end, size):
             if faults.block_seconds:
                 time.sleep(faults.block_seconds)
-            self.wfile.write(content[at : at + size])
+            if faults.held_from is not None and at >= faults.held_from:
+                faults.let_go.wait(60)
+            self.wfile.write(content[at : min(at + size, end)])
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

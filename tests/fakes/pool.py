@@ -54,6 +54,9 @@ class FakeCatalog(Catalog):
     def models(self) -> list[Model]:
         return sorted(self._listed.values(), key=lambda model: model.id)
 
+    def further_names(self) -> list[tuple[str, Model]]:
+        return []
+
     def find(self, name: str) -> Model:
         model = self.look_up(name)
         if model is None:
@@ -151,6 +154,10 @@ def text_of(events: list[Event], index: int = 0) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta) and event.index == index)
 
 
+# Children of this process that are none of the running test's.
+_others: set[int] = set()
+
+
 def run(test: Coroutine[Any, Any, T]) -> T:
     """Runs a test to its end, within a limit, and checks that it leaves no process behind."""
 
@@ -158,17 +165,19 @@ def run(test: Coroutine[Any, Any, T]) -> T:
         async with asyncio.timeout(LIMIT_SECONDS):
             return await test
 
-    before = children()
+    global _others
+    _others = set()
+    _others = children()
     result = asyncio.run(limited())
-    assert children() <= before, "the test left worker processes behind"
+    assert not children(), "the test left worker processes behind"
     return result
 
 
 def children() -> set[int]:
-    """Process ids of the living or unreaped children of this process (Linux only)."""
+    """Process ids of the children that the running test has, living or unreaped (Linux only)."""
     found: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         # A thread may end meanwhile.
         with suppress(FileNotFoundError):
             found.update(map(int, path.read_text().split()))
-    return found
+    return found - _others

@@ -17,8 +17,9 @@ pytestmark = [pytest.mark.model, pytest.mark.program, pytest.mark.slow]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
-REFUSED_SECONDS = 30.0
-WORST_GAP_SECONDS = 20.0
+# What takes seconds on an idle machine has taken ten times as long on a busy one.
+REFUSED_SECONDS = 85.0
+WORST_GAP_SECONDS = 60.0
 
 
 def chat(**fields: Any) -> tuple[str, dict[str, Any]]:

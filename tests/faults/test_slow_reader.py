@@ -11,6 +11,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.program]
 CHAT = "/v1/chat/completions"
 NUM_WORDS = 1000  # of 1 KiB each: more than all buffers on the way hold, unless the kernel may hold what it likes
 TINY = 4096
+# Within it a worker has to be paused, and all that there is a window for has to come.
+STALL_SECONDS = 2.0
 
 
 async def flood(client: Client, stream: bool = True) -> None:
@@ -46,7 +48,7 @@ def test_it_is_cut_when_it_takes_nothing_for_long() -> None:
             await server.until_no_connections()
             assert not (await rest_of(slow)).endswith(b"[DONE]\n\n\r\n0\r\n\r\n")
 
-    run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
+    run_live(test, settings=with_settings(stall_seconds=STALL_SECONDS), keep_alive_seconds=0.1)
 
 
 @inside("stall_seconds")
@@ -112,7 +114,7 @@ def test_on_http2_the_connection_and_its_other_streams_stay() -> None:
         await server.until_logged("pause chatcmpl-.* abort chatcmpl-")
         await server.until_no_connections()
 
-    run_live(test, settings=with_settings(stall_seconds=0.3), keep_alive_seconds=0.1)
+    run_live(test, settings=with_settings(stall_seconds=STALL_SECONDS))
 
 
 def test_on_http2_a_client_that_leaves_without_having_read_is_noticed() -> None:

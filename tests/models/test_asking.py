@@ -32,18 +32,19 @@ def fails() -> int:
 
 def test_a_question_is_open_until_it_is_answered_and_then_that_is_the_next_answer(held_up: threading.Event) -> None:
     asking = Asking(0.01)
-    num_asked = 0
+    num_asked, is_asked = 0, threading.Event()
 
     def answers_late() -> str:
         nonlocal num_asked
         num_asked += 1
+        is_asked.set()
         held_up.wait()
         return "late"
 
     for _ in range(3):
         with pytest.raises(NoAnswerError):
             asking.ask("a", answers_late)
-    assert num_asked == 1
+    assert is_asked.wait(LIMIT_SECONDS) and num_asked == 1
     # Of which it is known by then that it takes too long.
     assert asking.vain_seconds == 0.01
     held_up.set()

@@ -10,6 +10,7 @@ import pytest
 from shimmy.models.checkpoint import PICKLED, files_of, means
 from shimmy.models.facts import Inspection, header_keys, inspect
 from shimmy.models.folders import File, Folder, Found, HuggingFaceCache
+from shimmy.models.safetensors import read_tensors
 from tests.convert.checkpoints import TEMPLATE, write_checkpoint, write_json, write_tensors
 
 
@@ -82,6 +83,18 @@ def test_shards(tmp_path: Path) -> None:
     os.replace(folder / "model-00001-of-00002.safetensors", folder / "model-00002-of-00002.safetensors")
     os.link(folder / "model-00002-of-00002.safetensors", folder / "model-00001-of-00002.safetensors")
     assert "two shards have a tensor" in (inspected(tmp_path).invalid or "")
+
+
+def test_shards_do_not_go_on_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header of 16 MiB may say nothing of any tensor, and one file may be a thousand shards."""
+    folder = write_checkpoint(tmp_path, "llama")
+    num_tensors = sum(len(read_tensors(str(path))) for path in folder.glob("*.safetensors"))
+    monkeypatch.setattr("shimmy.models.checkpoint.MAX_TENSORS", num_tensors)
+    assert inspected(tmp_path).invalid is None
+    monkeypatch.setattr("shimmy.models.checkpoint.MAX_TENSORS", num_tensors - 1)
+    assert f"it has more than {num_tensors - 1} tensors" in (inspected(tmp_path).invalid or "")
+    write_tensors(folder / "model-00001-of-00002.safetensors", {})
+    assert inspected(tmp_path).invalid == "model-00001-of-00002.safetensors: there are no tensors in it"
 
 
 def test_a_hugging_face_cache(tmp_path: Path) -> None:

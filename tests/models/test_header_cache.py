@@ -83,7 +83,9 @@ def relink(path: Path) -> None:
     """The same in all but the time at which something was done to it."""
     status = path.stat()
     os.link(path, path.with_name("link"))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    # Within one tick of the file system's clock nothing would show.
+    while path.stat().st_ctime_ns == status.st_ctime_ns:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def rename(path: Path) -> None:
@@ -110,8 +112,10 @@ def test_a_file_that_was_touched_is_read_again(
     assert num_read == 1
 
 
-def test_a_file_written_just_now_is_not_kept(tmp_path: Path, path: Path) -> None:
+def test_a_file_written_just_now_is_not_kept(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next write may leave the same time behind."""
+    # As long as it may take on a busy machine until it is looked at.
+    monkeypatch.setattr("shimmy.models.scan.SETTLED_SECONDS", 1000.0)
     model().write(tmp_path / "models" / "m.gguf")
     Catalog([Folder("x", str(tmp_path / "models"))], str(path)).refresh()
     assert not path.exists()
@@ -231,6 +235,7 @@ def work():
         cache.add([(observe((path,)), inspect((path,)))])
 """
 TIMES = 200
+MOST_TIMES = 1000
 
 
 @pytest.mark.slow
@@ -242,7 +247,9 @@ def test_two_who_write_it_are_killed_at_random_moments(tmp_path: Path, path: Pat
     environ = {**os.environ, "HEADERS": str(path), "MODELS": folder.place}
     with open(tmp_path / "stderr.txt", "w") as stderr, forking(KEEPING, environ, stderr) as fork:
         running = [fork(), fork()]
-        for _ in range(TIMES):
+        for number in range(MOST_TIMES):
+            if number >= TIMES and num_kept and num_unfinished:
+                break
             time.sleep(moments.uniform(0.0, 0.01))
             os.kill(running.pop(0), signal.SIGKILL)
             running.append(fork())

@@ -121,6 +121,7 @@ def test_with_an_adapter(tmp_path: Path, store: Store, catalog: Catalog) -> None
         ({"a.gguf": "0" * 64}, "there is no blob"),
         ({"a.gguf": "model", "b.gguf": "model"}, "one GGUF model"),
         ({"a-00001-of-00002.gguf": "model"}, "one GGUF model"),
+        ({"a-00001-of-00002.gguf": "model", "a-00002-of-00002.gguf": "model"}, "two shards are the same"),
         ({"model.safetensors": "model"}, "has config.json and model"),
         ({"config.json": "model"}, "has config.json and model"),
         ({"../../etc/passwd": "model"}, "one GGUF model"),

@@ -1,6 +1,7 @@
 """Models whose weights are written anew: what is asked of workers, and what becomes of what they write."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shimmy.core.errors import Draining, ModelInvalid, RequestError
+from shimmy.core.errors import Draining, ModelInvalid, RequestError, StoreFull
 from shimmy.core.ipc import Convert, Quantize
 from shimmy.core.modelfile import Recipe
 from shimmy.models.catalog import Catalog
@@ -27,6 +28,8 @@ from tests.fakes.gguf_writer import TensorSpec, model
 NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 # ggml.h
 Q4_1_TENSOR = 3
+# In characters a name may be as long, in bytes no file's.
+TOO_LONG = f"model{'é' * 200}.safetensors"
 
 
 @pytest.fixture
@@ -177,8 +180,9 @@ def test_files_that_are_no_checkpoint(tmp_path: Path, store: Store, catalog: Cat
         store, catalog, files | {"model.safetensors": weights, "a/config.json": config}, "two are called config.json"
     )
     refused(store, catalog, files | {"model.safetensors": "0" * 64}, "there is no blob")
-    for name in ("../model\\..\\x.safetensors", "C:model.safetensors"):
+    for name in ("../model\\..\\x.safetensors", "C:model.safetensors", "model*.safetensors", TOO_LONG):
         refused(store, catalog, files | {name: weights}, "has config.json and model")
+    refused(store, catalog, files | {"model-A.safetensors": weights, "model-a.safetensors": weights}, "two are called")
     write_json(tmp_path / "t5.json", {"architectures": ["T5Model"]})
     other = store.put((tmp_path / "t5.json").read_bytes())
     refused(store, catalog, files | {"config.json": other, "model.safetensors": weights}, "T5Model cannot be converted")
@@ -193,7 +197,10 @@ def test_folders_in_names_lead_nowhere(tmp_path: Path, store: Store, catalog: Ca
 
 
 NAMES = st.text() | st.sampled_from(
-    ["config.json", "a/1_Pooling/config.json", "..", "a\\..\\b.safetensors", "C:b.safetensors"]
+    [
+        *("config.json", "a/1_Pooling/config.json", "..", "a\\..\\model.safetensors", "C:model.safetensors"),
+        *("NUL.safetensors", "con.bin", "model?.safetensors", TOO_LONG, "model-1.safetensors"),
+    ]
 )
 
 
@@ -205,7 +212,8 @@ def test_no_name_leads_elsewhere(names: list[str]) -> None:
         laid_out(place, [(name, "/blob") for name in names])
     for name in taken:
         folder, _, last = name.rpartition("/")
-        assert folder in ("", "1_Pooling") and last not in ("", ".", "..") and not {"\\", ":"} & set(last)
+        assert folder in ("", "1_Pooling") and last.partition(".")[0].lower() not in ("", "con", "nul")
+        assert re.fullmatch("[A-Za-z0-9._-]{1,255}", last)
 
 
 @pytest.mark.parametrize("written", [b"junk", b""])
@@ -217,22 +225,24 @@ def test_what_was_written_has_to_be_a_model(store: Store, catalog: Catalog, writ
     assert blobs(store) == set() and store.find("mine") is None
 
 
+@pytest.mark.parametrize("was_there", [False, True])
 def test_what_was_written_goes_where_it_cannot_be_kept(
-    store: Store, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    store: Store, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, was_there: bool
 ) -> None:
-    """And a model that had the name goes on having it."""
+    """With the texts, unless somebody has sent the same. And a model that had the name goes on having it."""
 
     def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with prepared(store, catalog, Recipe("mine", "tiny")) as making:
         before = making.finish(lambda: None)
-    with prepared(store, catalog, Recipe("mine", "tiny", quantize="q8_0")) as making:
+    sent_before = {f"sha256-{store.put(each)}" for each in (model().encode(), b"MIT") if was_there}
+    with prepared(store, catalog, Recipe("mine", "tiny", licenses=("MIT",), quantize="q8_0")) as making:
         model().write(Path(rewriting_of(making).outcome))
-        with monkeypatch.context() as patched, pytest.raises(Exception, match="is full"):
+        with monkeypatch.context() as patched, pytest.raises(StoreFull):
             patched.setattr(store, "keep", fail)
             making.finish(lambda: None)
-    assert blobs(store) == set() and store.find("mine") == before
+    assert blobs(store) == sent_before and store.find("mine") == before
 
 
 def test_who_gives_up_leaves_nothing(store: Store, catalog: Catalog) -> None:

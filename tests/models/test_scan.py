@@ -23,13 +23,14 @@ from tests.fakes.gguf_writer import GGUF, TensorSpec, model
 
 
 class Clock:
-    """Of this machine (monotonic and wall time); files have that of the system."""
+    """Of this machine (monotonic and wall time), which stands still unless a test lets it go on; files have that of the
+    system, and so are a little newer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passed = 0.0
-        real = time.time_ns
+        began_ns = time.time_ns()
         monkeypatch.setattr(time, "monotonic", lambda: 1000 + self.passed)
-        monkeypatch.setattr(time, "time_ns", lambda: real() + int(self.passed * 1e9))
+        monkeypatch.setattr(time, "time_ns", lambda: began_ns + int(self.passed * 1e9))
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_a_new_file_counts_when_it_has_been_the_same_for_a_while(
     tmp_path: Path, clock: Clock, catalog: Catalog
 ) -> None:
     path = model().write(tmp_path / "m.gguf")
+    set_now(path, clock)
     assert kinds(catalog) == [] and ids(catalog) == []
     assert catalog.unsettled() == {str(path)} and not catalog.settled()
     clock.passed += SETTLED_SECONDS
@@ -179,6 +181,7 @@ def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, 
     assert kinds(made) == ["changed"] and made.models()[0].invalid is None
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     path = model().write(tmp_path / "b.gguf")
     for old in (GGUF({"general.architecture": "llama"}).write(tmp_path / "a.gguf"), path):
@@ -188,12 +191,25 @@ def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     made.refresh()
     model().write(tmp_path / "d.gguf")
     made.refresh()
-    assert [(os.path.basename(each.paths[0]), each.source, each.reason) for each in made.skipped()] == [
-        ("a.gguf", "x", "not a model but a vocabulary"),
-        ("b.gguf", "x", "the same file as b"),
-        ("c.gguf", "x", "the same file as b"),
-        ("d.gguf", "x", "it is still being written"),
+    assert [(os.path.basename(each.paths[0]), each.source, each.reason, each.name) for each in made.skipped()] == [
+        ("a.gguf", "x", "not a model but a vocabulary", None),
+        ("b.gguf", "x", "the same file as b", "b"),
+        ("c.gguf", "x", "the same file as b", "c"),
+        ("d.gguf", "x", "it is still being written", None),
     ]
+    assert made.find("c") is made.find("b")
+    assert made.further_names() == [("c", made.find("b"))]
+
+
+def test_a_name_that_leads_to_another_model_is_none_of_a_file_that_was_found_before(tmp_path: Path) -> None:
+    first, second = model("One").write(tmp_path / "x" / "a.gguf"), model("Two").write(tmp_path / "x" / "b.gguf")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "b.gguf").symlink_to(first)
+    made = Catalog([Folder("x", str(tmp_path / "x")), Folder("y", str(tmp_path / "y"))])
+    made.refresh()
+    assert made.find("b").paths == (str(second),)
+    assert [(each.reason, each.name) for each in made.skipped()] == [("the same file as a", None)]
+    assert made.further_names() == []
 
 
 WHOLE = [model(name).encode() for name in ("One", "Two")]

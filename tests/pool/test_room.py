@@ -153,16 +153,18 @@ def test_who_waits_for_room_holds_up_nobody_who_fits() -> None:
 @pytest.mark.parametrize(
     ("limit", "first", "last"),
     [
-        (ROOM_FOR_TWO, "raise --memory-budget, ", "$"),
+        (ROOM_FOR_TWO, "raise --memory-budget or ", "$"),
         (None, "", "; or allow more with --memory-budget; weights are "),
     ],
 )
 def test_a_refusal_says_what_can_be_done(limit: int | None, first: str, last: str) -> None:
     async def test() -> None:
         async with placed(memory_limit_bytes=limit, measure=lambda: Memory(3 * GB, 2 * GB)) as placement:
-            text = rf" are free: {first}unload other models, or serve with a smaller --ctx{last}"
-            with pytest.raises(InsufficientMemory, match=text):
+            with pytest.raises(
+                InsufficientMemory, match=rf" are free: {first}serve with a smaller --ctx{last}"
+            ) as told:
                 await placement.acquire(big("huge", 3 * GB))
+            assert told.value.details["is_lasting"] is (limit is not None)
 
     run(test())
 
@@ -174,8 +176,10 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         async with placed(memory_limit_bytes=ROOM_FOR_TWO) as placement:
             stream = await (await placement.acquire(big("busy", 2 * GB))).submit(generation("!stall 1"))
             await anext(stream)
-            with pytest.raises(InsufficientMemory):
+            text = "raise --memory-budget, unload other models, or serve with a smaller --ctx$"
+            with pytest.raises(InsufficientMemory, match=text) as told:
                 await placement.acquire(big("next", 2 * GB))
+            assert not told.value.details["is_lasting"]
             assert loaded(placement) == ["busy"]
 
     run(test())

@@ -11,6 +11,10 @@ from typing import Any, cast
 
 import msgspec
 
+# How long a request may take that takes for ever. What has to come before is late when the machine is busy; a test then
+# asks again, with the next of these.
+PATIENCE_SECONDS = (0.5, 4.0, 25.0)
+
 
 class Answer(msgspec.Struct):
     status: int
@@ -136,6 +140,14 @@ class Live(ABC):
             await client.request("POST", path, body | {"stream": True})
             assert (await client.head()).status == 200
             return [data async for data in client.data()]
+
+    async def overdue(self, path: str, body: dict[str, Any], word: bytes) -> Answer:
+        """The stream of a request whose time was up once it had said `word`."""
+        for seconds in PATIENCE_SECONDS:
+            answer = await self.ask("POST", path, body | {"stream": True, "timeout": seconds})
+            if word in answer.body:
+                return answer
+        raise AssertionError(answer)
 
     async def say(self, order: str) -> str:
         """What the fake worker answers to an order."""

@@ -72,11 +72,10 @@ def test_strange_frames_end_nothing_but_their_connection(name: str, caplog: pyte
         async with server.connect() as client:
             client.writer.write(PREFACE + STRANGE_FRAMES[name])
             client.writer.write_eof()
-            async with asyncio.timeout(10):
-                try:
-                    await client.reader.read()
-                except ConnectionError:
-                    pass
+            try:
+                await client.reader.read()
+            except ConnectionError:
+                pass
         assert (await server.ask("GET", "/health")).status == 200
         await server.until_no_connections()
 
@@ -105,8 +104,9 @@ def test_who_takes_too_long_to_ask_is_left(name: str, drip: bytes) -> None:
         drip = {"HTTP/2 and nothing": frame(PING, 0, 0, b"12345678"), "silence": b"G"}.get(name, b"x")
 
     async def test(server: Inside) -> None:
+        # The server's time runs from when it accepts the connection.
+        began = time.monotonic()
         async with server.connect() as client:
-            began = time.monotonic()
             await client.send(SLOW[name])
 
             async def trickle() -> None:
@@ -135,8 +135,7 @@ def test_a_client_that_has_left_is_not_kept_in_mind() -> None:
                 await client.send(first)
                 if first:
                     await client.reader.read(1000)
-            async with asyncio.timeout(10):
-                await server.until_no_connections()
+            await server.until_no_connections()
 
     run_inside(test, keep_alive_seconds=60)
 

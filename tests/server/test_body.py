@@ -11,6 +11,13 @@ from tests.server.live import Live, chat_body, run_live, with_settings
 
 pytestmark = pytest.mark.program
 
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends megabytes that nobody wants has longer for them where the machine is busy."""
+    monkeypatch.setattr("shimmy.server.body._LINGER_SECONDS", 30.0)
+
+
 CHAT = "/v1/chat/completions"
 LIMIT = Settings().max_body_bytes
 

@@ -45,7 +45,7 @@ def test_the_head_of_an_answer_goes_out_with_its_body(monkeypatch: pytest.Monkey
 def test_a_head_without_a_body_goes_out() -> None:
     async def test(server: Inside) -> None:
         headers = {"origin": "http://localhost", "access_control_request_method": "POST"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await server.ask("OPTIONS", "/v1/chat/completions", **headers)).status == 204
 
     run_inside(test)
@@ -84,7 +84,7 @@ def test_the_end_of_an_exchange_is_none_of_the_next(has_left: bool) -> None:
         reading = asyncio.create_task(protocol.handle(RawData(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2)))
         start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
         end: Message = {"type": "http.response.body", "body": b"ok", "more_body": False}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not exchanges.sends:
                 await asyncio.sleep(0)
             [first] = exchanges.sends
@@ -132,7 +132,7 @@ def test_an_idle_connection_is_waited_for_until_the_server_ends() -> None:
         is_over = True
         group.spawned.clear()
         await timer.restart(group, nothing)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await group.spawned.wait()
 
     asyncio.run(test())

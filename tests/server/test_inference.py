@@ -31,7 +31,7 @@ from shimmy.pool import handle as handle_module
 from shimmy.pool import suspects
 from shimmy.server import keep_alive
 from shimmy.server.inference import Inference
-from tests.fakes.clock import FakeTime
+from tests.fakes.clock import FakeTime, leap
 from tests.fakes.pool import (
     FakeCatalog,
     answer,
@@ -189,8 +189,10 @@ def test_a_deadline_ends_a_running_request_and_the_worker_hears_of_it() -> None:
             assert await answer(inference, "loaded") == "loaded"
             events: list[Event] = []
             with pytest.raises(DeadlineExceeded):
-                async for batch in inference.generate(generation("!stall 2", id="late", timeout_seconds=0.5)):
+                async for batch in inference.generate(generation("!stall 2", id="late", timeout_seconds=20.0)):
                     events += batch
+                    if text_of(events) == "w0 w1":
+                        leap(20.0)
             assert text_of(events) == "w0 w1"
             assert inference.num_active == 0
             await until_log(inference, "abort late")
@@ -203,7 +205,8 @@ def test_the_worker_hears_of_a_deadline_even_while_nobody_reads() -> None:
     async def test() -> None:
         async with fake_inference() as inference:
             assert await answer(inference, "loaded") == "loaded"
-            async with running(inference, id="late", timeout_seconds=0.5) as batches:
+            async with running(inference, id="late", timeout_seconds=20.0) as batches:
+                leap(20.0)
                 await until_log(inference, "abort late")
                 with pytest.raises(DeadlineExceeded):
                     await rest(batches)
@@ -223,7 +226,7 @@ def test_a_worker_that_hears_nothing_cannot_hold_up_a_deadline() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "error"),
-    [({"timeout_seconds": 0.1}, DeadlineExceeded), ({"queue_seconds": 0.1}, QueueTimeout), ({}, QueueTimeout)],
+    [({"timeout_seconds": 20.0}, DeadlineExceeded), ({"queue_seconds": 20.0}, QueueTimeout), ({}, QueueTimeout)],
 )
 def test_who_waits_for_a_model_too_long_is_told_and_the_model_goes_on_loading(
     tmp_path: Path, fields: dict[str, float], error: type[ShimmyError]
@@ -231,9 +234,12 @@ def test_who_waits_for_a_model_too_long_is_told_and_the_model_goes_on_loading(
     model = scripted_model("echo", tmp_path, "hold")
 
     async def test() -> None:
-        async with fake_inference(model, queue_seconds=None if fields else 0.1) as inference:
+        async with fake_inference(model, queue_seconds=None if fields else 20.0) as inference:
+            waiting = asyncio.create_task(answer(inference, "hello", **fields))
+            await until_loading(inference)
+            leap(20.0)
             with pytest.raises(error):
-                await answer(inference, "hello", **fields)
+                await waiting
             assert inference.num_active == 0
             assert inference.models.statuses()[0].state == "loading"
             Path(f"{model.paths[0]}.go").touch()

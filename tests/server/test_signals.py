@@ -68,6 +68,7 @@ def test_a_signal_that_is_handed_on_is_no_second_one(has_echoes: bool, monkeypat
         server = lifecycle.Server(Settings(), Listener("127.0.0.1", "127.0.0.1", 80, -1), inference)
         server._on_signal()
         if has_echoes:
+            monkeypatch.setattr(lifecycle, "_ECHO_SECONDS", 3600.0)
             server._on_signal()
             monkeypatch.setattr(lifecycle, "_ECHO_SECONDS", 0.0)
         with pytest.raises(Ended, match="130"):

@@ -296,10 +296,10 @@ def test_work_that_ends_as_the_client_leaves_has_its_end(monkeypatch: pytest.Mon
             while not wire.is_asked:
                 await asyncio.sleep(0)
             # Whoever waits for the same waits for longer already, and has its turn just before.
+            asyncio.get_running_loop().call_soon(wire.gone.set)
             await wire.gone.wait()
             return 7
 
-        asyncio.get_running_loop().call_later(0.01, wire.gone.set)
         assert await until_disconnect(wire.receive, work()) == 7
         await asyncio.sleep(0)
         task = asyncio.current_task()

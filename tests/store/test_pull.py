@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,10 +243,11 @@ def test_a_host_that_nobody_named(repository: Hub, store: Store) -> None:
 def test_a_challenge_that_is_long(hub: Hub, store: Store) -> None:
     hub.images["library/tiny:1b"] = SMALL
     hub.faults.challenge = 'x"' + "a" * 60_000
-    began = time.monotonic()
+    # What others do on this machine meanwhile does not count.
+    began = time.thread_time()
     with pytest.raises(Forbidden):
         pull(hub, store, f"{hub.origin}/library/tiny:1b")
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_shards_of_the_same_content(hub: Hub, store: Store) -> None:
@@ -365,21 +365,22 @@ def pull_first_shard(hub: Hub, store: Store) -> None:
 
 def test_cancelled_and_gone_on_with(hub: Hub, store: Store) -> None:
     hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
-    hub.faults.block_seconds = 0.005
+    # In the middle of the third chunk.
+    hub.faults.held_from = 2 * CHUNK_BYTES + (1 << 20)
 
     def report(progress: Progress) -> None:
-        if (progress.completed or 0) > 3 * CHUNK_BYTES:
+        if (progress.completed or 0) > 2 * CHUNK_BYTES:
             one.cancel()
 
     one = Pull.from_environ(store, hub.environ, report)
     with pytest.raises(Cancelled):
         one.run("org/large")
-    there = partial.num_arrived(store.partial(sha256(LARGE)))
-    assert 0 < there < 5
+    assert partial.num_arrived(store.partial(sha256(LARGE))) == 2
+    hub.faults.held_from = None
+    hub.faults.let_go.set()
     hub.seen.clear()
-    hub.faults.block_seconds = 0.0
     assert content(store, pull(hub, store, "org/large")[0].parts[0].sha256) == LARGE
-    assert len(hub.ranges) == 5 - there
+    assert len(hub.ranges) == 3
 
 
 def test_chunks_that_were_damaged_meanwhile_come_again(hub: Hub, store: Store) -> None:
@@ -404,20 +405,26 @@ def test_chunks_that_were_damaged_meanwhile_come_again(hub: Hub, store: Store) -
 
 def test_two_pulls_of_the_same_bring_it_once(hub: Hub, store: Store) -> None:
     hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
-    hub.faults.block_seconds = 0.002
-    waited: list[Progress] = []
+    one_waits = threading.Event()
     manifests = []
 
-    def run(note: Callable[[Progress], None]) -> None:
-        manifests.append(Pull.from_environ(Store(store.root), hub.environ, note).run("org/large"))
+    def report(progress: Progress) -> None:
+        if progress.status == "waiting for another pull":
+            one_waits.set()
+        elif progress.digest:
+            # Who brings it comes to no end before the other one has found it so.
+            one_waits.wait(60)
 
-    threads = [threading.Thread(target=run, args=(waited.append,)) for _ in range(2)]
+    def run() -> None:
+        manifests.append(Pull.from_environ(Store(store.root), hub.environ, report).run("org/large"))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert one_waits.is_set()
     assert len(manifests) == 2 and len(hub.ranges) == 5
-    assert "waiting for another pull" in {each.status for each in waited}
 
 
 def test_there_is_no_room(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,13 +453,15 @@ def test_a_disk_that_becomes_full(hub: Hub, store: Store, monkeypatch: pytest.Mo
     hub.repositories["org/large"] = {"large-q4_0.gguf": LARGE}
     # More than all streams have unfinished.
     room = 18 << 20
+    taking = threading.Lock()
     write = partial._write_at
 
     def write_while_there_is_room(descriptor: int, piece: memoryview, offset: int) -> int:
         nonlocal room
-        if len(piece) > room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        room -= len(piece)
+        with taking:
+            if len(piece) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            room -= len(piece)
         return write(descriptor, piece, offset)
 
     monkeypatch.setattr(partial, "_write_at", write_while_there_is_room)

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from shimmy.models.folders import Folder
 from shimmy.store.folder import Store
+from tests.fakes.gguf_writer import model
 
 HELD = """
 import sys
@@ -29,6 +32,14 @@ def test_it_goes_with_all_that_is_in_it(store: Store) -> None:
     place.close()
     place.close()
     assert names(store) == []
+
+
+def test_no_model_is_found_in_it(tmp_path: Path, store: Store) -> None:
+    """Though the store is in a folder of models."""
+    place = store.workplace()
+    model().write(Path(place.file("quantized.gguf")))
+    assert list(Folder("models", str(tmp_path)).find()) == []
+    place.close()
 
 
 def test_a_file_stays_there_though_the_blob_goes(store: Store) -> None:
@@ -55,8 +66,32 @@ def test_where_files_cannot_be_linked(store: Store, monkeypatch: pytest.MonkeyPa
     assert store.size(digest) == 7
 
 
-def test_one_whose_process_was_killed_is_swept(store: Store) -> None:
-    """And one that is in use is not, however old."""
+def test_a_blob_that_is_a_link(tmp_path: Path, store: Store) -> None:
+    """To where there is room for it, from where the link is."""
+    store.make()
+    blob = Path(store.blob(store.put(b"weights")))
+    blob.rename(tmp_path / "elsewhere")
+    blob.symlink_to("../../elsewhere")
+    place = store.workplace()
+    assert Path(place.take(str(blob), "folder/model.gguf")).read_bytes() == b"weights"
+    place.close()
+    assert blob.read_bytes() == b"weights"
+
+
+def test_one_whose_process_was_killed_goes(store: Store) -> None:
+    """And one that is in use does not, however old."""
+
+    def work() -> None:
+        store.workplace().close()
+
+    for sweep in (store.sweep, work):
+        left_by_killed(store, sweep)
+        sweep()
+        assert names(store) == []
+
+
+def left_by_killed(store: Store, sweep: Callable[[], None]) -> None:
+    """While its process lives, `sweep` leaves it as it is."""
     with subprocess.Popen(
         [sys.executable, "-c", HELD, store.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -64,8 +99,7 @@ def test_one_whose_process_was_killed_is_swept(store: Store) -> None:
         path = Path(other.stdout.readline().strip())
         (path / "half.gguf").write_bytes(b"half")
         os.utime(path, (0, 0))
-        store.sweep()
+        sweep()
         assert names(store) == [path.name, f"{path.name}.lock"] and (path / "half.gguf").exists()
         other.send_signal(signal.SIGKILL)
-    store.sweep()
-    assert names(store) == []
+    assert (path / "half.gguf").exists()

@@ -118,10 +118,16 @@ def test_only_the_same_adapters_share_a_prefix() -> None:
     assert cached == [0, 0, len(prompt) - 1, 0, len(prompt) - 1]
 
 
+def every_look_takes(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both clocks go on by so much whenever they are looked at."""
+    now = itertools.count(1)
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(f"shimmy.worker.loop.time.{clock}", lambda: seconds * next(now))
+
+
 def switches(monkeypatch: pytest.MonkeyPatch, tick: float, wanted: list[AdapterSet]) -> list[AdapterSet]:
     """The sets of 30 steps, where every look at the clock takes so long, and that is several times a step."""
-    now = itertools.count(1)
-    monkeypatch.setattr("shimmy.worker.loop.time.monotonic", lambda: tick * next(now))
+    every_look_takes(tick, monkeypatch)
     bench, seen = Bench(slots=len(wanted)), []
     for number, adapters in enumerate(wanted):
         submit(bench, str(number), talkative(number + 1), adapters, max_tokens=30)
@@ -148,8 +154,7 @@ def test_a_turn_is_worth_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_newcomers_do_not_push_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names a scale of its own with every request, as many as there is room for, holds nobody up."""
-    now = itertools.count(1)
-    monkeypatch.setattr("shimmy.worker.loop.time.monotonic", lambda: TURN_SECONDS * next(now))
+    every_look_takes(TURN_SECONDS, monkeypatch)
     bench, steps = Bench(slots=3), 0
     submit(bench, "plain", talkative(1), (), max_tokens=20)
     while not any(isinstance(event, Finished) and event.id == "plain" for event in bench.events):

@@ -48,6 +48,7 @@ def test_words_are_banned_with_and_without_a_space() -> None:
     found = banned(bad_words=["x", "ab", " "])
     assert found.always == {ord("x")}
     assert {"".join(map(chr, sequence)) for sequence in found.after} == {" x", "ab", " ab"}
+    assert banned(bad_words=[" x", "  ab"]) == found
 
 
 @pytest.mark.parametrize(

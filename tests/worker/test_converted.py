@@ -64,7 +64,7 @@ def test_made_once(checkpoint: Path, cache: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model", "tokenizer_config.json"])
 def test_made_anew_when_a_file_has_changed(checkpoint: Path, cache: Path, name: str) -> None:
     before = converted(paths(checkpoint), ignore)
-    os.utime(checkpoint / name)
+    os.utime(checkpoint / name, (1000, 1000))
     after = converted(paths(checkpoint), ignore)
     assert after != before and kept(cache) == [os.path.basename(after)]
 
@@ -87,7 +87,7 @@ def test_a_weight_that_shrinks_meanwhile(checkpoint: Path, cache: Path) -> None:
 
 def test_a_folder_that_changes_meanwhile(checkpoint: Path, cache: Path) -> None:
     with pytest.raises(ModelInvalid, match="has changed while it was converted"):
-        converted(paths(checkpoint), lambda fraction: os.utime(checkpoint / "config.json"))
+        converted(paths(checkpoint), lambda fraction: os.utime(checkpoint / "config.json", (1000, 1000)))
     assert kept(cache) == []
 
 

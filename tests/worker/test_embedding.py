@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shimmy.core.errors import ModelFailed
 from shimmy.core.events import Embedded, Event, Failed
 from shimmy.core.request import Embedding, Pooling
-from shimmy.worker.embedding import LEAST_BUDGET_TOKENS, Embedder, Job, mean, scaled
+from shimmy.worker.embedding import LEAST_BUDGET_TOKENS, UNKNOWN_BUDGET_TOKENS, Embedder, Job, mean, scaled
 from tests.worker.fake_pooled_context import FakePooledContext, plain
 
 MAX_TOKENS = 40
@@ -129,6 +129,14 @@ def test_batches_take_no_longer_than_streams_can_spare() -> None:
     assert sizes[-1] == LEAST_BUDGET_TOKENS
     bench.step(512)
     assert sizes[-1] > 100
+
+
+def test_a_clock_that_stands_still_says_nothing_of_what_streams_can_spare() -> None:
+    bench = Bench(batch_tokens=512, num_sequences=64)
+    bench.add("a", [[1] * 8] * 400)
+    for _ in range(3):
+        bench.step(512, 0.1)
+    assert bench.contexts["mean"].sizes == [UNKNOWN_BUDGET_TOKENS] * 3
 
 
 def test_an_abort_takes_the_rest_and_the_half_done_text() -> None:

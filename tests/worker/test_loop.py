@@ -448,3 +448,17 @@ def test_prompts_are_computed_on_all_threads_whatever_decoding_uses() -> None:
     assert bench.context.num_threads == 4
     bench.turn()
     assert bench.context.num_threads == 1
+
+
+def test_a_clock_that_stands_still_for_many_steps_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of Windows does."""
+    monkeypatch.setattr("shimmy.worker.loop.time.monotonic", lambda: 100.0)
+    bench, prompts = Bench(), [[7] * 100 + talkative(first) for first in (1, 2, 3)]
+    for number, prompt in enumerate(prompts):
+        bench.submit(str(number), prompt, max_tokens=20)
+        for _ in range(8):
+            bench.turn()
+    bench.drain()
+    for number, prompt in enumerate(prompts):
+        assert bench.text(str(number)) == expected(prompt, 20, 4096)[0]
+    bench.assert_clean()

@@ -7,18 +7,20 @@ import pytest
 
 # One thread renders, in bounds of 64 MB, while another takes 1 GB at once.
 _BESIDE = """
-import mmap, sys, threading, time
+import mmap, sys, threading
 from shimmy.worker.chat import bounds
 from shimmy.worker.llama import zeroing
 
 zeroing.IS_LAZY = False
 bounds.allowance = lambda: 64 << 20
-renders = threading.Event()
+renders, tried = threading.Event(), threading.Event()
+# A context waits for the end of the rendering; what else is taken must be tried before that.
+seconds = 0.3 if sys.argv[1] == "context" else 60
 
 def render():
     with bounds.bounded():
         renders.set()
-        time.sleep(0.3)
+        tried.wait(seconds)
 
 def take():
     mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
@@ -35,6 +37,7 @@ try:
     print("taken")
 except OSError:
     print("refused")
+tried.set()
 thread.join()
 """
 

@@ -23,7 +23,7 @@ WEATHER = {
 }
 TOOLS = [
     Tool("get_weather", "The weather in a city", json.dumps(WEATHER)),
-    Tool("get_time", "What time it is", '{"type":"object","properties":{},"additionalProperties":false}'),
+    Tool("get_time", "What time it is"),
 ]
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 ANSWER = Constraint("json_schema", json.dumps(NUMBER), "response_format")

@@ -1,7 +1,5 @@
 """Whose turn it is: priorities, tenants, time in the queue, and who has to wait again when the cache is too small."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,16 +125,19 @@ def test_one_that_does_not_fit_holds_up_the_others_until_its_time_is_over() -> N
     assert order(bench) == ["small", "first"]
 
 
-def test_time_passes_while_nothing_is_computed() -> None:
+def test_time_passes_while_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The only slot belongs to a reader that is behind; no command comes that would wake the loop."""
+    now = 100.0
+    monkeypatch.setattr("shimmy.worker.loop.time.monotonic", lambda: now)
     bench = busy_bench()
     bench.commands.put(Pause("busy 0"))
     generation = Generation(id="late", model="m", prompt=Tokens([3]), queue_seconds=0.05)
-    bench.commands.put(Request(generation, [3], [], time.monotonic()))
+    bench.commands.put(Request(generation, [3], [], now))
     while bench.turn():
         pass
     assert not failures(bench)
     bench.loop._receive(wait=True)
+    now += 0.1
     bench.turn()
     assert failures(bench) == [("late", "queue_timeout")]
     bench.commands.put(Resume("busy 0"))

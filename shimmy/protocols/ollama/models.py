@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from msgspec import json
@@ -34,10 +35,15 @@ class Models:
         self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
-        """Those that can be served."""
+        """Those that can be served, by each of their names."""
         await self._models.refresh()
-        models = (model for model in self._models.catalog.models() if not model.invalid)
-        entries = (_entry(model) | {"modified_at": _time(model.modified_unix)} for model in models)
+        catalog = self._models.catalog
+        named = chain(((model.id, model) for model in catalog.models()), catalog.further_names())
+        entries = (
+            _entry(model, name) | {"modified_at": _time(model.modified_unix)}
+            for name, model in named
+            if not model.invalid
+        )
         return await json_list(b'{"models":[', entries, b"]}")
 
     async def loaded(self, request: Request) -> Response:
@@ -50,7 +56,7 @@ class Models:
             on_gpus = sum(self._models.gpu_bytes(status.id).values())
             until = status.expires_in_seconds
             found.append(
-                _entry(model)
+                _entry(model, model.id)
                 | {
                     "size": max(self._models.taken_bytes(status.id) + on_gpus, loaded.model_bytes),
                     "expires_at": _NEVER if until is None else _time(min(time.time() + until, _LAST_UNIX)),
@@ -87,8 +93,8 @@ class Models:
         return json_response(shown)
 
 
-def _entry(model: Any) -> dict[str, Any]:
-    name = model.id if ":" in model.id else f"{model.id}:latest"
+def _entry(model: Any, name: str) -> dict[str, Any]:
+    name = name if ":" in name else f"{name}:latest"
     return {
         "name": name,
         "model": name,

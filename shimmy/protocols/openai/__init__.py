@@ -48,10 +48,13 @@ class OpenAI(Protocol):
             route("POST", "/infill", infer, lambda: self.infills.create),
             route("POST", "/tokenize", infer, lambda: self.tokens.tokenize),
             route("POST", "/detokenize", infer, lambda: self.tokens.detokenize),
+            route("POST", "/v1/chat/completions/input_tokens", infer, lambda: self.tokens.count),
             route("POST", "/apply-template", infer, lambda: self.tokens.apply_template),
             route("POST", "/embeddings", infer, lambda: self.embeddings.create_native),
             route("POST", "/embedding", infer, lambda: self.embeddings.create_native),
             route("POST", "/v1/rerank", infer, lambda: self.rankings.create),
+            # Cohere's.
+            route("POST", "/v2/rerank", infer, lambda: self.rankings.create),
             route("POST", "/rerank", infer, lambda: self.rankings.create),
             route("POST", "/v1/reranking", infer, lambda: self.rankings.create),
             route("POST", "/reranking", infer, lambda: self.rankings.create),

@@ -15,10 +15,10 @@ from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.generation import (
-    check_min_tokens,
     common,
     new_id,
     refuse,
+    token_limit,
     truncation,
 )
 from shimmy.protocols.openai.logprobs import chat_form
@@ -44,13 +44,11 @@ class ChatCompletions(Endpoint):
 def generation_of(body: ChatRequest, tenant: str) -> Generation:
     if body.modalities != ["text"]:
         refuse({"modalities": body.modalities})
-    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    check_min_tokens(body, max_tokens)
     return Generation(
         id=new_id("chatcmpl"),
         model=body.model,
         prompt=chat_of(body),
-        max_tokens=max_tokens,
+        max_tokens=token_limit(body),
         num_choices=body.n or 1,
         logprobs=_num_logprobs(body),
         prediction=content("prediction.content", body.prediction.content) if body.prediction else "",

@@ -14,9 +14,9 @@ from shimmy.protocols.openai.chunks import Shape, encode
 from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint, Kind
 from shimmy.protocols.openai.generation import (
-    check_min_tokens,
     common,
     new_id,
+    token_limit,
     truncation,
 )
 from shimmy.protocols.openai.logprobs import completion_form
@@ -34,8 +34,7 @@ class Completions(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = await read(request, _decoder)
         _refuse_unsupported(body)
-        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        check_min_tokens(body, max_tokens)
+        max_tokens = token_limit(body, usual=DEFAULT_MAX_TOKENS, least=0)
         id = new_id("cmpl")
         shared = common(body, request.state.tenant)
         generations = [

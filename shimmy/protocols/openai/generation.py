@@ -9,6 +9,8 @@ from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import MAX_BREAKER_CHARS, SAMPLER_ORDER, SamplerName, Sampling, Secret, Speculative, Truncation
 from shimmy.protocols.openai.wire import CommonFields
 
+# The first that is there holds.
+_TOKEN_LIMITS = ("max_output_tokens", "max_completion_tokens", "max_tokens", "n_predict")
 # As clients spell them; what they spell differently is in `sampling`.
 _SAMPLING = [name for name in Sampling.__struct_fields__ if name in CommonFields.__struct_fields__]
 
@@ -43,9 +45,19 @@ def _breakers(breakers: list[str] | None) -> tuple[str, ...] | None:
     return tuple(breakers)
 
 
-def check_min_tokens(body: CommonFields, max_tokens: int | None) -> None:
-    if body.min_tokens is not None and max_tokens is not None and body.min_tokens > max_tokens:
-        raise RequestError(f"min_tokens: {body.min_tokens} are more than max_tokens, {max_tokens}", param="min_tokens")
+def token_limit(body: CommonFields, *, usual: int | None = None, least: int = 1) -> int | None:
+    """How many tokens an answer may have, None for as many as there is room for; `usual` where no field says it, by
+    whichever of its names. Raises `RequestError` for fewer than `least`, or than `min_tokens`."""
+    names = (name for name in _TOKEN_LIMITS if getattr(body, name, None) is not None)
+    if (field := next(names, None)) is None:
+        limit = usual
+    elif (limit := getattr(body, field)) == -1:
+        return None
+    elif limit < least:
+        raise RequestError(f"{field}: expected {least} or more, or -1 for no limit", param=field)
+    if body.min_tokens is not None and limit is not None and body.min_tokens > limit:
+        raise RequestError(f"min_tokens: {body.min_tokens} are more than max_tokens, {limit}", param="min_tokens")
+    return limit
 
 
 def common(body: CommonFields, tenant: str) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from shimmy.protocols.openai.constraint import constraint
 from shimmy.protocols.openai.endpoint import Endpoint
 from shimmy.protocols.openai.errors import encode_error_event
 from shimmy.protocols.openai.generation import (
-    check_min_tokens,
     common,
     new_id,
     refuse,
+    token_limit,
 )
 from shimmy.protocols.openai.wire import CommonFields
 from shimmy.server.protocol import json_response
@@ -36,15 +36,13 @@ class Extra(msgspec.Struct, frozen=True):
 
 
 class InfillRequest(CommonFields, frozen=True, kw_only=True):
-    """`n_predict` is llama-server's name for `max_tokens`: -1 is no limit, and with 0 the prompt is computed and
-    nothing is answered, which editors do ahead of time."""
+    """With an `n_predict` of 0 the prompt is computed and nothing is answered, which editors do ahead of time."""
 
     model: ModelName = ""
     input_prefix: str
     input_suffix: str
     input_extra: Annotated[list[Extra], Meta(max_length=MAX_FILES)] | None = None
     prompt: str | None = None
-    n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
 
 
 _decoder = Decoder(InfillRequest)
@@ -54,9 +52,7 @@ class Infills(Endpoint):
     async def create(self, request: Request) -> Response | EventStream:
         body = await read(request, _decoder)
         refuse({"n": body.n if body.n != 1 else None, "truncate_prompt_tokens": body.truncate_prompt_tokens})
-        max_tokens = body.n_predict if body.max_tokens is None else body.max_tokens
-        max_tokens = None if max_tokens == -1 else max_tokens
-        check_min_tokens(body, max_tokens)
+        max_tokens = token_limit(body, least=0)
         model = body.model or await self._inference.models.only_model()
         generation = Generation(
             id=new_id("infill"),

@@ -1,6 +1,7 @@
 """GET /v1/models and GET /v1/models/{id}: OpenAI's four fields, and what there is to know before choosing a model."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -50,24 +51,26 @@ class Models:
         self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
-        """Those that cannot be served are listed too, with the reason."""
+        """By each of their names. Those that cannot be served are listed too, with the reason."""
         await self._models.refresh()
-        return await json_list(b'{"object":"list","data":[', self._entries(self._models.catalog.models()), b"]}")
+        catalog = self._models.catalog
+        named = chain(((model.id, model) for model in catalog.models()), catalog.further_names())
+        return await json_list(b'{"object":"list","data":[', self._entries(named), b"]}")
 
     async def get(self, request: Request) -> Response:
         await self._models.refresh()
         found = self._models.catalog.find(request.path_params["id"])
-        return json_response(next(self._entries([found])))
+        return json_response(next(self._entries([(found.id, found)])))
 
-    def _entries(self, models: Iterable[Any]) -> Iterator[Entry]:
+    def _entries(self, named: Iterable[tuple[str, Any]]) -> Iterator[Entry]:
         statuses = {status.id: status for status in self._models.statuses()}
-        for model in models:
+        for name, model in named:
             facts = model.facts
             status = statuses.get(model.id)
             loaded = status.loaded if status else None
             template = facts.template_source if facts else None
             yield Entry(
-                id=model.id,
+                id=name,
                 created=int(model.modified_unix),
                 status="invalid" if model.invalid else "valid",
                 reason=model.invalid or (status.reason if status else None),

@@ -16,12 +16,20 @@ def reasoning(body: ChatRequest) -> Reasoning:
     effort = _only(_efforts(body))
     enabled = _only(_switches(body, effort))
     budget = _only(_budgets(body))
+    if enabled is None:
+        enabled = False if budget == 0 else asks_for_thoughts(effort)
     return Reasoning(
-        enabled=False if enabled is None and budget == 0 else enabled,
+        enabled=enabled,
         effort=None if effort == "none" else effort,
         budget_tokens=None if budget is None or budget < 0 else budget,
         is_raw=body.reasoning_format == "none",
     )
+
+
+def asks_for_thoughts(effort: str | None) -> bool | None:
+    """An effort switches on what is off by default, as in the templates of DeepSeek V3.1 and QwQ. None leaves that to
+    the template; "none" is not asked here."""
+    return None if effort in (None, "minimal") else True
 
 
 def is_hidden(body: ChatRequest) -> bool:

@@ -1,4 +1,5 @@
-"""POST /tokenize, /detokenize and /apply-template, as llama-server and vLLM have them: what a model makes of a text."""
+"""POST /tokenize, /detokenize, /apply-template and /v1/chat/completions/input_tokens, as llama-server and vLLM have
+them: what a model makes of a text."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -98,6 +99,13 @@ class TokenEndpoints:
         chat, model = chat_of(body), await self._model(body.model)
         text = await self._asked(request, lambda: self._inference.render(model, chat, request.state.tenant))
         return json_response({"prompt": text})
+
+    async def count(self, request: Request) -> Response:
+        """In the words of /v1/responses/input_tokens, as with llama-server."""
+        body = await read(request, _chat)
+        chat, model = chat_of(body), await self._model(body.model)
+        num_tokens = await self._asked(request, lambda: self._inference.count_tokens(model, chat, request.state.tenant))
+        return json_response({"object": "response.input_tokens", "input_tokens": num_tokens})
 
     async def _model(self, name: str | None) -> str:
         return name if name else await self._inference.models.only_model()

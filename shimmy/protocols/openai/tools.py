@@ -8,7 +8,7 @@ from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.raw_json import ABSENT
 from shimmy.core.request import Tool, ToolChoice, ToolMode
 from shimmy.core.tool_schema import check_total, schema_text
-from shimmy.protocols.openai.wire import ChatRequest, Function, FunctionName, NamedTool
+from shimmy.protocols.openai.wire import AllowedTools, ChatRequest, Function, FunctionName, NamedTool
 
 _MODES: tuple[ToolMode, ...] = ("none", "auto", "required")
 
@@ -19,10 +19,14 @@ def is_legacy(body: ChatRequest) -> bool:
 
 
 def tools(body: ChatRequest) -> list[Tool]:
-    """Raises `RequestError` naming the field of what is no tool, has a name twice, or is too large."""
+    """Those that the model learns of. Raises `RequestError` naming the field of what is no tool, has a name twice, or
+    is too large."""
     if body.functions and body.tools:
         raise RequestError("functions: there are already tools; choose one", param="functions")
-    return tools_of(_functions(body), "functions" if is_legacy(body) else "tools")
+    given = tools_of(_functions(body), "functions" if is_legacy(body) else "tools")
+    if isinstance(body.tool_choice, NamedTool) and body.tool_choice.allowed_tools is not None:
+        return _allowed(body.tool_choice.allowed_tools, given)
+    return given
 
 
 def tools_of(functions: Iterable[tuple[str, Function]], all_field: str) -> list[Tool]:
@@ -80,9 +84,25 @@ def _tool(field: str, function: Function) -> Tool:
     return Tool(function.name, function.description, parameters, strict=bool(function.strict))
 
 
+def _allowed(allowed: AllowedTools, tools: list[Tool]) -> list[Tool]:
+    """What a model does not know it does not call."""
+    known, names = {tool.name for tool in tools}, set()
+    for at, each in enumerate(allowed.tools):
+        if each.type != "function" or each.function is None or each.function.name not in known:
+            field = f"tool_choice.allowed_tools.tools[{at}]"
+            name = each.function.name if each.function is not None else each.type
+            raise RequestError(f"{field}: there is no tool {name[:80]!r}", param=field)
+        names.add(each.function.name)
+    return [tool for tool in tools if tool.name in names]
+
+
 def _named(choice: str | NamedTool | None) -> str | FunctionName | None:
     if not isinstance(choice, NamedTool):
         return choice
+    if choice.type == "allowed_tools":
+        if choice.allowed_tools is None:
+            raise RequestError("tool_choice.allowed_tools: this field is required", param="tool_choice.allowed_tools")
+        return choice.allowed_tools.mode
     if choice.type != "function":
         raise Unsupported(
             f"tool_choice.type: only a function can be named, not {choice.type[:40]!r}", param="tool_choice.type"

@@ -23,8 +23,6 @@ from shimmy.core.request import (
     DryMultiplier,
     Exponent,
     LearningRate,
-    MaxTokens,
-    MaxTokensOrNone,
     MinTokens,
     Mirostat,
     ModelName,
@@ -52,6 +50,8 @@ from shimmy.core.request import (
     Window,
 )
 
+# -1 is no limit but the context's.
+TokenLimit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 EncryptionKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Biases = Annotated[dict[TokenId, Bias], Meta(max_length=4096)]
 Samplers = Annotated[list[str], Meta(max_length=32)]
@@ -94,14 +94,15 @@ class CommonFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a chat and a plain completion share.
 
     `priority` is vLLM's: the lowest goes first. `timeout` and `queue_timeout` are in seconds. `encryption_key`, in
-    base64, is Spindll's. `truncate_prompt_tokens` and `truncation_side` are vLLM's. `lora` and the names with a dot
-    are llama-server's.
+    base64, is Spindll's. `truncate_prompt_tokens` and `truncation_side` are vLLM's. `lora`, `n_predict` and the names
+    with a dot are llama-server's.
     """
 
     model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: MaxTokens | None = None
+    max_tokens: TokenLimit | None = None
+    n_predict: TokenLimit | None = None
     n: NumChoices | None = None
     stop: StopString | StopStrings | None = None
     temperature: Temperature | None = None
@@ -186,9 +187,22 @@ class FunctionName(msgspec.Struct, frozen=True):
     name: str
 
 
-class NamedTool(msgspec.Struct, frozen=True):
+class AllowedTool(msgspec.Struct, frozen=True):
     type: str
     function: FunctionName | None = None
+
+
+class AllowedTools(msgspec.Struct, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Meta(max_length=MAX_TOOLS)]
+
+
+class NamedTool(msgspec.Struct, frozen=True):
+    """One that must be called, or, with the type "allowed_tools", those of which some may or must be."""
+
+    type: str
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
@@ -238,7 +252,7 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
     the second vLLM's, the third DashScope's."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: MaxTokens | None = None
+    max_completion_tokens: TokenLimit | None = None
     tools: Annotated[list[ToolField], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -270,7 +284,6 @@ class ChatRequest(CommonFields, frozen=True, kw_only=True):
 
 
 class CompletionRequest(CommonFields, frozen=True, kw_only=True):
-    max_tokens: MaxTokensOrNone | None = None
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: NumLogprobs | bool | None = None
     echo: bool | None = None

@@ -8,6 +8,8 @@ from shimmy.core.errors import RequestError
 
 # How llguidance calls a grammar that derives no finite text.
 _WITHOUT_END = "NoExtensionBias"
+# Where it cannot tell that no value meets two of the schemas; whoever asks has no such option.
+_ONE_OF = "coerce_one_of"
 # In a mask, for a token that may come (LLMatcher.compute_logit_bias).
 ALLOWED = b"\xc8"
 
@@ -112,6 +114,8 @@ def explained(error: str) -> str:
     told = " ".join(line for line in lines if line and not _SOURCE.match(line))
     if told.endswith(_WITHOUT_END):
         return "nothing can meet it: it refers to itself without an end"
+    if _ONE_OF in told:
+        return "oneOf: a value may meet two of its schemas; anyOf says that it may"
     return _PLACE.sub("", told).removeprefix("failed to compile JSON schema: ")[:300]
 
 

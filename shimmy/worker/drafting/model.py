@@ -138,11 +138,11 @@ class ModelDrafter:
             if 0 < missing <= min(CHUNK_TOKENS, batch.capacity - batch.size):
                 rows[number] = self._add(sequence, missing, logits=True)
         while rows:
-            began_at, num_rows = time.monotonic(), len(rows)
+            began_at, num_rows = time.perf_counter(), len(rows)
             if not self._decode():
                 break
             rows = self._go_on(wanted, drafts, rows)
-            self._learn_cost((time.monotonic() - began_at) / num_rows)
+            self._learn_cost((time.perf_counter() - began_at) / num_rows)
         return drafts
 
     def end(self, sequence: Sequence) -> None:

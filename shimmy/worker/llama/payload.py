@@ -217,8 +217,9 @@ def _alone(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as file:
         if _lock(file.fileno()):
             # Of a process that died: ".<file>.<process>", see `_write`.
+            # One may be the seal that a process which unpacks nothing is just writing.
             for path in folder.glob(".*.*"):
-                path.unlink()
+                path.unlink(missing_ok=True)
         yield
 
 
@@ -235,10 +236,18 @@ def _lock(descriptor: int) -> bool:
 def _prune(folder: Path) -> None:
     """Drops the libraries of other versions that were last unpacked a month ago; a version in use does that again."""
     for path in folder.parent.glob(f"{_PREFIX}*"):
-        if path != folder and path.exists() and time.time() - path.stat().st_mtime > _KEEP_UNUSED_SECONDS:
+        if path != folder and _is_old(path):
             import shutil
 
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _KEEP_UNUSED_SECONDS
+    except FileNotFoundError:
+        # Another process was faster.
+        return False
 
 
 @cache

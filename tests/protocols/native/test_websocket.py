@@ -130,7 +130,7 @@ def test_a_client_that_reads_nothing_pauses_its_sequence_and_is_cut_while_others
             assert '{"done":true}' not in await everything(stalled)
         await server.until_no_connections()
 
-    run_inside(test, settings=with_settings(stall_seconds=0.5), keep_alive_seconds=0.1)
+    run_inside(test, settings=with_settings(stall_seconds=2.0), keep_alive_seconds=0.1)
 
 
 async def everything(client: Socket) -> str:

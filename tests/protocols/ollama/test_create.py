@@ -155,7 +155,7 @@ def test_a_client_that_leaves_while_weights_are_written(
     async def test(server: Inside) -> None:
         async with server.connect() as client:
             await client.request("POST", "/api/create", QUANTIZED | {"stream": stream})
-            while not list(tmp_path.glob("store/partial/work-*/unfinished")):
+            while not list(tmp_path.glob("store/partial/.work-*/unfinished")):
                 await asyncio.sleep(0.005)
             other = await server.ask("POST", "/api/create", QUANTIZED | {"model": "other"})
             assert (other.status, other.json()["code"]) == (429, "queue_full")
@@ -176,7 +176,7 @@ def test_a_server_that_leaves_while_weights_are_written(catalog: Catalog, tmp_pa
 
     async def test(server: Inside) -> None:
         asked = asyncio.create_task(created(server, QUANTIZED))
-        while not list(tmp_path.glob("store/partial/work-*/unfinished")):
+        while not list(tmp_path.glob("store/partial/.work-*/unfinished")):
             await asyncio.sleep(0.005)
         server.inference.closing.set()
         assert (await asked)[-1]["code"] == "server_draining"

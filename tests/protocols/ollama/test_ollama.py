@@ -407,6 +407,9 @@ def test_a_silent_stream_has_its_status_and_no_empty_line() -> None:
         async with server.connect() as client:
             await client.request("POST", "/api/chat", chat("!stall 0"))
             assert (await client.head()).status == 200
+            while await server.say("!active") != "1":
+                pass
+            # Time for pings, which would be seen here.
             await asyncio.sleep(0.2)
             await server.chat("!release")
             answer = b"".join([piece async for piece in client.chunks()])

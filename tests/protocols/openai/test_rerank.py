@@ -13,7 +13,7 @@ def body(*documents: Any, **fields: Any) -> dict[str, Any]:
     return {"model": "echo", "query": "what?", "documents": list(documents), **fields}
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking"])
 def test_the_best_come_first(path: str) -> None:
     async def test(server: Live) -> None:
         answer = await server.ask("POST", path, body("a", "a b c", {"text": "a b"}))

@@ -230,7 +230,8 @@ def test_what_the_model_is_asked() -> None:
             ("tool", "12"),
         ]
         assert prompt["messages"][2]["tool_calls"] == [{"id": "c1", "name": "f", "arguments": "{}"}]
-        assert prompt["messages"][3]["tool_call_id"] == "c1" and prompt["reasoning"] == {"effort": "low"}
+        assert prompt["messages"][3]["tool_call_id"] == "c1"
+        assert prompt["reasoning"] == {"enabled": True, "effort": "low"}
         assert prompt["tools"][0]["name"] == "f"
         assert generation["constraint"] == {
             "kind": "json_schema",

@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize and /apply-template over a fake worker, to which a character is a token."""
+"""POST /tokenize, /detokenize, /apply-template and what counts a chat, over a fake worker: a character is a token."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from tests.server.live import Live, run_live, with_settings
 pytestmark = pytest.mark.program
 
 USER = [{"role": "user", "content": "Hi"}]
+COUNT = "/v1/chat/completions/input_tokens"
 
 
 def ids(text: str) -> list[int]:
@@ -40,6 +41,7 @@ def ids(text: str) -> list[int]:
         ("/detokenize", {"tokens": ids("abc")}, {"content": "abc", "prompt": "abc"}),
         ("/detokenize", {"model": "echo", "tokens": []}, {"content": "", "prompt": ""}),
         ("/apply-template", {"messages": USER}, {"prompt": "[Hi]>"}),
+        (COUNT, {"messages": USER}, {"object": "response.input_tokens", "input_tokens": len("[Hi]>")}),
         ("/apply-template", {"model": "echo", "messages": USER, "add_generation_prompt": False}, {"prompt": "[Hi]"}),
     ],
 )
@@ -64,6 +66,7 @@ def test_answers(path: str, body: dict[str, Any], expected: dict[str, Any]) -> N
         ("/detokenize", {"tokens": "abc"}, 400, "tokens"),
         ("/detokenize", {}, 400, "tokens"),
         ("/apply-template", {}, 400, "messages"),
+        (COUNT, {"messages": []}, 400, "messages"),
         ("/apply-template", {"messages": USER, "chat_template_kwargs": {"messages": []}}, 400, None),
     ],
 )

@@ -45,6 +45,15 @@ def test_tools_reach_the_worker_as_they_were_sent() -> None:
     run_live(test)
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_of_tools_that_are_not_allowed_the_model_does_not_learn(mode: str) -> None:
+    async def test(server: Live) -> None:
+        chat = await chat_of(server, tools=[TOOL, FIRST], tool_choice=allowed(mode, FIRST))
+        assert [tool.name for tool in chat.tools] == ["first"] and chat.tool_choice.mode == mode
+
+    run_live(test)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -77,6 +86,10 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
+def allowed(mode: str, *tools: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 PARAMETERS = "tools[1].function.parameters"
 FIRST = {"type": "function", "function": {"name": "first"}}
 
@@ -105,6 +118,9 @@ FIRST = {"type": "function", "function": {"name": "first"}}
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "any", "tools": [tool()]}, "tool_choice"),
         ({"tool_choice": {"type": "function"}, "tools": [tool()]}, "tool_choice.function"),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": [tool()]}, "tool_choice.allowed_tools"),
+        ({"tool_choice": allowed("auto", FIRST), "tools": [tool()]}, "tool_choice.allowed_tools.tools[0]"),
+        ({"tool_choice": allowed("required"), "tools": [tool()]}, "tool_choice"),
         (
             {"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [tool()]},
             "tool_choice.function.name",

@@ -171,10 +171,21 @@ def test_a_request_belongs_to_whose_key_it_has() -> None:
     run_live(test, settings=with_settings(api_keys=("sesame", "other")))
 
 
+def test_minus_one_is_no_limit() -> None:
+    async def test(server: Live) -> None:
+        for path in (CHAT, COMPLETIONS):
+            assert (await asked(server, path, max_tokens=-1)).max_tokens is None
+        assert (await asked(server, CHAT, max_completion_tokens=-1, max_tokens=7)).max_tokens is None
+
+    run_live(test)
+
+
 def test_names_of_one_thing() -> None:
     async def test(server: Live) -> None:
         assert (await asked(server, CHAT, max_completion_tokens=5)).max_tokens == 5
         assert (await asked(server, CHAT, max_completion_tokens=5, max_tokens=7)).max_tokens == 5
+        assert (await asked(server, CHAT, n_predict=6)).max_tokens == 6
+        assert (await asked(server, CHAT, n_predict=6, max_tokens=7)).max_tokens == 7
         assert (await asked(server, CHAT, repeat_penalty=1.25)).sampling.repetition_penalty == 1.25
         assert (await asked(server, CHAT, repeat_penalty=2, repetition_penalty=3)).sampling.repetition_penalty == 3
 
@@ -251,7 +262,7 @@ def test_what_clients_send_beside_it_is_accepted() -> None:
     ("fields", "param"),
     [
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
-        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "custom"}}, "tool_choice.type"),
         ({"response_format": {"type": "structural_tag"}}, "response_format.type"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         (
@@ -341,6 +352,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -2}, "max_tokens"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"n_predict": 0}, "n_predict"),
+    ({"n_predict": 2, "min_tokens": 3}, "min_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_completion_tokens": 2**31}, "max_completion_tokens"),
     ({"n": 0}, "n"),

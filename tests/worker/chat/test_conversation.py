@@ -68,9 +68,10 @@ def test_content_is_parts_where_it_must_be() -> None:
 def test_tools_have_the_shape_that_templates_know() -> None:
     rendered = template(PLAIN).render(Chat([USER], [TOOL, Tool("nothing")]))
     function = {"name": "weather", "description": "Tells it", "parameters": json.loads(TOOL.parameters)}
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
     assert json.loads(rendered.splitlines()[-1]) == [
         {"type": "function", "function": function},
-        {"type": "function", "function": {"name": "nothing", "parameters": {"type": "object"}}},
+        {"type": "function", "function": {"name": "nothing", "parameters": nothing}},
     ]
 
 

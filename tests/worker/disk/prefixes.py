@@ -20,6 +20,7 @@ NUM_PREFIXES = 12
 # Less than all of them take, so that there is always one to write.
 BUDGET = 400_000
 NO_MOUNT = 77
+NUM_FOUND = 20
 BLOCK = b"what stands in a state " * 50
 
 
@@ -75,7 +76,7 @@ def files(folder: Path) -> list[Path]:
 
 def until(holds: Callable[[], object]) -> None:
     """What other threads and processes do shows a moment later."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -97,10 +98,11 @@ def write_until_killed(folder: Path, seed: int) -> NoReturn:
 
 
 def use_for(folder: Path, seconds: float, seed: int) -> int:
-    """Writes and reads what others write, too; returns how often something was found. Exits when it is wrong."""
+    """Writes and reads what others write, too, and longer than that if nothing much was found; returns how often
+    something was. Exits when it is wrong."""
     tier = tier_in(folder)
     dice, found, end, spaces = random.Random(seed), 0, time.monotonic() + seconds, namespaces(tier)
-    while time.monotonic() < end:
+    while (now := time.monotonic()) < end or (found <= NUM_FOUND and now < end + 60):
         tokens, namespace = prefix(dice.randrange(NUM_PREFIXES)), dice.choice(spaces)
         state = fetch(tier, tokens, namespace)
         if state is None:

@@ -143,7 +143,7 @@ def test_a_file_system_without_space(folder: Path) -> None:
 def test_two_processes_share_a_folder(folder: Path) -> None:
     users = [start("use_for", folder, 1, seed) for seed in (1, 2)]
     found = [int(finished(user)) for user in users]
-    assert min(found) > 20
+    assert min(found) > prefixes.NUM_FOUND
     sizes = [path.stat().st_size for path in files(folder)]
     assert 300_000 < sum(sizes) < prefixes.BUDGET + 31_000, "at most the one that the other was writing too many"
     assert [path for path in files(folder) if path.suffix != ".kv"] == []

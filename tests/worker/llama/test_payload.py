@@ -228,6 +228,15 @@ def test_what_an_interrupted_process_left_is_removed(root: Path, name: str) -> N
     assert sorted(path.name for path in (root / FOLDER).iterdir()) == [".lock", *sorted(CONTENTS)]
 
 
+def test_what_other_processes_take_away_meanwhile_is_no_obstacle(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seal gets its name, and an old version is removed, right after it was seen."""
+    seen = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [*seen(path, pattern), path / pattern.replace("*", "gone")])
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    (root / FOLDER / "libone.so").unlink()
+    assert carried(root).find("libone.so").read_bytes() == CONTENTS["libone.so"]
+
+
 def test_where_nothing_can_be_locked_it_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert carried(tmp_path / "root").find("libone.so").exists()

@@ -1,6 +1,7 @@
 """Buffers that take memory on demand: zeros all the same, and left alone where ggml is not what it should be."""
 
 import ctypes as c
+import gc
 import mmap
 import sys
 
@@ -45,6 +46,8 @@ def anonymous_bytes() -> int:
 
 def sizes_of(engine: Engine, length: int) -> tuple[int, int, int]:
     """What a context takes when it is made, after 500 tokens and when it has been emptied, in bytes."""
+    # What other tests have left must not go meanwhile.
+    gc.collect()
     before = anonymous_bytes()
     context = Context(engine._model, context_length=length, num_sequences=1, num_threads=1)
     made = anonymous_bytes() - before

@@ -9,6 +9,7 @@ from typing import Any
 from shimmy.core.errors import ShimmyError
 from shimmy.core.events import Accepted, Event, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
 from shimmy.protocols.openai.answer import Tally
+from shimmy.protocols.openai.generation import token_limit
 from shimmy.protocols.openai.logprobs import Offsets, chat_form
 from shimmy.protocols.openai.responses.items import sealed
 from shimmy.protocols.openai.responses.request import ENCRYPTED
@@ -97,7 +98,7 @@ class Output:
             "output": list(self._items),
             "usage": self._usage() if is_over else None,
             "instructions": body.instructions,
-            "max_output_tokens": body.max_tokens if body.max_output_tokens is None else body.max_output_tokens,
+            "max_output_tokens": token_limit(body),
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "reasoning": {
                 "effort": reasoning.effort if reasoning else None,

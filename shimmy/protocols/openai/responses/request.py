@@ -7,11 +7,12 @@ from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Chat, Constraint, Generation, Reasoning
 from shimmy.protocols.openai.constraint import constraint, schema
 from shimmy.protocols.openai.generation import (
-    check_min_tokens,
     common,
     refuse,
+    token_limit,
     truncation,
 )
+from shimmy.protocols.openai.reasoning import asks_for_thoughts
 from shimmy.protocols.openai.responses.items import messages
 from shimmy.protocols.openai.responses.tools import fields_of_functions, tools_of
 from shimmy.protocols.openai.responses.wire import ResponsesRequest, TextFormat
@@ -35,13 +36,11 @@ _STATEFUL = "nothing is stored: send the whole conversation as input"
 def generation(body: ResponsesRequest, id: str, tenant: str) -> Generation:
     """Raises `RequestError` naming the field."""
     _check(body)
-    max_tokens = body.max_tokens if body.max_output_tokens is None else body.max_output_tokens
-    check_min_tokens(body, max_tokens)
     return Generation(
         id=id,
         model=body.model,
         prompt=chat_of(body),
-        max_tokens=max_tokens,
+        max_tokens=token_limit(body),
         logprobs=(body.top_logprobs or 0) if body.tells_tokens else None,
         constraint=constraint(body, _of_format(body)),
         truncation=truncation(body, drops_turns=body.truncation == "auto"),
@@ -107,5 +106,7 @@ def _reasoning(body: ResponsesRequest) -> Reasoning:
         raise RequestError("reasoning.enabled: reasoning.effort already says 'none'", param="reasoning.enabled")
     enabled = False if given.effort == "none" or given.max_tokens == 0 else given.enabled
     effort = None if given.effort == "none" else given.effort
+    if enabled is None:
+        enabled = asks_for_thoughts(effort)
     budget = None if given.max_tokens is None or given.max_tokens < 0 else given.max_tokens
     return Reasoning(enabled, effort, budget)
