@@ -20,7 +20,8 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 # While a pattern is matched no other thread runs. For a name, which has 63 bytes at most, these keep that short.
 _MAX_REPEATS, _MAX_GROUPS = 3, 4
 _LITERAL = re.compile(r"\\.|\[[^]]*\]", re.DOTALL)
-_REPEATED_GROUP = re.compile(r"\)[*+{]")
+# Or what C++ does not know, such as a flag that lets blanks stand between the two.
+_REPEATED_GROUP = re.compile(r"\)[*+{]|\(\?[^:=!]")
 
 
 def are_needed(options: "EngineOptions") -> bool:
@@ -92,8 +93,8 @@ def _rules(settings: "EngineSettings") -> "Iterator[tuple[re.Pattern[str], str]]
 
 def _is_quick(pattern: str) -> bool:
     """Whether that is plain to see: few ways to match, and no group again and again."""
-    plain = _LITERAL.sub("x", pattern).replace("(?", "(")
-    num_repeats = sum(map(plain.count, "*+?{"))
+    plain = _LITERAL.sub("x", pattern)
+    num_repeats = sum(map(plain.count, "*+?{")) - plain.count("(?")
     return num_repeats <= _MAX_REPEATS and plain.count("(") <= _MAX_GROUPS and not _REPEATED_GROUP.search(plain)
 
 

@@ -48,7 +48,7 @@ def options(*drafts: str, **settings: Any) -> EngineOptions:
         # What is no pattern moves nothing, and the next rule is looked at.
         ({"override_tensor": ["(=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
         # Nor does what could take for ever: a matching pattern holds up all threads.
-        ({"override_tensor": ["(.+)+weight=G0", "(?:k|k.|..)*=G0", "(a{2,}){3}=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
+        ({"override_tensor": ["(.+)+weight=G0", "(?:k|k.|..)*=G0", "(?x)(.+) +l=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
         ({"override_tensor": [".*.*.*.*.*=G0", "(((((b|.)|.)|.)|.)|.)l=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
         ({"override_tensor": ["a{99999999999}=G0", f"{'(' * 9999}{')' * 9999}=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
         ({"override_tensor": [r"b.*\.[*+)({?0](\.)(?:ffn_(?:up|down)_.+?)s\.(weight|bias)=G0"]}, {(0, "G0"): 100}),
