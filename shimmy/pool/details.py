@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+# While a pattern is matched no other thread runs. For a name, which has 63 bytes at most, these keep that short.
+_MAX_REPEATS, _MAX_GROUPS = 3, 4
+_LITERAL = re.compile(r"\\.|\[[^]]*\]", re.DOTALL)
+# Or what C++ does not know, such as a flag that lets blanks stand between the two.
+_REPEATED_GROUP = re.compile(r"\)[*+{]|\(\?[^:=!]")
 
 
 def are_needed(options: "EngineOptions") -> bool:
@@ -26,12 +31,12 @@ def are_needed(options: "EngineOptions") -> bool:
 
 def details(model: "Model", options: "EngineOptions") -> Details:
     """Files that cannot be read say nothing: what is wrong with them the worker says better."""
+    draft = _draft(options.draft_paths) if options.draft_paths else None
     settings = settings_of(options)
-    rules = settings is not None and settings.override_tensor
-    return Details(
-        draft=_draft(options.draft_paths) if options.draft_paths else None,
-        moved=_moved(_tensors(model.paths), settings) if settings is not None and rules else None,
-    )
+    if settings is None or not settings.override_tensor:
+        return Details(draft)
+    tensors = _tensors(model.paths)
+    return Details(draft, _moved(tensors, settings), _blocks(tensors))
 
 
 def _draft(paths: Sequence[str]) -> Draft:
@@ -47,6 +52,14 @@ def _tensors(paths: Sequence[str]) -> "list[Tensor]":
         return [tensor for path in paths for tensor in read_header(path).tensors]
     except ModelInvalid:
         return []
+
+
+def _blocks(tensors: "Sequence[Tensor]") -> Mapping[int, int]:
+    sizes: Counter[int] = Counter()
+    for tensor in tensors:
+        if match := _BLOCK.match(tensor.name):
+            sizes[int(match[1])] += tensor.size_bytes
+    return sizes
 
 
 def _moved(tensors: "Sequence[Tensor]", settings: "EngineSettings") -> Mapping[tuple[int, str], int]:
@@ -67,13 +80,22 @@ def _moved(tensors: "Sequence[Tensor]", settings: "EngineSettings") -> Mapping[t
 
 def _rules(settings: "EngineSettings") -> "Iterator[tuple[re.Pattern[str], str]]":
     """Patterns, and the devices that buffers are named after: "RPC0[host:port]" is one of RPC0. What is no pattern in
-    Python, though it may be one in C++, moves nothing."""
+    Python, though it may be one in C++, moves nothing, and neither does what may take long."""
     for rule in settings.override_tensor:
         pattern, _, buffer = rule.rpartition("=")
+        if not _is_quick(pattern):
+            continue
         try:
             yield re.compile(pattern), buffer.partition("[")[0]
-        except re.error:
+        except (re.error, OverflowError):
             continue
+
+
+def _is_quick(pattern: str) -> bool:
+    """Whether that is plain to see: few ways to match, and no group again and again."""
+    plain = _LITERAL.sub("x", pattern)
+    num_repeats = sum(map(plain.count, "*+?{")) - plain.count("(?")
+    return num_repeats <= _MAX_REPEATS and plain.count("(") <= _MAX_GROUPS and not _REPEATED_GROUP.search(plain)
 
 
 def _layers(name: str, num_blocks: int, *, has_output: bool) -> list[int]:

@@ -10,14 +10,17 @@ from shimmy.pool.process import Spawn, spawn_worker
 _ANSWER_SECONDS = 60.0
 
 
-async def list_devices(spawn: Spawn = spawn_worker, only: str | None = None) -> ipc.Devices:
+async def list_devices(
+    spawn: Spawn = spawn_worker, only: str | None = None, hung: dict[str, str] | None = None
+) -> ipc.Devices:
     """Of all backends, or of `only` one beside the CPU's. Raises what the worker says is wrong, or `ShimmyError` when
     it ends, misbehaves or stays silent.
 
     A library that ends the worker, or never comes back, becomes a backend that is absent: the next worker is told to
-    leave it alone.
+    leave it alone. With `hung` that holds for the next call, too: to wait for it takes a minute.
     """
-    unusable: dict[str, str] = {}
+    hung = {} if hung is None else hung
+    unusable = dict(hung)
     opened: list[str] = []
     while True:
         opened.clear()
@@ -29,7 +32,7 @@ async def list_devices(spawn: Spawn = spawn_worker, only: str | None = None) -> 
             if not opened or opened[-1] in unusable:
                 said = f"the worker process did not list its devices in {_ANSWER_SECONDS:g} s"
                 raise ShimmyError(said) from error
-            unusable[opened[-1]] = f"it did not open in {_ANSWER_SECONDS:g} s"
+            unusable[opened[-1]] = hung[opened[-1]] = f"it did not open in {_ANSWER_SECONDS:g} s"
         except ShimmyError:
             if inquiry.exit is None or not opened or opened[-1] in unusable:
                 raise

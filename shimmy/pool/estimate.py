@@ -53,12 +53,13 @@ class Draft(NamedTuple):
 class Details(msgspec.Struct, frozen=True):
     """What is known from files beside the facts of a model. `moved` has the bytes of tensors that do not go where their
     layer does, by the number of that (-1 for what makes vectors of tokens) and the device that they go to; None without
-    rules of one's own."""
+    rules of one's own. `blocks` has the bytes of each layer, where those of its tensors are told apart."""
 
     CPU: ClassVar[str] = "CPU"
 
     draft: Draft | None = None
     moved: Mapping[tuple[int, str], int] | None = None
+    blocks: Mapping[int, int] = {}
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -138,6 +139,7 @@ class Estimator:
         facts = model.facts
         self._draft = _of_draft(options, details) if options.draft_paths else None
         self._moved = details.moved if details is not None else None
+        self._blocks = details.blocks if details is not None else {}
         self._is_silent = facts is None
         self._size_bytes = model.size_bytes
         self._more_bytes = file_bytes([adapter.path for adapter in options.adapters])
@@ -179,9 +181,15 @@ class Estimator:
             return own
         from shimmy.pool.offload import share
 
-        # As many of its layers as the settings give a GPU of the other one's.
-        number = min(sum(layers.values()), self._draft.num_layers)
-        return own.beside(self._draft.of(share(number, layers)))
+        return own.beside(self._draft.of(share(self._num_draft_layers(sum(layers.values())), layers)))
+
+    def _num_draft_layers(self, number: int) -> int:
+        """On GPUs, if the model itself has so many there: llama.cpp gets the same number for both, or is to put all
+        layers there."""
+        most = self._draft.num_layers if self._draft is not None else 0
+        if number == self.num_layers and self.settings is not None:
+            number = self.settings.num_gpu_layers
+        return most if number < 0 else min(number, most)
 
     def _own(self, layers: Mapping[str, int]) -> Estimate:
         num_on_gpus = sum(layers.values())
@@ -237,12 +245,14 @@ class Estimator:
 
     def _blocks_bytes(self, first: int, count: int) -> int:
         """Of `count` layers from the one of this number on, without the experts that stay."""
+        if self._blocks:
+            # What stays is among what is moved.
+            return sum(self._blocks.get(number, 0) for number in range(first, first + count))
         weights, settings = self._weights, self.settings
         num_kept = 0
-        # Where tensors are moved, those that stay are among them.
-        if settings is not None and settings.cpu_moe and self._moved is None:
+        if settings is not None and settings.cpu_moe:
             num_kept = count
-        elif settings is not None and settings.n_cpu_moe and self._moved is None:
+        elif settings is not None and settings.n_cpu_moe:
             num_kept = min(count, max(0, settings.n_cpu_moe - first))
         return (weights.layers * count - weights.experts * num_kept) // max(1, self._num_blocks)
 

@@ -78,7 +78,8 @@ def as_many_as_fit(
 
     def is_too_much(number: int) -> bool:
         layers = share(number, parts)
-        return not layers or any(needed > free_bytes[name] for name, needed in needs(layers).items())
+        # What is taken of others, which may not even be there, is not for their number to change.
+        return not layers or any(needed > free_bytes[name] for name, needed in needs(layers).items() if name in layers)
 
     number = bisect_left(range(1, num_layers + 1), True, key=is_too_much)
     return share(number, parts) if number else {}

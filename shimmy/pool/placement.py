@@ -82,6 +82,7 @@ class Placement:
         self._keep_alive_seconds = keep_alive_seconds
         self._num_workers = num_workers
         survey = survey or self._survey
+        self._hung_backends: dict[str, str] = {}
         self._room = Room(
             memory_limit_bytes, self._living, self._loaded, self._make_way, measure, survey, has_gpu_backend
         )
@@ -345,7 +346,7 @@ class Placement:
     async def _survey(self, only: str | None) -> list[ipc.Device]:
         from shimmy.pool.devices import list_devices
 
-        return (await list_devices(self._tools.spawn, only)).devices
+        return (await list_devices(self._tools.spawn, only, self._hung_backends)).devices
 
     def _expire(self, group: Group) -> None:
         self.tally["expirations"] += 1

@@ -8,9 +8,10 @@ import pytest
 
 from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.ipc import EngineOptions
+from shimmy.models.facts import inspect
 from shimmy.models.listing import Model
 from shimmy.pool.details import are_needed, details
-from shimmy.pool.estimate import Details, Draft
+from shimmy.pool.estimate import Details, Draft, estimate
 from tests.fakes.gguf_writer import TensorSpec
 from tests.fakes.gguf_writer import model as header
 from tests.fakes.pool import fake_model
@@ -46,6 +47,11 @@ def options(*drafts: str, **settings: Any) -> EngineOptions:
         ({"override_tensor": ["a=b=G0"]}, {}),
         # What is no pattern moves nothing, and the next rule is looked at.
         ({"override_tensor": ["(=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
+        # Nor does what could take for ever: a matching pattern holds up all threads.
+        ({"override_tensor": ["(.+)+weight=G0", "(?:k|k.|..)*=G0", "(?x)(.+) +l=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
+        ({"override_tensor": [".*.*.*.*.*=G0", "(((((b|.)|.)|.)|.)|.)l=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
+        ({"override_tensor": ["a{99999999999}=G0", f"{'(' * 9999}{')' * 9999}=G0", "blk.0=G1"]}, {(0, "G1"): 110}),
+        ({"override_tensor": [r"b.*\.[*+)({?0](\.)(?:ffn_(?:up|down)_.+?)s\.(weight|bias)=G0"]}, {(0, "G0"): 100}),
         ({"override_tensor": ["0.*exps=G0"], "cpu_moe": True}, {(0, "G0"): 100, (1, "CPU"): 100, (2, "CPU"): 100}),
         ({"override_tensor": ["0.*exps=G0"], "n_cpu_moe": 2}, {(0, "G0"): 100, (1, "CPU"): 100}),
     ],
@@ -56,6 +62,19 @@ def test_the_first_rule_that_matches_holds(
     model = written(tmp_path / "one.gguf")
     assert are_needed(options(**settings))
     assert details(model, options(**settings)).moved == {key: 4 * number for key, number in floats.items()}
+
+
+def test_what_is_left_of_a_layer_is_right_where_layers_differ(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.gguf"
+    file = header(llama__block_count=3)
+    names = {"token_embd": 1, "blk.0.attn_q": 10, "blk.1.attn_q": 10, "blk.2.attn_q": 10, "blk.2.ffn_up_exps": 100}
+    file.tensors = [TensorSpec(f"{name}.weight", (floats,)) for name, floats in (names | {"output": 1000}).items()]
+    file.write(path)
+    model = msgspec.structs.replace(fake_model("one"), paths=(str(path),), facts=inspect((str(path),)).facts)
+    for rule, floats in (("exps=CPU", 1020), ("attn=CPU", 1100), ("blk.0=G0", 1130)):
+        given = options(override_tensor=[rule], gpu_layers=3)
+        gpus = estimate(model, given, {"G0": 3}, details(model, given)).gpus
+        assert gpus["G0"].weights_bytes == 4 * floats
 
 
 def test_one_tensor_that_makes_vectors_of_tokens_and_back_is_moved_in_both_places(tmp_path: Path) -> None:

@@ -83,6 +83,20 @@ def test_a_library_that_never_comes_back_is_left_out(monkeypatch: pytest.MonkeyP
         run(list_devices(stuck(Always)))
 
 
+def test_a_library_that_hung_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shimmy.pool.devices._ANSWER_SECONDS", 0.01)
+    hung: dict[str, str] = {}
+    first = run(list_devices(stuck(Stuck), hung=hung))
+    assert hung == {"/one.so": "it did not open in 0.01 s"}
+
+    class Once(Stuck):
+        def opens(self, message: ipc.ListDevices) -> bool:
+            assert message.unusable == hung
+            return False
+
+    assert run(list_devices(stuck(Once), hung=hung)) == first
+
+
 def test_a_crash_that_leaving_out_does_not_help_is_an_error() -> None:
     stubborn = CRASHING.replace("if path not in asked", "if path")
     with pytest.raises(ShimmyError, match="SIGSEGV"):

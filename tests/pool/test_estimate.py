@@ -193,5 +193,14 @@ def test_a_draft_model_has_its_own_layers_cache_and_buffers(
     assert both.gpu_bytes == {name: own.gpu_bytes[name] + other.gpu_bytes[name] for name in layers}
 
 
+@pytest.mark.parametrize(("gpu_layers", "number"), [("all", 5), ("auto", 5), (3, 3), (4, 4), (9, 5)])
+def test_a_draft_model_with_more_layers_than_the_other_one(gpu_layers: int | str, number: int, tmp_path: Path) -> None:
+    draft, packed = named(tmp_path), options(1000, gpu_layers=gpu_layers)
+    given = msgspec.structs.replace(packed, draft_paths=("/draft",))
+    known = Details(draft=Draft(draft.facts, draft.size_bytes))
+    own, other = estimate(sized(tmp_path), packed, {"A": 3}), estimate(draft, packed, {"A": number})
+    assert estimate(sized(tmp_path), given, {"A": 3}, known).gpu_bytes["A"] == own.gpu_bytes["A"] + other.gpu_bytes["A"]
+
+
 def test_a_header_that_says_nothing(tmp_path: Path) -> None:
     assert estimate(fake_model("echo"), options()).cache_bytes == 0

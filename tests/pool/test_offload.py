@@ -47,6 +47,15 @@ def test_as_many_as_fit(num_layers: int, free: dict[str, int], size: int) -> Non
         assert not fits({name: sum(layers.values()) + 1})
 
 
+def test_what_a_gpu_without_layers_gets_is_not_asked_of_it() -> None:
+    """Tensors that a rule moves there: whether it has them the worker says."""
+
+    def needs(layers: Mapping[str, int]) -> dict[str, int]:
+        return {"A": 10 * layers["A"], "B": 1 << 60}
+
+    assert as_many_as_fit(5, {"A": 30}, {"A": 30}, needs) == {"A": 3}
+
+
 def gpu(name: str, kind: str = "gpu") -> Device:
     return Device(name, "", kind, "", 1, 1)
 

@@ -101,7 +101,6 @@ def test_other_tensors_can_be_kept_too(endpoint: str, model: Path, plain: dict[s
         ({"gpu_layers": "all", "tensor_split": [0, 1]}, {"RPC1": 5}),
         ({"gpu_layers": "all", "main_gpu": 1}, {"RPC1": 5}),
         ({"gpu_layers": "all", "split_mode": "none"}, {"RPC0": 5}),
-        ({"split_mode": "none"}, {"RPC0": 5}),
         ({"split_mode": "layer", "tensor_split": [4, 1]}, {"RPC0": 4, "RPC1": 1}),
         ({"gpu_layers": 0, "split_mode": "layer", "tensor_split": [4, 1, 1]}, {"CPU": 5}),
         ({"device": ["rpc1"]}, {"RPC1": 5}),
@@ -153,7 +152,6 @@ def test_what_was_estimated_is_taken(settings: dict[str, Any], draft: Path | Non
         ({}, [r"blk\.[23]\.attn=RPC0", "ffn_(up|gate)_exps=RPC1"]),
         ({}, ["token_embd=CPU", "output_norm=RPC0"]),
         # What a rule of one's own says of experts holds.
-        ({"cpu_moe": True}, [r"blk\.1\.ffn_up_exps=RPC1"]),
         ({"n_cpu_moe": 3, "gpu_layers": 3}, [r"blk\.2\.ffn_up_exps=RPC0"]),
     ],
 )
