@@ -112,7 +112,7 @@ class Events(msgspec.Struct, frozen=True, tag="events"):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """A device as ggml enumerates it (ggml-backend.h, ggml_backend_dev_props); memory in bytes. `library` is the
+    """A device as ggml enumerates it (ggml-backend.h, ggml_backend_dev_props); memory in bytes. `provider` is the
     optional backend that brings it, and `gpu_id` is the same for a GPU that several of them bring."""
 
     name: str
@@ -121,7 +121,7 @@ class Device(msgspec.Struct, frozen=True):
     backend: str
     free_bytes: int
     total_bytes: int
-    library: str = ""
+    provider: str = ""
     gpu_id: str = ""
 
 

@@ -138,6 +138,10 @@ class Catalog:
         """The files that look like models and are not listed."""
         return list(self._listing.skipped) if self._listing else []
 
+    def named(self) -> "list[tuple[str, Model]]":
+        """All models by each of their names, those that cannot be served included."""
+        return [*((model.id, model) for model in self._sorted), *self.further_names()]
+
     def further_names(self) -> "list[tuple[str, Model]]":
         """What else somebody calls a model, by `cp` or a link, with that model; sorted. The files were found before."""
         names = sorted({each.name for each in self.skipped() if each.name})

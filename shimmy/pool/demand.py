@@ -112,7 +112,7 @@ class Demand:
         self.gpus = [gpu.name for gpu in gpus or ()]
         self.least_layers = 0
         self._shared = [gpu.name for gpu in gpus or () if gpu.kind == INTEGRATED]
-        self._libraries = {gpu.library for gpu in gpus or ()}
+        self._providers = {gpu.provider for gpu in gpus or ()}
         self._is_known = gpus is not None
         self._model, self._options = model, options
         self._estimator = Estimator(model, options, details)
@@ -137,7 +137,7 @@ class Demand:
         from shimmy.pool.offload import as_planned
 
         is_whole = sum(layers.values()) == self._estimator.num_layers
-        planned = as_planned(settings, layers, self.gpus, is_whole=is_whole, libraries=self._libraries)
+        planned = as_planned(settings, layers, self.gpus, is_whole=is_whole, providers=self._providers)
         return msgspec.structs.replace(self._options, settings=msgspec.msgpack.encode(planned))
 
     def _layers(self, free_bytes: Mapping[str, int]) -> dict[str, int]:

@@ -91,7 +91,7 @@ def as_planned(
     gpus: "Sequence[str]",
     *,
     is_whole: bool,
-    libraries: Collection[str] = (),
+    providers: Collection[str] = (),
 ) -> "EngineSettings":
     """The settings that make llama.cpp do what was planned for `gpus`; `is_whole` where that is all layers that it may
     find. Without a layer nothing of GPUs is opened, and no other backend than theirs if there is one that brings all:
@@ -101,12 +101,12 @@ def as_planned(
         return msgspec.structs.replace(settings, gpu_layers=0, **none)
     parts = tuple(float(layers.get(name, 0)) for name in gpus)
     is_split = len(gpus) > 1
-    [library] = libraries if len(libraries) == 1 else [""]
+    [provider] = providers if len(providers) == 1 else [""]
     return msgspec.structs.replace(
         settings,
         gpu_layers="all" if is_whole else sum(layers.values()),
         device=tuple(gpus),
-        gpu_backend=library or settings.gpu_backend,
+        gpu_backend=provider or settings.gpu_backend,
         split_mode=settings.split_mode if is_split else None,
         main_gpu=None,
         tensor_split=parts if is_split else (),

@@ -101,7 +101,7 @@ def test_a_backend_that_crashes_keeps_no_model_from_another_one(machine: Machine
 def test_a_gpu_that_two_backends_bring_is_used_once(machine: Machine) -> None:
     machine.backend(machine.backends / "libggml-cuda.so", '-DGPU="First0"', '-DGPU_ID="0000:c1:00.0"')
     machine.backend(machine.backends / NAME, '-DGPU="Second0"', '-DGPU_ID="0000:c1:00.0"')
-    devices = [(device["name"], device["library"], device["gpu_id"]) for device in machine.gpu_info()["devices"]]
+    devices = [(device["name"], device["provider"], device["gpu_id"]) for device in machine.gpu_info()["devices"]]
     assert devices == [("CPU", "", ""), ("First0", "cuda", "0000:c1:00.0"), ("Second0", "vulkan", "0000:c1:00.0")]
     for flags, layers in (([], "31 layers on First0,"), (["--device", "Second0"], "31 layers on Second0,")):
         done = machine.run("probe", DEMO_ID, *MODEL, *flags)

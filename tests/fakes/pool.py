@@ -54,8 +54,8 @@ class FakeCatalog(Catalog):
     def models(self) -> list[Model]:
         return sorted(self._listed.values(), key=lambda model: model.id)
 
-    def further_names(self) -> list[tuple[str, Model]]:
-        return []
+    def named(self) -> list[tuple[str, Model]]:
+        return [(model.id, model) for model in self.models()]
 
     def find(self, name: str) -> Model:
         model = self.look_up(name)

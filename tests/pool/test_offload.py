@@ -109,9 +109,9 @@ def test_settings_that_say_what_was_planned() -> None:
     assert (one.gpu_layers, one.device, one.tensor_split, one.main_gpu) == ("all", ("G1",), (), None)
     none = as_planned(given, {}, ["G0", "G1"], is_whole=False)
     assert none.num_gpu_layers == 0 and not none.device
-    mine = as_planned(given, {"G0": 3}, ["G0"], is_whole=False, libraries={"vulkan"})
+    mine = as_planned(given, {"G0": 3}, ["G0"], is_whole=False, providers={"vulkan"})
     assert (mine.gpu_backend, two.gpu_backend) == ("vulkan", None)
-    several = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"], is_whole=False, libraries={"vulkan", "cuda"})
+    several = as_planned(given, {"G0": 3, "G1": 4}, ["G0", "G1"], is_whole=False, providers={"vulkan", "cuda"})
     assert several.gpu_backend is None
     for planned in (two, one, none, mine, several):
         check(planned)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 from msgspec import json
@@ -37,11 +36,9 @@ class Models:
     async def list(self, request: Request) -> LongAnswer:
         """Those that can be served, by each of their names."""
         await self._models.refresh()
-        catalog = self._models.catalog
-        named = chain(((model.id, model) for model in catalog.models()), catalog.further_names())
         entries = (
             _entry(model, name) | {"modified_at": _time(model.modified_unix)}
-            for name, model in named
+            for name, model in self._models.catalog.named()
             if not model.invalid
         )
         return await json_list(b'{"models":[', entries, b"]}")

@@ -1,7 +1,6 @@
 """GET /v1/models and GET /v1/models/{id}: OpenAI's four fields, and what there is to know before choosing a model."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -53,9 +52,7 @@ class Models:
     async def list(self, request: Request) -> LongAnswer:
         """By each of their names. Those that cannot be served are listed too, with the reason."""
         await self._models.refresh()
-        catalog = self._models.catalog
-        named = chain(((model.id, model) for model in catalog.models()), catalog.further_names())
-        return await json_list(b'{"object":"list","data":[', self._entries(named), b"]}")
+        return await json_list(b'{"object":"list","data":[', self._entries(self._models.catalog.named()), b"]}")
 
     async def get(self, request: Request) -> Response:
         await self._models.refresh()

@@ -111,7 +111,7 @@ class _Properties(c.Structure):
     ]
 
 
-def _described(handle: int, library: str = "") -> Device:
+def _described(handle: int, provider: str = "") -> Device:
     free, total, properties = c.c_size_t(), c.c_size_t(), _Properties()
     ggml().ggml_backend_dev_get_props(handle, c.addressof(properties))
     ggml().ggml_backend_dev_memory(handle, c.addressof(free), c.addressof(total))
@@ -122,7 +122,7 @@ def _described(handle: int, library: str = "") -> Device:
         backend=ggml().ggml_backend_reg_name(ggml().ggml_backend_dev_backend_reg(handle)).decode(),
         free_bytes=free.value,
         total_bytes=total.value,
-        library=library,
+        provider=provider,
         gpu_id=(properties.device_id or b"").decode("utf-8", "replace"),
     )
 
