@@ -195,7 +195,8 @@ def test_a_template_fails_its_request_with_the_reason_and_nothing_else(server: P
         assert (status, answer["error"]["code"]) == (422, "model_invalid"), answer
         assert "template" in answer["error"]["message"] and len(answer["error"]["message"]) < 1000
     assert complete(server, model, [5, 6, 7])[0] == 200
-    assert server.worker_pids() == workers
+    # Others may come meanwhile: a model whose worker died in an earlier test comes back after a while.
+    assert workers and set(workers) <= set(server.worker_pids())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops a process for one thread's memory")
@@ -228,4 +229,5 @@ def test_a_vocabulary_that_cannot_spell_is_served_with_token_ids_only(server: Pr
     status, answer = complete(server, "tiny", "hi")
     assert (status, answer["error"]["param"]) == (400, "prompt")
     assert complete(server, "tiny", [5, 6, 7])[0] == 200
-    assert server.worker_pids() == workers
+    # Others may come meanwhile: a model whose worker died in an earlier test comes back after a while.
+    assert workers and set(workers) <= set(server.worker_pids())
