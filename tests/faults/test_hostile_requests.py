@@ -240,7 +240,7 @@ class Beside(threading.Thread):
                 last = time.monotonic()
                 if self._is_over:
                     return
-                if b'"error"' in line:
+                if line.strip() != b"data: [DONE]" and "error" in json.loads(line.removeprefix(b"data: ")):
                     self.errors.append(line.decode())
             assert line.strip() == b"data: [DONE]"
         self.num_streams += 1
