@@ -23,11 +23,11 @@ WORST_GAP_SECONDS = 60.0
 
 
 def chat(**fields: Any) -> tuple[str, dict[str, Any]]:
-    return CHAT, {"messages": MESSAGES, "max_tokens": 2} | fields
+    return CHAT, {"messages": MESSAGES, "max_tokens": 2, "temperature": 0} | fields
 
 
 def text(**fields: Any) -> tuple[str, dict[str, Any]]:
-    return COMPLETIONS, {"prompt": "hi", "max_tokens": 2} | fields
+    return COMPLETIONS, {"prompt": "hi", "max_tokens": 2, "temperature": 0} | fields
 
 
 def other(path: str, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -240,7 +240,8 @@ class Beside(threading.Thread):
                 last = time.monotonic()
                 if self._is_over:
                     return
-                if line.strip() != b"data: [DONE]" and "error" in json.loads(line.removeprefix(b"data: ")):
+                # A silent stream has comments, too.
+                if line.startswith(b"data: {") and "error" in json.loads(line.removeprefix(b"data: ")):
                     self.errors.append(line.decode())
             assert line.strip() == b"data: [DONE]"
         self.num_streams += 1

@@ -25,7 +25,9 @@ TOOLS = [
     Tool("get_weather", "The weather in a city", json.dumps(WEATHER)),
     Tool("get_time", "What time it is"),
 ]
-NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+# An integer without limits has no end where tokens are drawn at random.
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+NUMBER = {"type": "object", "properties": {"n": DIGIT}, "required": ["n"], "additionalProperties": False}
 ANSWER = Constraint("json_schema", json.dumps(NUMBER), "response_format")
 
 
