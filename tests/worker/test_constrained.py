@@ -75,7 +75,7 @@ def test_a_neighbour_without_a_constraint_does_not_notice(engine: Engine) -> Non
     session = Session(engine)
     session.submit("plain", ask("What is the capital of Japan?"), max_tokens=40, sampling=GREEDY)
     for number, constraint in enumerate((SCHEMA, LIST)):
-        session.submit(f"{number}", ask("Hi"), max_tokens=40, constraint=constraint)
+        session.submit(f"{number}", ask("Hi"), max_tokens=40, sampling=Sampling(seed=1), constraint=constraint)
     session.run()
     assert session.text("plain") == "The capital of Japan is Tokyo."
 
@@ -83,15 +83,14 @@ def test_a_neighbour_without_a_constraint_does_not_notice(engine: Engine) -> Non
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=9, frequency_penalty=0.4)], ids=["greedy", "drawn"])
 def test_a_constraint_that_allows_everything_changes_nothing(engine: Engine, sampling: Sampling) -> None:
     """Also not how the penalties count, nor what is drawn from the seed."""
-    session = Session(engine)
-    session.submit("free", BOB, max_tokens=40, sampling=sampling)
-    session.run()
-    session = Session(engine)
-    anything = Constraint("regex", r"(.|\n)*", "regex")
-    session.submit("bound", BOB, max_tokens=40, sampling=sampling, constraint=anything)
-    session.submit("free", BOB, max_tokens=40, sampling=sampling)
-    session.run()
-    assert session.text("bound") == session.text("free")
+    texts = []
+    for constraint in (None, Constraint("regex", r"(.|\n)*", "regex")):
+        # One after the other, since the last bit of a logit depends on what else is in a batch.
+        session = Session(engine)
+        session.submit("a", BOB, max_tokens=40, sampling=sampling, constraint=constraint)
+        session.run()
+        texts.append(session.text("a"))
+    assert texts[0] == texts[1] != ""
 
 
 def test_choices_of_one_request_go_their_own_ways(engine: Engine) -> None:

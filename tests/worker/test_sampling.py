@@ -160,10 +160,12 @@ def test_samplers_do_not_change_what_is_told(engine: Engine) -> None:
 
 def test_telling_of_tokens_changes_none(engine: Engine) -> None:
     sampling = Sampling(seed=11, temperature=1.2, mirostat=2)
-    plain = session(engine, STORY, sampling=sampling, max_tokens=10)
+    # In batches of the same size, since the last bit of a logit depends on it.
+    plain = session(engine, STORY, sampling=sampling, max_tokens=10, num_choices=2)
     watched = session(engine, STORY, sampling=sampling, max_tokens=10, logprobs=20, num_choices=2)
-    assert watched.text("a") == plain.text("a") != watched.text("a", 1)
+    assert watched.text("a") != watched.text("a", 1)
     for index in range(2):
+        assert watched.text("a", index) == plain.text("a", index)
         assert b"".join(token.bytes for token in told(watched, index)).decode() == watched.text("a", index)
 
 
