@@ -252,9 +252,9 @@ def test_who_waits_for_a_model_too_long_is_told_and_the_model_goes_on_loading(
 
 def test_the_worker_is_told_what_is_left_of_the_time_in_queues() -> None:
     async def test() -> None:
-        async with fake_inference(queue_seconds=50.0) as inference:
-            asked = json.loads(await answer(inference, "!request", queue_seconds=80.0))
-            assert 40.0 < asked["queue_seconds"] < 50.0
+        async with fake_inference(queue_seconds=500.0) as inference:
+            asked = json.loads(await answer(inference, "!request", queue_seconds=800.0))
+            assert 400.0 < asked["queue_seconds"] < 500.0
 
     run(test())
 
