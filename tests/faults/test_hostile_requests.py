@@ -69,6 +69,8 @@ def with_default(depth: int) -> Any:
 _SCHEMA = "response_format"
 UNENFORCED = {"type": "object", "properties": {"a": {"not": {}}}}
 BOMB = "(a{1,2000}){1,2000}"
+# What goes off only as the answer goes on, which the model could end before.
+ENDLESS = {"max_tokens": 40, "ignore_eos": True}
 HOSTILE: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
     # Schemas: stacks exhausted by depth, regular expressions, repetition, what cannot be enforced.
     "schema: deep": (schema(nested(400)), _SCHEMA),
@@ -98,10 +100,10 @@ HOSTILE: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
     "grammar: unclosed set": (chat(grammar="root ::= [a-"), "grammar"),
     "grammar: a hundred million": (chat(grammar='root ::= "a"{1,99999999}'), "grammar"),
     "grammar: options": (chat(grammar='%llguidance {"max_grammar_size": 1000000000}\nstart: "a"'), "grammar"),
-    "grammar: repetition bomb": (chat(grammar='root ::= (("a"{1,2000}){1,2000}){1,2000}', max_tokens=40), "grammar"),
+    "grammar: repetition bomb": (chat(grammar='root ::= (("a"{1,2000}){1,2000}){1,2000}', **ENDLESS), "grammar"),
     # Regular expressions.
-    "regex: bomb": (chat(regex=BOMB, max_tokens=40), "regex"),
-    "regex: guided": (chat(guided_regex=BOMB, max_tokens=40), "guided_regex"),
+    "regex: bomb": (chat(regex=BOMB, **ENDLESS), "regex"),
+    "regex: guided": (chat(guided_regex=BOMB, **ENDLESS), "guided_regex"),
     "regex: unclosed": (chat(regex="a(b"), "regex"),
     "regex: groups": (chat(regex="(" * 20_000 + ")" * 20_000), "regex"),
     "regex: lookbehind": (chat(regex="(?<=a)b"), "regex"),
