@@ -9,7 +9,7 @@ import pytest
 from openai import BadRequestError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, Field
 
-from tests.program import DEMO_ID, LIMIT_SECONDS, Program
+from tests.program import DEMO_ID, LIMIT_SECONDS
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 
@@ -25,11 +25,6 @@ class Person(BaseModel):
     name: str = Field(max_length=20)
     age: int = Field(ge=0, le=120)
     hobbies: list[Hobby] = Field(max_length=2)
-
-
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
 
 
 def test_an_answer_is_parsed(client: OpenAI) -> None:

@@ -13,11 +13,6 @@ pytestmark = [pytest.mark.model, pytest.mark.program]
 TOKYO: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
-
-
 def test_models_are_listed_with_their_template_source(client: OpenAI) -> None:
     (model,) = client.models.list()
     assert model.id == DEMO_ID

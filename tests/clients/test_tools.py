@@ -8,7 +8,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from pydantic import BaseModel, Field
 
-from tests.program import DEMO_ID, Program
+from tests.program import DEMO_ID
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 
@@ -25,11 +25,6 @@ class GetWeather(BaseModel):
 TOOL: Any = openai.pydantic_function_tool(GetWeather, name="get_weather")
 NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
 FIELDS: dict[str, Any] = {"model": DEMO_ID, "messages": WEATHER, "tools": [TOOL], "temperature": 0, "max_tokens": 100}
-
-
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
 
 
 @pytest.mark.parametrize(
