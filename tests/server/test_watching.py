@@ -49,7 +49,8 @@ def ask(running: Program, name: str) -> int:
         with urllib.request.urlopen(f"{running.url}/v1/completions", body, timeout=LIMIT_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 @pytest.mark.program
