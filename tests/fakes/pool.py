@@ -29,7 +29,7 @@ from tests.fakes import gguf_writer
 
 # Without typing_extensions, which msgspec imports where it finds it, a worker starts in three quarters of the time.
 START = "import sys; sys.modules['typing_extensions'] = None; from tests.fakes import worker; worker.main()"
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 100
 T = TypeVar("T")
 
 

@@ -20,7 +20,7 @@ from shimmy.worker.llama.libllama import is_library, linked_file
 from tests.program import DEMO, DEMO_ID
 
 pytestmark = [pytest.mark.frozen, pytest.mark.model]
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 90
 NOBODY = 65534
 MESSAGES = [{"role": "user", "content": "Say hello."}]
 QUESTION = {"model": DEMO_ID, "messages": MESSAGES, "max_tokens": 8, "temperature": 0, "stream": True}
