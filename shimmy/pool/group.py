@@ -46,7 +46,7 @@ class Group:
         self.stay = stay
         self.num_wanted = num_wanted
         self.workers: list[Supervisor] = []
-        self._options = options
+        self.options = options
         self._tools = tools
         self._num_waiting = 0
         self._leaving = False
@@ -183,7 +183,7 @@ class Group:
         def is_spare() -> bool:
             return any(each.is_ready for each in self.workers if each is not worker)
 
-        worker = Supervisor(self.model, self._options, tools, self.stay, is_spare)
+        worker = Supervisor(self.model, self.options, tools, self.stay, is_spare)
         self.workers.append(worker)
         return worker
 

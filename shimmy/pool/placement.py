@@ -175,6 +175,14 @@ class Placement:
         current = self._groups.get(model_id)
         return current is not None and current.is_ready
 
+    def is_as_wanted(self, model: "Model") -> bool:
+        """Whether to load it anew would only bring what is loaded: this version of it, with the options and the number
+        of workers that it would get. Raises why it could get none."""
+        current = self._groups.get(model.id)
+        if current is None or not current.is_ready or current.model.version != model.version:
+            return False
+        return current.options == self._options_for(model) and current.num_wanted == self._num_wanted(model.id)
+
     def status(self, model_id: str) -> ModelStatus:
         group = self._groups.get(model_id)
         if group is None:
@@ -276,8 +284,11 @@ class Placement:
         """Raises why it is no use to try."""
         if model.invalid is not None:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
-        num_workers = self._nums_wanted.get(model.id, self._num_workers)
+        num_workers = self._num_wanted(model.id)
         return Group(model, self._options_for(model), self._tools, self.stay_of(model.id), num_workers)
+
+    def _num_wanted(self, model_id: str) -> int:
+        return self._nums_wanted.get(model_id, self._num_workers)
 
     def _switch(self, model: "Model", current: Group) -> Switch:
         """Begin one; another that still runs has become useless."""
