@@ -30,7 +30,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["name"].removesuffix(":latest"),
         decimal_bytes(model["size"]),
-        decimal_bytes(model["size_vram"]) if model["size_vram"] else "-",
+        decimal_bytes(model["size_vram"]) if model["size_vram"] else "failed" if "gpu_failure" in model else "-",
         str(model["context_length"]),
         str(model["workers"]),
         "its memory is needed" if left > _YEAR_SECONDS else _in(left),

@@ -37,7 +37,8 @@ _MISSING = ("failed", "unloaded")
 
 class Group:
     """`workers` has the one that was used last first. `num_wanted` may be changed; `fill` sees to it that there are as
-    many. What `loaded`, `phase`, `fraction` and `reason` say is true of the worker that is nearest to an answer."""
+    many. What `loaded`, `phase`, `fraction`, `reason` and `gpu_failure` say is true of the worker that is nearest to an
+    answer."""
 
     def __init__(
         self, model: "Model", options: "ipc.EngineOptions", tools: "Tools", stay: "Stay", num_wanted: int = 1
@@ -66,6 +67,11 @@ class Group:
     @property
     def reason(self) -> str | None:
         return self._nearest().reason
+
+    @property
+    def gpu_failure(self) -> str | None:
+        failure = self._nearest().gpu_failure
+        return failure.reason if failure is not None else None
 
     @property
     def loaded(self) -> "ipc.Loaded | None":

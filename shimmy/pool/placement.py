@@ -39,7 +39,7 @@ _UNWATCHED_SECONDS = 1.0
 class ModelStatus(msgspec.Struct, frozen=True):
     """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready; `switch`: the
     last attempt to replace it while it was loaded. `expires_in_seconds` is None for a model that stays; `num_workers`
-    are ready."""
+    are ready. `gpu_failure`: why it has no layers on GPUs, where it should have had some."""
 
     id: str
     state: Phase
@@ -49,6 +49,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     switch: SwitchStatus | None = None
     expires_in_seconds: float | None = None
     num_workers: int = 0
+    gpu_failure: str | None = None
 
 
 class Placement:
@@ -198,6 +199,7 @@ class Placement:
             switch.status if switch is not None else None,
             remaining if remaining < inf else None,
             group.num_ready,
+            group.gpu_failure,
         )
 
     def num_running(self, model_id: str) -> int:

@@ -85,6 +85,8 @@ class Models:
             answer["fraction"] = status.fraction
         if status.reason is not None:
             answer["reason"] = status.reason
+        if status.gpu_failure is not None:
+            answer["gpu_failure"] = status.gpu_failure
         if status.switch is not None:
             answer["switch"] = status.switch
         return json_response(answer)
