@@ -182,7 +182,9 @@ class Room:
         needs = supervisor.needs
         if needs is None or not needs.num_layers or supervisor.load_options is supervisor.options:
             return False
-        if not any(word in error.message for word in _WANT_OF_MEMORY):
+        # A name is no reason.
+        said = error.message.replace(supervisor.model.id, "")
+        if not any(word in said for word in _WANT_OF_MEMORY):
             return False
         self._experience.note_want(supervisor.model, needs)
         log.warning("model %s is tried with fewer layers on GPUs", supervisor.model.id)
