@@ -37,7 +37,7 @@ class Inside(Live):
         await self.app.finish(30)
 
     async def until_no_connections(self) -> None:
-        while self.connections.num_open:
+        while self.connections._tasks:
             await asyncio.sleep(0.005)
 
 
