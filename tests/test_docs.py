@@ -16,6 +16,7 @@ from shimmy.protocols.openai.template import MAX_DEPTH
 from shimmy.worker.chat import template
 from shimmy.worker.constraints import schema
 from shimmy.worker.constraints.compile import MAX_GRAMMAR_BYTES
+from tests.test_imports import ALLOWED
 
 ROOT = Path(__file__).parent.parent
 BAR, MARKED_BAR = "|", "\\|"
@@ -106,6 +107,16 @@ def test_every_make_target_that_is_named_exists() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
     named = {name for page in pages for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
     assert named == targets
+
+
+def test_who_may_import_whom() -> None:
+    listed = {package: set(re.findall(r"`([a-z._]+)`", f"`{names}`")) for package, names in rows("map.md", "package")}
+    allowed: dict[str, set[str]] = {package: set() for package in listed}
+    for module, names in ALLOWED.items():
+        if (package := module.split(".")[1:2]) and package[0] in listed:
+            allowed[package[0]] |= {name.removeprefix("shimmy.") for name in names if name.startswith("shimmy.")}
+    assert listed == {package: names - {package} for package, names in allowed.items()}
+    assert set(listed) == {path.parent.name for path in (ROOT / "shimmy").glob("*/__init__.py")}
 
 
 def summary(module: Path) -> str:
