@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 # Starting a process takes several turns of the loop, but no waiting; measured: 11 on Python 3.11.
 _SPAWN_TURNS = 50
 # For the last events of each stream to reach their clients.
