@@ -62,7 +62,7 @@ class Residence:
     async def acquire(
         self, name: str, keep_alive_seconds: float | None = None, request: Generation | Embedding | None = None
     ) -> Resident:
-        """The one look-up of a request: the model is loaded as it is listed now."""
+        """The model is loaded as it is listed now, and what comes with it is of the same listing."""
         generation = request if isinstance(request, Generation) else None
         while True:
             model = await self.find(name)
