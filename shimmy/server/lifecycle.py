@@ -214,7 +214,7 @@ class Server:
             await self._inference.models.refresh()
             preloading = asyncio.create_task(_logged(self._preload()))
             background.append(preloading)
-            await _either(preloading, self._inference.models.wait_for_worker(), _SPAWN_SECONDS)
+            await _first_of(preloading, self._inference.models.wait_for_worker(), _SPAWN_SECONDS)
         background.append(asyncio.create_task(_logged(self._announce())))
         try:
             await self._serve_http()
@@ -367,7 +367,7 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         log.exception("a step of the start failed")
 
 
-async def _either(task: "asyncio.Task[None]", event: Coroutine[Any, Any, None], seconds: float) -> None:
+async def _first_of(task: "asyncio.Task[None]", event: Coroutine[Any, Any, None], seconds: float) -> None:
     """Returns when the first of the two is over, or after `seconds`. The task goes on."""
     waiting = asyncio.create_task(event)
     await asyncio.wait([task, waiting], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
