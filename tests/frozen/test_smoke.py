@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from shimmy.worker.llama.libllama import is_library, linked_file
+from shimmy.hardware.libraries import is_library, linked_file
 from tests.program import DEMO, DEMO_ID
 
 pytestmark = [pytest.mark.frozen, pytest.mark.model]
