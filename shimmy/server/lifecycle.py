@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# Starting a process takes several turns of the loop, but no waiting; measured: 11 on Python 3.11.
-_SPAWN_TURNS = 50
+# What stands between a start and its first worker asks the system, which a home on a network may hold up.
+_SPAWN_SECONDS = 0.5
 # For the last events of each stream to reach their clients.
 _FLUSH_SECONDS = 3.0
 # Nobody presses Ctrl-C twice within this time, and every bootloader hands a signal on within it.
@@ -105,9 +105,9 @@ class Server:
         background: list[asyncio.Task[None]] = []
         if self._preloading:
             await self._inference.models.refresh()
-            background.append(asyncio.create_task(_logged(self._preload())))
-            for _ in range(_SPAWN_TURNS):
-                await asyncio.sleep(0)
+            preloading = asyncio.create_task(_logged(self._preload()))
+            background.append(preloading)
+            await _first_of(preloading, self._inference.models.wait_for_worker(), _SPAWN_SECONDS)
         background.append(asyncio.create_task(_logged(self._announce())))
         try:
             await self._serve_http()
@@ -231,6 +231,13 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         log.exception("a step of the start failed")
+
+
+async def _first_of(task: "asyncio.Task[None]", event: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Returns when the first of the two is over, or after `seconds`. The task goes on."""
+    waiting = asyncio.create_task(event)
+    await asyncio.wait([task, waiting], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
 
 def _end_start() -> None:

@@ -109,6 +109,10 @@ class Residence:
         request does not leave for that before there was one."""
         await self.acquire(name, keep_alive.said() or None)
 
+    async def wait_for_worker(self) -> None:
+        """Returns once the first worker process of all has been told what to do."""
+        await self._placement.first_worker.wait()
+
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
         Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
