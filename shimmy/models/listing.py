@@ -139,6 +139,21 @@ class Listing:
         if (file := file_key(model.identity, model.own)) is not None:
             self.id_of_file.pop(file, None)
 
+    def rename(self, id: str, name: str, source: "Source", paths: tuple[str, ...]) -> None:
+        """A model's further name becomes its id, and its id a further name; it was found at both."""
+        model = self.models.pop(id)
+        del self.source_of[id]
+        for path in model.paths:
+            if self.id_of_path.get(path) == id:
+                del self.id_of_path[path]
+        self.models[name] = msgspec.structs.replace(model, id=name, paths=paths, source=source.label)
+        self.source_of[name] = source
+        self.id_of_path.update(dict.fromkeys(paths, name))
+        self.names_of[name] = self.names_of.pop(id)
+        self.id_of_name.update(dict.fromkeys([id, *self.names_of[name]], name))
+        if (file := file_key(model.identity, model.own)) is not None:
+            self.id_of_file[file] = name
+
 
 def file_key(identity: Identity, own: Own) -> FileKey | None:
     """The same for what is one model under several names; None where there is no file."""
