@@ -101,12 +101,15 @@ class Residence:
         await self.acquire(name, keep_alive.said() or None)
 
     async def load(self, name: str) -> None:
-        """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
-        Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
+        """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that. One
+        that crashed too often has another chance. Returns once it has all of its workers, or as many as there is room
+        for. Raises why that is not possible."""
         model = await self._find_settled(name)
         if self._placement.is_ready(model.id):
             await self._placement.reload(model)
         else:
+            if self._placement.status(model.id).state == "failed":
+                await self._placement.unload(model.id)
             # Should its file be replaced meanwhile, the new one will do.
             await self.acquire(name)
             await self._placement.filled(model.id)
