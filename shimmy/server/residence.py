@@ -48,7 +48,7 @@ class Residence:
         except (ModelNotFound, ModelInvalid):
             await self.refresh()
         found = self.catalog.look_up(name)
-        if found is not None and self._placement.is_ready(found.id):
+        if found is not None and self.answers(found):
             return found
         return self.catalog.find(name)
 
@@ -63,16 +63,20 @@ class Residence:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)
 
+    def answers(self, model: "Model") -> bool:
+        """Whether it would, as its file is or as it was loaded before that was broken."""
+        return model.invalid is None or self._placement.is_ready(model.id)
+
     async def only_model(self) -> str:
         """The id of the one model that is loaded, or else of the one that there is, for requests that name none."""
         loaded = [status.id for status in self.statuses() if status.loaded is not None]
         if len(loaded) == 1:
             return loaded[0]
         await self.refresh()
-        valid = [model.id for model in self.catalog.models() if not model.invalid]
-        if len(valid) != 1:
-            raise RequestError(f"model: this field is required, since there are {len(valid)} models", param="model")
-        return valid[0]
+        found = [model.id for model in self.catalog.models() if self.answers(model)]
+        if len(found) != 1:
+            raise RequestError(f"model: this field is required, since there are {len(found)} models", param="model")
+        return found[0]
 
     async def own(self, name: str) -> "Own":
         """What comes with a model beside its weights."""
