@@ -3,6 +3,7 @@ in from elsewhere without their files."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError
@@ -45,11 +46,30 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
     `ModelInvalid`, `RequestError`, `StoreFailed`."""
     from shimmy.store.imports import in_place
 
+    check_free(catalog, target)
     manifest = _stored(store, catalog, source)
     if manifest is None:
         model = catalog.find(source)
         manifest = in_place(target, model.paths, f"{model.source}: {model.id}", model.own.layers)
     return store.copy(manifest, target)
+
+
+def check_free(catalog: "Catalog", name: str) -> None:
+    """Raises `RequestError` for a name that would not lead to a model of the store, since one that is found before it
+    has it."""
+    before = {source.label for source in takewhile(lambda each: each.label != StoreSource.label, catalog.sources)}
+    found_at = {each.name: (each.source, each.paths) for each in catalog.skipped() if each.name}
+    found_at |= {each.id: (each.source, each.paths) for each in catalog.models()}
+    label, paths = found_at.get(name, ("", ()))
+    if label in before:
+        raise RequestError(f"there is a model {name!r} already, at {paths[0]}, which keeps the name", param="name")
+
+
+def leaves_with(store: "Store", catalog: "Catalog", name: str) -> str | None:
+    """The id of the model that is no longer there once this name is removed. One that has other names stays, by
+    those, unless this is what it is known by."""
+    manifest, model = _stored(store, catalog, name), catalog.look_up(name)
+    return model.id if manifest is not None and model is not None and model.id == manifest.name else None
 
 
 def remove(store: "Store", catalog: "Catalog", name: str) -> int:
