@@ -58,18 +58,20 @@ def check_free(catalog: "Catalog", name: str) -> None:
     """Raises `RequestError` for a name that would not lead to a model of the store, since one that is found before it
     has it."""
     before = {source.label for source in takewhile(lambda each: each.label != StoreSource.label, catalog.sources)}
-    found_at = {each.name: (each.source, each.paths) for each in catalog.skipped() if each.name}
-    found_at |= {each.id: (each.source, each.paths) for each in catalog.models()}
-    label, paths = found_at.get(name, ("", ()))
-    if label in before:
-        raise RequestError(f"there is a model {name!r} already, at {paths[0]}, which keeps the name", param="name")
+    source_of = {each.name: each.source for each in catalog.skipped()} | {
+        each.id: each.source for each in catalog.models()
+    }
+    if (label := source_of.get(name)) in before:
+        raise RequestError(f"{name!r} is what a model is called that is found before the store: {label}", param="name")
 
 
 def leaves_with(store: "Store", catalog: "Catalog", name: str) -> str | None:
     """The id of the model that is no longer there once this name is removed. One that has other names stays, by
     those, unless this is what it is known by."""
     manifest, model = _stored(store, catalog, name), catalog.look_up(name)
-    return model.id if manifest is not None and model is not None and model.id == manifest.name else None
+    if manifest is None or model is None or model.source != StoreSource.label:
+        return None
+    return model.id if model.id == manifest.name else None
 
 
 def remove(store: "Store", catalog: "Catalog", name: str) -> int:

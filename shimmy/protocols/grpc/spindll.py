@@ -166,7 +166,7 @@ class Spindll:
             if self._inference.models.answers(model):
                 yield ModelInfo(
                     name=model.id,
-                    file=model.paths[0],
+                    file=next(iter(model.paths), ""),
                     quantization=(facts and facts.quantization) or "",
                     size_bytes=model.size_bytes,
                     model_name=(facts and facts.name) or "",
