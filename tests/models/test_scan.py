@@ -181,6 +181,24 @@ def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, 
     assert kinds(made) == ["changed"] and made.models()[0].invalid is None
 
 
+def test_a_file_that_gets_another_name_while_it_replaces_a_model_is_listed_by_that(
+    tmp_path: Path, clock: Clock
+) -> None:
+    sources = [Folder("x", str(tmp_path))]
+    old, new = tmp_path / "old.gguf", tmp_path / "new.gguf"
+    os.utime(model("Old").write(old), (1000, 1000))
+    made = Catalog(sources)
+    made.refresh()
+    model("New").write(tmp_path / "fresh").replace(old)
+    made.refresh()
+    old.replace(new)
+    made.look_again(dict.fromkeys(map(str, (old, new)), sources[0]))
+    assert ids(made) == []
+    clock.passed += 1
+    made.look_again({str(new): sources[0]})
+    assert ids(made) == ["new"]
+
+
 @pytest.mark.usefixtures("clock")
 def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     path = model().write(tmp_path / "b.gguf")
