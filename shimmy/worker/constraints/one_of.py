@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from shimmy.worker.constraints.references import References
 
 # For one schema; each takes some microseconds, and a long list counts as several.
-MAX_COMPARISONS = 20_000
+MAX_COMPARISONS = 50_000
+# Copies of members that get a required property.
+MAX_TAGGED = 128
 _MAX_DEPTH = 8
 _LONG_LIST = 16
 
@@ -40,7 +42,9 @@ class OneOf:
         if "anyOf" in schema:
             return
         if not self._are_apart(members):
-            if tag is None or not self._are_apart([_with_required(self._whole(each), tag) for each in members]):
+            if tag is None or len(self._tagged_members) + len(members) > MAX_TAGGED:
+                return
+            if not self._are_apart([_with_required(self._whole(each), tag) for each in members]):
                 return
             members = [self._tagged(each, tag) for each in members]
         del schema["oneOf"]
@@ -53,9 +57,11 @@ class OneOf:
         """Whether it is certain that no value meets both."""
         if one is False or other is False:
             return True
-        if depth > _MAX_DEPTH or not self._may_spend(1) or not isinstance(one, dict) or not isinstance(other, dict):
+        if depth > _MAX_DEPTH or not isinstance(one, dict) or not isinstance(other, dict):
             return False
         ones, others = self._all_of(one), self._all_of(other)
+        if not self._may_spend(len(ones) * len(others)):
+            return False
         if any(self._contradict(each, every, depth) for each in ones for every in others):
             return True
         return any(
@@ -89,7 +95,7 @@ class OneOf:
         return self._facts[id(schema)]
 
     def _contradict(self, one: _Facts, other: _Facts, depth: int) -> bool:
-        if one.types is None or other.types is None or not self._may_spend(1):
+        if one.types is None or other.types is None:
             return False
         both = one.types & other.types
         if not both:

@@ -57,11 +57,11 @@ def with_names(schema: dict[str, Any], references: References, path: str) -> Non
     if names is True or _constrains(names) == set():
         pass
     elif "patternProperties" not in schema and _constrains(names) <= {"const", "enum"}:
-        listed = list(dict.fromkeys(name for name in _values(names) if isinstance(name, str)))
+        listed = dict.fromkeys(name for name in _values(names) if isinstance(name, str))
         if len(listed) > MAX_NAMES:
             raise RequestError(f"{path}/propertyNames: more than {MAX_NAMES} names")
         known = schema.get("properties", {})
-        order = [*(name for name in known if name in set(listed)), *(name for name in listed if name not in known)]
+        order = [*(name for name in known if name in listed), *(name for name in listed if name not in known)]
         rest = references.define(rest) if isinstance(rest, dict) else rest
         schema["properties"] = {name: known.get(name, rest) for name in order}
         schema["additionalProperties"] = False
