@@ -21,6 +21,8 @@ def command(name: str, **flags: Any) -> None:
     from shimmy.core.settings import Settings
 
     status = run(_load(Settings(**flags, lora_model=name), name))
+    if status.gpu_failure is not None:
+        click.echo(f"warning: {status.gpu_failure}", err=True)
     click.echo(f"ok: loaded {status.id} {_figures(status)}")
 
 

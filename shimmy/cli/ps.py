@@ -30,11 +30,17 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["name"].removesuffix(":latest"),
         decimal_bytes(model["size"]),
-        decimal_bytes(model["size_vram"]) if model["size_vram"] else "-",
+        _on_gpus(model),
         str(model["context_length"]),
         str(model["workers"]),
         "its memory is needed" if left > _YEAR_SECONDS else _in(left),
     )
+
+
+def _on_gpus(model: dict[str, Any]) -> str:
+    if model["size_vram"]:
+        return decimal_bytes(model["size_vram"])
+    return "failed" if "gpu_failure" in model else "-"
 
 
 def _in(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """A request's JSON as a Struct, or an error that names the field. Knows no protocol's fields."""
 
 import re
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -16,6 +16,11 @@ T = TypeVar("T")
 _PLACE = re.compile(r"(?:`key` in )?`\$\.?(?P<path>[^`]*)`")
 _MAX_CHARS = 500
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`$")
+_FLOAT_FOR_INT = re.compile(r"^Expected `(?:[^`]+ \| )?int(?: \| [^`]+)?`, got `float`")
+# Beyond it not every whole number has a float of its own.
+_MAX_WHOLE = 2**53
+# To look at so many numbers takes a twentieth of a second.
+_MAX_LOOKED_AT = 50_000
 
 
 class Decodes(Protocol[T_co]):
@@ -25,10 +30,11 @@ class Decodes(Protocol[T_co]):
 
 
 def decode(decoder: Decodes[T], content: bytes) -> T:
-    """Raises `RequestError` for whatever is wrong with the bytes, naming the field if there is one."""
+    """Where a whole number is wanted, 1.0 is one, too: not every language writes it as 1. Raises `RequestError` for
+    whatever is wrong with the bytes, naming the field if there is one."""
     check_structure(content)
     try:
-        return decoder.decode(content)
+        return _decode(decoder, content)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except msgspec.DecodeError as error:
@@ -37,6 +43,25 @@ def decode(decoder: Decodes[T], content: bytes) -> T:
         raise RequestError(f"the body is not valid UTF-8: {error.reason}") from None
     except RecursionError:
         raise RequestError(f"the body is nested too deeply; {SURE_DEPTH} levels are certain to be read") from None
+
+
+def _decode(decoder: Decodes[T], content: bytes) -> T:
+    try:
+        return decoder.decode(content)
+    except msgspec.ValidationError as error:
+        if not _FLOAT_FOR_INT.match(str(error)) or content.count(b",") > _MAX_LOOKED_AT:
+            raise
+    return decoder.decode(_with_whole_numbers(content))
+
+
+def _with_whole_numbers(content: bytes) -> bytes:
+    """The same JSON, in which no whole number is written as a float."""
+    return msgspec.json.encode(msgspec.json.Decoder(float_hook=_as_whole).decode(content))
+
+
+def _as_whole(text: str) -> Any:
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) <= _MAX_WHOLE else msgspec.Raw(text.encode())
 
 
 def _invalid(text: str) -> RequestError:

@@ -1,4 +1,5 @@
-"""How much of each GPU models may take: asked before a load that may put layers there, since others use GPUs too.
+"""How much of each GPU models may take: asked before a load that may put layers there, since others use GPUs too. And
+which backends do not get any, because a model that was loaded with them ended its worker.
 
 Asks through a worker without a model; the library that knows is never loaded here.
 """
@@ -48,15 +49,25 @@ class GpuLimit(NamedTuple):
         return self.limit_bytes - spare
 
 
+class GpuFailure(NamedTuple):
+    """Why a model has no layers on GPUs that nobody asked for, and which backends ended its worker when it had."""
+
+    reason: str
+    crashed: tuple[str, ...] = ()
+
+
 class Gpus:
-    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it.
-    `residents` are all supervisors whose workers may still live."""
+    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it; and of
+    the backends that were left alone from some time on the reasons. `residents` are all supervisors whose workers may
+    still live."""
 
     def __init__(self, survey: "Survey | None", residents: "Callable[[], Iterable[Supervisor]]") -> None:
         self.limits: dict[str, GpuLimit] = {}
         self._survey = survey
         self._residents = residents
         self._without: set[str | None] = set()
+        self._backends: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
 
     async def for_layers(self, options: "EngineOptions") -> "list[Device] | None":
         """Those that layers may go to, if any shall. None where that is for llama.cpp to say, and to refuse."""
@@ -79,15 +90,45 @@ class Gpus:
             return []
         gpus = [device for device in devices if "gpu" in device.kind]
         if not gpus:
-            # Where there is none, each load would else take the time to ask.
-            self._without.add(only)
             log.info("there is no GPU that models could use; `shimmy gpu-info` says why")
         self._note(gpus, before)
+        if not settings.needs_a_gpu:
+            gpus = [gpu for gpu in gpus if gpu.backend not in self._failures]
+        if not gpus:
+            # Where there is none, each load would else take the time to ask.
+            self._without.add(only)
         return gpus
+
+    def failure_of(self, supervisor: "Supervisor", error: ShimmyError, *, has_died: bool) -> GpuFailure | None:
+        """What a load that failed says of GPUs: nothing where it had no layers there, or where somebody asked for that.
+        One that is one more of its model has its layers there or is not loaded."""
+        settings, needs = settings_of(supervisor.options), supervisor.needs
+        if needs is None or not needs.num_layers or supervisor.is_spare():
+            return None
+        if settings is not None and settings.needs_a_gpu:
+            return None
+        names = [name for name, number in needs.layers.items() if number]
+        crashed = dict.fromkeys(self._backends[name] for name in names) if has_died else ()
+        return GpuFailure(f"with layers on {', '.join(names)}: {error.message}", tuple(crashed))
+
+    def failure_before(self, options: "EngineOptions") -> GpuFailure | None:
+        """Why no layers go to GPUs, if that is because of what came of another model's."""
+        settings = settings_of(options)
+        if not self._failures or settings is None or not settings.num_gpu_layers or settings.needs_a_gpu:
+            return None
+        return GpuFailure("; ".join(dict.fromkeys(self._failures.values())))
+
+    def leave_alone(self, failure: GpuFailure) -> None:
+        """The model was no reason to crash: it has been loaded without GPUs."""
+        for backend in failure.crashed:
+            if backend not in self._failures:
+                self._failures[backend] = failure.reason
+                log.warning("until the next start no layers go to %s, unless settings ask for that", backend)
 
     def _note(self, gpus: "list[Device]", before: dict[str, int | None]) -> None:
         after = self._ours()
         for gpu in gpus:
+            self._backends[gpu.name] = gpu.backend
             ours = [each.get(gpu.name, 0) for each in (before, after)]
             known = [each for each in ours if each is not None]
             # How much of what is not free was taken by one of ours that was being loaded, nobody knows.

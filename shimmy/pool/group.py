@@ -37,7 +37,8 @@ _MISSING = ("failed", "unloaded")
 
 class Group:
     """`workers` has the one that was used last first. `num_wanted` may be changed; `fill` sees to it that there are as
-    many. What `loaded`, `phase`, `fraction` and `reason` say is true of the worker that is nearest to an answer."""
+    many. What `loaded`, `phase`, `fraction`, `reason` and `gpu_failure` say is true of the worker that is nearest to an
+    answer."""
 
     def __init__(
         self, model: "Model", options: "ipc.EngineOptions", tools: "Tools", stay: "Stay", num_wanted: int = 1
@@ -46,7 +47,7 @@ class Group:
         self.stay = stay
         self.num_wanted = num_wanted
         self.workers: list[Supervisor] = []
-        self._options = options
+        self.options = options
         self._tools = tools
         self._num_waiting = 0
         self._leaving = False
@@ -66,6 +67,11 @@ class Group:
     @property
     def reason(self) -> str | None:
         return self._nearest().reason
+
+    @property
+    def gpu_failure(self) -> str | None:
+        failure = self._nearest().gpu_failure
+        return failure.reason if failure is not None else None
 
     @property
     def loaded(self) -> "ipc.Loaded | None":
@@ -183,7 +189,7 @@ class Group:
         def is_spare() -> bool:
             return any(each.is_ready for each in self.workers if each is not worker)
 
-        worker = Supervisor(self.model, self._options, tools, self.stay, is_spare)
+        worker = Supervisor(self.model, self.options, tools, self.stay, is_spare)
         self.workers.append(worker)
         return worker
 

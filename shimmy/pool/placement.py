@@ -39,7 +39,7 @@ _UNWATCHED_SECONDS = 1.0
 class ModelStatus(msgspec.Struct, frozen=True):
     """A snapshot; `fraction` of the file read so far, 0 to 1; `reason` when failed; `loaded` when ready; `switch`: the
     last attempt to replace it while it was loaded. `expires_in_seconds` is None for a model that stays; `num_workers`
-    are ready."""
+    are ready. `gpu_failure`: why it has no layers on GPUs, where it should have had some."""
 
     id: str
     state: Phase
@@ -49,6 +49,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     switch: SwitchStatus | None = None
     expires_in_seconds: float | None = None
     num_workers: int = 0
+    gpu_failure: str | None = None
 
 
 class Placement:
@@ -175,6 +176,14 @@ class Placement:
         current = self._groups.get(model_id)
         return current is not None and current.is_ready
 
+    def is_as_wanted(self, model: "Model") -> bool:
+        """Whether to load it anew would only bring what is loaded: this version of it, with the options and the number
+        of workers that it would get. Raises why it could get none."""
+        current = self._groups.get(model.id)
+        if current is None or not current.is_ready or current.model.version != model.version:
+            return False
+        return current.options == self._options_for(model) and current.num_wanted == self._num_wanted(model.id)
+
     def status(self, model_id: str) -> ModelStatus:
         group = self._groups.get(model_id)
         if group is None:
@@ -190,6 +199,7 @@ class Placement:
             switch.status if switch is not None else None,
             remaining if remaining < inf else None,
             group.num_ready,
+            group.gpu_failure,
         )
 
     def num_running(self, model_id: str) -> int:
@@ -276,8 +286,11 @@ class Placement:
         """Raises why it is no use to try."""
         if model.invalid is not None:
             raise ModelInvalid(f"the model {model.id!r} cannot be served: {model.invalid}", param="model")
-        num_workers = self._nums_wanted.get(model.id, self._num_workers)
+        num_workers = self._num_wanted(model.id)
         return Group(model, self._options_for(model), self._tools, self.stay_of(model.id), num_workers)
+
+    def _num_wanted(self, model_id: str) -> int:
+        return self._nums_wanted.get(model_id, self._num_workers)
 
     def _switch(self, model: "Model", current: Group) -> Switch:
         """Begin one; another that still runs has become useless."""

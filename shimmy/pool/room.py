@@ -14,6 +14,7 @@ from shimmy.core.sizes import binary_size
 from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
+    from shimmy.core.ipc import Device
     from shimmy.core.startup import EngineOptions
     from shimmy.hardware.memory import Memory
     from shimmy.models.listing import Model
@@ -97,7 +98,7 @@ class Room:
 
         gives_up_at = asyncio.get_running_loop().time() + WAIT_SECONDS
         options = await self._with_gpus(newcomer.options)
-        gpus = await self._gpus.for_layers(options) if options.settings else []
+        gpus = await self._gpus_for(newcomer, options)
         details = await self._details(newcomer.model, options)
         demand = Demand(newcomer.model, options, gpus, self._experience, details)
         while (refusal := await self._reserve(newcomer, demand)) is not None:
@@ -111,6 +112,15 @@ class Room:
         from shimmy.pool.gpus import fitted
 
         return fitted(options)
+
+    async def _gpus_for(self, newcomer: "Supervisor", options: "EngineOptions") -> "list[Device] | None":
+        """See `Demand`. None of them where it could not be loaded with them before."""
+        if not options.settings or newcomer.gpu_failure is not None:
+            return []
+        gpus = await self._gpus.for_layers(options)
+        if not gpus:
+            newcomer.gpu_failure = self._gpus.failure_before(options)
+        return gpus
 
     async def _details(self, model: "Model", options: "EngineOptions") -> "Details | None":
         if not options.draft_paths and not options.settings:
@@ -145,12 +155,14 @@ class Room:
 
     def _give(self, newcomer: "Supervisor", demand: "Demand", needs: "Needs") -> None:
         newcomer.needs, newcomer.load_options = needs, demand.options(needs.layers)
-        if demand.fits_layers:
+        if demand.fits_layers and newcomer.gpu_failure is None:
             placed = ", ".join(f"{number} on {name}" for name, number in needs.layers.items() if number)
             log.info("model %s gets as many layers on GPUs as fit: %s", newcomer.model.id, placed or "none")
 
     def note_loaded(self, supervisor: "Supervisor") -> None:
         """Correct what was estimated by what the worker really took."""
+        if supervisor.gpu_failure is not None:
+            self._gpus.leave_alone(supervisor.gpu_failure)
         held, loaded, guessed = supervisor.held(), supervisor.loaded, supervisor.needs
         if loaded is None or guessed is None:
             return
@@ -170,10 +182,22 @@ class Room:
         needs = supervisor.needs
         if needs is None or not needs.num_layers or supervisor.load_options is supervisor.options:
             return False
-        if not any(word in error.message for word in _WANT_OF_MEMORY):
+        # A name is no reason.
+        said = error.message.replace(supervisor.model.id, "")
+        if not any(word in said for word in _WANT_OF_MEMORY):
             return False
         self._experience.note_want(supervisor.model, needs)
         log.warning("model %s is tried with fewer layers on GPUs", supervisor.model.id)
+        return True
+
+    def leaves_out_gpus(self, supervisor: "Supervisor", error: ShimmyError, *, has_died: bool) -> bool:
+        """Whether a load that failed is worth a try without GPUs: it had layers there, and nobody asked for that. From
+        now on this model has none; and none has where a worker `has_died` of it, if this one can be loaded without."""
+        failure = self._gpus.failure_of(supervisor, error, has_died=has_died)
+        if failure is None:
+            return False
+        supervisor.gpu_failure = failure
+        log.warning("model %s is loaded once more, without GPUs: %s", supervisor.model.id, failure.reason)
         return True
 
     def note_change(self) -> None:
@@ -260,9 +284,10 @@ class Room:
         where, device = ("memory", {}) if place == MAIN else (f"memory on {place}", {"device": place})
         # What the system has for models grows when other programs end.
         is_lasting = needed > limit and place == MAIN and self._limit_bytes is not None
+        why = "" if newcomer.gpu_failure is None else f"; GPUs are left out, {newcomer.gpu_failure.reason}"
         return InsufficientMemory(
             f"model {newcomer.model.id!r} needs {binary_size(needed)} of {where}, and {binary_size(left)} of"
-            f" {binary_size(limit)} are free: {self._remedies(place, alone=needed > limit)}",
+            f" {binary_size(limit)} are free: {self._remedies(place, alone=needed > limit)}{why}",
             needed_bytes=needed,
             free_bytes=left,
             limit_bytes=limit,

@@ -17,6 +17,7 @@ from shimmy.pool.stay import Stay
 if TYPE_CHECKING:
     from shimmy.models.listing import Model
     from shimmy.pool.demand import Needs
+    from shimmy.pool.gpus import GpuFailure
     from shimmy.pool.room import Room
 
 log = logging.getLogger(__name__)
@@ -92,13 +93,14 @@ class Supervisor:
         is_spare: Callable[[], bool] = lambda: False,
     ) -> None:
         """How long it stays loaded, and whether the model answers without it: others read that. Who finds room for it
-        sets `needs`, which others cannot have meanwhile, and `load_options`, as it is loaded then."""
+        sets `needs`, which others cannot have meanwhile, `load_options`, as it is loaded then, and `gpu_failure`."""
         self.model = model
         self.options = options
         self.stay = stay or Stay()
         self.is_spare = is_spare
         self.load_options = options
         self.needs: Needs | None = None
+        self.gpu_failure: GpuFailure | None = None
         self.idle_since = tools.clock()
         self.phase: Phase = "unloaded"
         self.fraction = 0.0
@@ -241,7 +243,8 @@ class Supervisor:
 
     async def _open(self) -> Handle:
         """A ready one. Who loads the model may be killed for no fault of it, so one that dies without a word of what is
-        wrong has a successor; and where less memory of GPUs was left than there seemed to be, fewer layers go there."""
+        wrong has a successor; where less memory of GPUs was left than there seemed to be, fewer layers go there; and
+        where it fails with layers there that nobody asked for, it is tried once without, which is no crash of it."""
         is_last, room = False, self._tools.room
         while True:
             self.fraction = 0.0
@@ -257,6 +260,11 @@ class Supervisor:
                 if room is not None and room.expects_more(self, error):
                     await handle.close(error)
                     continue
+                if self._can_do_without_gpus(handle, error):
+                    is_last = True
+                    await handle.close(error)
+                    self._give_back()
+                    continue
                 self._crashes.record(0.0)
                 if is_last or handle.state is not State.LOST or self._crashes.too_many():
                     await handle.close(error)
@@ -266,6 +274,13 @@ class Supervisor:
             else:
                 self._tools.tally["loads"] += 1
                 return handle
+
+    def _can_do_without_gpus(self, handle: Handle, error: ShimmyError) -> bool:
+        """Of a worker that could not even be started they are not the reason."""
+        room = self._tools.room
+        if room is None or handle.state is State.STARTING:
+            return False
+        return room.leaves_out_gpus(self, error, has_died=handle.state is State.LOST)
 
     def _note_idle(self) -> None:
         self.idle_since = self._tools.clock()

@@ -49,8 +49,12 @@ class Connection:
     def watch(self, receive: Receive) -> Receive:
         """A `receive` that also notices the end of a client that has sent its next request already: while that one
         waits, Hypercorn does not read, and so does not learn of it."""
+        arrived: asyncio.Queue[Message] = receive.__self__  # type: ignore[attr-defined]
 
         async def receive_or_notice() -> Message:
+            # Mostly it is there, and needs no timer.
+            if not arrived.empty():
+                return await receive()
             while True:
                 try:
                     async with asyncio.timeout(_LOOK_SECONDS):

@@ -103,12 +103,36 @@ class Residence:
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
         Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
+        await self._load(await self._find_settled(name))
+
+    async def keep(
+        self,
+        name: str,
+        *,
+        keep_alive_seconds: float | None = None,
+        priority: PriorityName | None = None,
+        pinned: bool | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        """Say how a model is to be kept, and see to it that it is loaded, with so many workers: like `load`, but
+        nothing is loaded where that would bring what there is."""
         model = await self._find_settled(name)
+        if num_workers is not None:
+            self._placement.want_workers(model.id, num_workers)
+        # Before it leaves, where that is what it is told to.
+        is_there = self._placement.is_as_wanted(model)
+        await self.set_stay(model.id, keep_alive_seconds=keep_alive_seconds, priority=priority, pinned=pinned)
+        if is_there:
+            await self._placement.filled(model.id)
+        else:
+            await self._load(model)
+
+    async def _load(self, model: "Model") -> None:
         if self._placement.is_ready(model.id):
             await self._placement.reload(model)
         else:
             # Should its file be replaced meanwhile, the new one will do.
-            await self.acquire(name)
+            await self.acquire(model.id)
             await self._placement.filled(model.id)
 
     async def unload(self, name: str) -> bool:
@@ -133,10 +157,6 @@ class Residence:
         if pinned is not None:
             stay.pinned = pinned
         self._placement.note_change()
-
-    async def set_num_workers(self, name: str, num_workers: int) -> None:
-        """How many worker processes a model has from its next load on."""
-        self._placement.want_workers((await self.find(name)).id, num_workers)
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
         """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that

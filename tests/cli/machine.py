@@ -36,9 +36,9 @@ class Machine:
         path.chmod(0o755)
         return path
 
-    def gpu(self, num_bytes: int | None = None) -> Path:
+    def gpu(self, num_bytes: int | None = None, *more: str) -> Path:
         """A backend that works, where it should be; with memory of its own if that is said."""
-        flags = ['-DGPU="Fake0"']
+        flags = ['-DGPU="Fake0"', *more]
         if num_bytes is not None:
             self.ledger.mkdir(exist_ok=True)
             flags += [f"-DMEMORY={num_bytes}", f'-DLEDGER="{self.ledger}"']

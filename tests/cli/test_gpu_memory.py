@@ -116,6 +116,27 @@ def test_where_less_fits_than_was_expected_fewer_layers_do(machine: Machine) -> 
     assert machine.num_opened == 4
 
 
+def test_a_gpu_that_ends_a_load_is_done_without_unless_it_was_asked_for(machine: Machine, two: list[str]) -> None:
+    machine.gpu(300 * MB, "-DBREAKS")
+    failure = "with layers on Fake0: model 'one' cannot be loaded: its worker process ended (SIGABRT)"
+    with program.program(machine.home, *two, *SHORT) as running:
+        for name in ("one", "two"):
+            assert ask(running, name)["choices"]
+            status = running.get(f"/api/models/{name}/status")
+            assert status["layers"] == {"CPU": NUM_LAYERS} and status["gpu_failure"].startswith(failure)
+        assert all(each["gpu_failure"].startswith(failure) for each in running.get("/api/ps")["models"])
+        table = machine.run("ps", "--url", running.url).stdout.splitlines()
+        assert [line.split()[2] for line in table] == ["GPU", "failed", "failed"]
+    log = (machine.home / "stderr.txt").read_text()
+    assert f"model one is loaded once more, without GPUs: {failure}" in log
+    assert "worker of model two" not in log and "no layers go to Fake, unless settings ask for that" in log
+    done = machine.run("probe", DEMO_ID, *MODEL)
+    assert done.returncode == 0 and "31 layers on CPU" in done.stdout
+    assert done.stderr.startswith("warning: with layers on Fake0: ") and done.stderr.count("\n") == 1
+    done = machine.run("probe", DEMO_ID, *MODEL, "--gpu-backend", "vulkan")
+    assert done.returncode != 0 and "its worker process ended (SIGABRT)" in done.stderr
+
+
 def test_without_a_gpu_the_cpu_has_all_layers(machine: Machine) -> None:
     done = machine.run("probe", DEMO_ID, *MODEL, "--gpu-layers", "auto")
     assert (done.returncode, done.stderr) == (0, "") and "31 layers on CPU," in done.stdout

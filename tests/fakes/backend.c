@@ -6,6 +6,7 @@
  *   -DGPU_ID="id"    which is the same GPU as others with this id
  *   -DMEMORY=BYTES   that GPU has so much memory: what processes have of it stands in files of the folder LEDGER, and
  *                    they get no more
+ *   -DBREAKS         and whoever wants some of it is ended
  *   -DAPI_VERSION=1  it was made for another ggml
  * The structs are those of ggml-backend-impl.h, as far as they are needed here.
  */
@@ -160,6 +161,9 @@ static void free_on_gpu(struct buffer *buffer)
 static struct buffer *alloc_on_gpu(struct buffer_type *type, size_t size)
 {
     struct buffer *buffer = NULL;
+#ifdef BREAKS
+    abort();
+#endif
     if (taken_bytes() + size <= MEMORY)
         buffer = ggml_backend_cpu_buffer_type()->alloc_buffer(type, size);
     if (buffer) {

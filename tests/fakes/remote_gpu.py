@@ -12,8 +12,11 @@ import ctypes as c
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 90
 CONTEXT_LENGTH = 256
+# A process of this file opens far fewer.
+_MAX_FILES = 256
 
 
 @contextmanager
@@ -31,7 +36,9 @@ def remote_gpus(num_devices: int) -> Iterator[str]:
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert server.stdout
-        yield server.stdout.readline().strip()
+        endpoint = server.stdout.readline().strip()
+        assert endpoint, "it could not listen"
+        yield endpoint
     finally:
         server.kill()
         server.communicate()
@@ -63,28 +70,33 @@ def _serve(num_devices: int) -> None:
     rpc, registry = _rpc(), ggml()
     cpu = registry.ggml_backend_dev_get(0)
     devices = (c.c_void_p * num_devices)(*[cpu] * num_devices)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    # It says a lot, and from here on it listens without ever coming back.
-    sys.stdout.write(f"{endpoint}\n")
-    sys.stdout.flush()
+    # It says a lot itself, and nothing of which port it got.
+    told = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     start = rpc.ggml_backend_rpc_start_server
     start.restype, start.argtypes = None, [c.c_char_p, c.c_char_p, c.c_size_t, c.c_size_t, c.c_void_p]
-    start(endpoint.encode(), None, 1, num_devices, c.addressof(devices))
+    # It comes back only where it cannot listen.
+    arguments = (b"127.0.0.1:0", None, 1, num_devices, c.addressof(devices))
+    serving = threading.Thread(target=start, args=arguments)
+    serving.start()
+    while serving.is_alive() and (port := _listening_port()) is None:
+        time.sleep(0.01)
+    if serving.is_alive():
+        print(f"127.0.0.1:{port}", file=told, flush=True)
+    serving.join()
 
 
-def _wait_for(endpoint: str) -> None:
-    """An endpoint that does not answer would end the process."""
-    host, port = endpoint.split(":")
-    for _ in range(LIMIT_SECONDS * 20):
+def _listening_port() -> int | None:
+    """Of the one socket that this process has, once connections to it wait for nothing else."""
+    for number in range(_MAX_FILES):
         try:
-            return socket.create_connection((host, int(port)), timeout=1).close()
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as found:
+                    if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        return int(found.getsockname()[1])
         except OSError:
-            import time
-
-            time.sleep(0.05)
-    raise TimeoutError(endpoint)
+            continue
+    return None
 
 
 def _load(endpoint: str, model: str, settings: str, *drafts: str) -> None:
@@ -98,7 +110,6 @@ def _load(endpoint: str, model: str, settings: str, *drafts: str) -> None:
     from shimmy.worker.loading import load_engine
     from tests.worker.test_engine import Session
 
-    _wait_for(endpoint)
     rpc = _rpc()
     rpc.ggml_backend_rpc_add_server.restype = c.c_void_p
     registry = rpc.ggml_backend_rpc_add_server(endpoint.encode())

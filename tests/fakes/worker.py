@@ -36,7 +36,8 @@ first. With a query it scores a text by its length. Orders are texts that begin 
 
 The model file, where it exists, may say in its header, as `fake.load`, how loading goes: "ready" (default), "hold"
 (until a file of the same name plus ".go" exists), "crash SIGNAL", "fail CODE TEXT", "exit CODE", "mute" (no answer),
-"encoder" (ready, to make vectors only), and "answer TEXT": ready, but every prompt is taken for that text.
+"encoder" (ready, to make vectors only), "answer TEXT": ready, but every prompt is taken for that text, "fits N": GPUs
+have memory for so many layers, and "with-gpus ORDER": one of these if there are layers on GPUs, else ready.
 The same key says how quantizing it goes: "ready", "hold", "crash SIGNAL", "fail CODE TEXT".
 """
 
@@ -472,6 +473,8 @@ def layers_on_gpus(options: ipc.EngineOptions) -> dict[str, int]:
 def load(path: str, options: ipc.EngineOptions) -> str | None:
     """Says what every prompt is to be taken for."""
     order, *arguments = load_script(path).split(" ")
+    if order == "with-gpus":
+        order, *arguments = arguments if layers_on_gpus(options) else ["ready"]
     send(ipc.LoadProgress(0.5))
     match order:
         case "hold":

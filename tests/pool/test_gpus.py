@@ -10,17 +10,24 @@ from shimmy.core.errors import ShimmyError
 from shimmy.core.ipc import Device, EngineOptions
 from shimmy.pool.demand import Needs
 from shimmy.pool.estimate import Estimate
-from shimmy.pool.gpus import GpuLimit, Gpus
+from shimmy.pool.gpus import GpuFailure, GpuLimit, Gpus
 from shimmy.pool.supervisor import MAIN, Supervisor
 from tests.fakes.pool import run
 
 OPTIONS = EngineOptions(settings=msgspec.msgpack.encode(EngineSettings(gpu_layers="all")))
 
 
+AUTO = EngineOptions(settings=msgspec.msgpack.encode(EngineSettings(gpu_layers="auto")))
+
+
 class Resident:
-    def __init__(self, gpu_bytes: int, loaded: bool = True) -> None:
-        self.needs = Needs({MAIN: 1, "G0": gpu_bytes}, {"G0": 1}, Estimate(0, 0, 0, 0, 0), [])
+    def __init__(
+        self, gpu_bytes: int, loaded: bool = True, options: EngineOptions = OPTIONS, spare: bool = False
+    ) -> None:
+        self.needs = Needs({MAIN: 1, "G0": gpu_bytes}, {"G0": 1, "G1": 0}, Estimate(0, 0, 0, 0, 0), [])
         self.loaded = object() if loaded else None
+        self.options = options
+        self.is_spare = lambda: spare
 
 
 class Machine:
@@ -78,8 +85,7 @@ def test_where_nobody_can_be_asked_the_cpu_computes_or_llama_cpp_refuses(error: 
         raise error
 
     gpus = Gpus(survey, list)
-    auto = EngineOptions(settings=msgspec.msgpack.encode(EngineSettings(gpu_layers="auto")))
-    assert run(gpus.for_layers(auto)) == []
+    assert run(gpus.for_layers(AUTO)) == []
     assert run(gpus.for_layers(OPTIONS)) is None
 
 
@@ -89,3 +95,34 @@ def test_a_part_is_left_to_others_where_we_choose() -> None:
     assert small.for_models(is_cautious=True) == 7.5 * gigabyte
     assert large.for_models(is_cautious=True) == 69 * gigabyte
     assert large.for_models(is_cautious=False) == 70 * gigabyte
+
+
+def test_a_backend_that_is_left_alone_leaves_the_others_and_is_there_for_who_asks() -> None:
+    async def survey(only: str | None) -> list[Device]:
+        return [Device("G0", "", "gpu", "One", 50, 100), Device("G1", "", "gpu", "Two", 50, 100)]
+
+    def names(options: EngineOptions) -> list[str]:
+        return [gpu.name for gpu in run(gpus.for_layers(options)) or ()]
+
+    gpus = Gpus(survey, list)
+    assert names(AUTO) == ["G0", "G1"]
+    failure = gpus.failure_of(cast(Supervisor, Resident(1, options=AUTO)), ShimmyError("it ended"), has_died=True)
+    assert failure == GpuFailure("with layers on G0: it ended", ("One",))
+    gpus.leave_alone(failure)
+    assert names(AUTO) == ["G1"] and names(OPTIONS) == ["G0", "G1"]
+    gpus.leave_alone(GpuFailure("with layers on G1: it ended", ("Two",)))
+    assert names(AUTO) == [] and names(OPTIONS) == ["G0", "G1"]
+    assert gpus.failure_before(AUTO) == GpuFailure("with layers on G0: it ended; with layers on G1: it ended")
+    assert gpus.failure_before(OPTIONS) is gpus.failure_before(EngineOptions()) is None
+
+
+def test_a_load_fails_for_itself_where_gpus_are_asked_for_or_another_worker_has_them() -> None:
+    machine = Machine()
+    machine.limit()
+    for resident in (Resident(1), Resident(1, options=AUTO, spare=True)):
+        failed = cast(Supervisor, resident)
+        assert machine.gpus.failure_of(failed, ShimmyError("it ended"), has_died=True) is None
+    silent = machine.gpus.failure_of(
+        cast(Supervisor, Resident(1, options=EngineOptions())), ShimmyError("it is broken"), has_died=False
+    )
+    assert silent == GpuFailure("with layers on G0: it is broken")

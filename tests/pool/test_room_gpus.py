@@ -1,6 +1,7 @@
 """Who may be loaded where layers go to GPUs, in fake workers that say which settings they were loaded with."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ import msgspec
 import pytest
 
 from shimmy.core.engine_settings import EngineSettings
-from shimmy.core.errors import InsufficientMemory, ShimmyError
+from shimmy.core.errors import InsufficientMemory, ModelFailed, ShimmyError, WorkerLost
 from shimmy.core.ipc import Device, EngineOptions
 from shimmy.hardware import memory as memory_module
 from shimmy.models.facts import inspect
 from shimmy.models.listing import Model
 from shimmy.pool.placement import Placement
+from shimmy.pool.process import OnEnd, OnMessage, Spawn, WorkerProcess
 from tests.fakes.clock import FakeTime
 from tests.fakes.gguf_writer import model as header
 from tests.fakes.pool import fake_model, fake_spawn, generation, run, scripted_model
@@ -80,6 +82,8 @@ async def machine(
     kind: str = "gpu",
     survey: Callable[[str | None], Any] | None = None,
     has_backend: bool = False,
+    memory_limit_bytes: int | None = None,
+    spawn: Spawn = fake_spawn,
     **settings: Any,
 ) -> AsyncIterator[Machine]:
 
@@ -91,12 +95,13 @@ async def machine(
         EngineOptions(
             context_length=256, settings=msgspec.msgpack.encode(EngineSettings(**settings)) if settings else b""
         ),
-        spawn=fake_spawn,
+        spawn=spawn,
         clock=time.clock,
         sleep=time.sleep,
         measure=lambda: None,
         survey=survey or made.survey,
         has_gpu_backend=has_gpu_backend,
+        memory_limit_bytes=memory_limit_bytes,
     )
     try:
         yield made
@@ -301,5 +306,113 @@ def test_where_nobody_can_say_what_is_free_the_cpu_computes(of_gigabytes: Callab
         # What was asked for is for the worker to refuse.
         async with machine(survey=fails, gpu_layers=3, device=("G0",)) as here:
             assert await here.use(of_gigabytes("a", 1)) == {"G0": 3}
+
+    run(test())
+
+
+BREAKS = "with-gpus crash SIGABRT"
+FAILURE = "with layers on G0: model 'a' cannot be loaded: its worker process ended (SIGABRT)"
+
+
+def test_a_load_that_crashes_with_gpus_nobody_asked_for_is_tried_once_without(
+    of_gigabytes: Callable[..., Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        time = FakeTime()
+        async with machine("G0", time=time, has_backend=True) as here:
+            a = of_gigabytes("a", 20, BREAKS)
+            handles = await asyncio.gather(*(here.placement.acquire(a) for _ in range(5)))
+            assert len(set(handles)) == 1 and here.layers("a") == {}
+            assert here.placement.status("a").gpu_failure == FAILURE
+            assert here.placement.taken_bytes("a") > 20 * GB and here.placement.gpu_bytes("a") == {}
+            assert (here.placement.tally["failed_loads"], here.placement.tally["crashes"], time.slept) == (1, 0, [])
+            # It was no crash of the model: with these two it would be the third.
+            for _ in range(2):
+                with pytest.raises(WorkerLost):
+                    await say(await here.placement.acquire(a), "!crash SIGSEGV 1")
+            assert await here.use(a) == {}
+            assert here.placement.tally["failed_loads"] == 1
+
+    run(test())
+    assert f"model a is loaded once more, without GPUs: {FAILURE}" in caplog.text
+
+
+def test_gpus_that_ended_a_load_are_left_alone_by_other_models(
+    of_gigabytes: Callable[..., Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with machine("G0", gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes("memory", 1, BREAKS)) == {}
+            for id in ("b", "c"):
+                assert await here.use(of_gigabytes(id, 1, BREAKS)) == {}
+                assert here.placement.status(id).gpu_failure == FAILURE.replace("'a'", "'memory'")
+            # The second one was still asked: there might have been others.
+            assert (here.num_surveys, here.placement.tally["failed_loads"]) == (2, 1)
+
+    run(test())
+    assert caplog.text.count("until the next start no layers go to Fake, unless settings ask for that") == 1
+
+
+def test_a_model_that_crashes_without_gpus_as_well_is_at_fault_itself(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            with pytest.raises(ModelFailed, match="SIGABRT"):
+                await here.placement.acquire(of_gigabytes("broken", 1, "crash SIGABRT"))
+            assert here.placement.tally["failed_loads"] == 2
+            assert await here.use(of_gigabytes("sound", 1)) == {"G0": ALL}
+            assert here.placement.status("sound").gpu_failure is None
+
+    run(test())
+
+
+def test_a_load_that_only_fails_with_gpus_says_nothing_of_other_models(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            assert await here.use(of_gigabytes("odd", 1, "with-gpus fail model_invalid no such kernel")) == {}
+            assert here.placement.status("odd").gpu_failure == "with layers on G0: no such kernel"
+            assert await here.use(of_gigabytes("usual", 1)) == {"G0": ALL}
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gpu_layers": 3, "device": ("G0",)}, {"device": ("G0",)}, {"gpu_backend": "vulkan"}]
+)
+def test_where_gpus_were_asked_for_a_load_that_crashes_fails(
+    of_gigabytes: Callable[..., Model], settings: dict[str, Any]
+) -> None:
+    async def test() -> None:
+        async with machine("G0", **settings) as here:
+            with pytest.raises(ModelFailed, match="SIGABRT"):
+                await here.placement.acquire(of_gigabytes("a", 1, BREAKS))
+            status = here.placement.status("a")
+            assert (status.state, status.gpu_failure) == ("failed", None)
+            assert here.placement.tally["failed_loads"] == 2
+
+    run(test())
+
+
+def test_a_worker_that_cannot_be_started_says_nothing_of_gpus(of_gigabytes: Callable[..., Model]) -> None:
+    async def spawn(on_message: OnMessage, on_end: OnEnd) -> WorkerProcess:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    async def test() -> None:
+        async with machine("G0", has_backend=True, spawn=spawn) as here:
+            with pytest.raises(ModelFailed, match="no more processes"):
+                await here.placement.acquire(of_gigabytes("a", 1))
+            assert here.placement.status("a").gpu_failure is None
+
+    run(test())
+
+
+def test_without_gpus_it_needs_main_memory_and_is_refused_with_both_reasons(
+    of_gigabytes: Callable[..., Model],
+) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True, memory_limit_bytes=8 * GB) as here:
+            with pytest.raises(InsufficientMemory) as raised:
+                await here.placement.acquire(of_gigabytes("a", 12, BREAKS))
+            assert raised.value.message.endswith(f"; GPUs are left out, {FAILURE}")
+            assert here.placement.taken_bytes("a") == 0 and here.placement.gpu_bytes("a") == {}
 
     run(test())

@@ -37,6 +37,7 @@ class Resident:
         self.stay = Stay()
         self.needs: Needs | None = None
         self.load_options = self.options
+        self.gpu_failure = None
         self.loaded: object | None = None
         self.is_idle = True
         self.is_leaving = False

@@ -117,6 +117,35 @@ def test_loading_says_how_long_and_who_leaves_first() -> None:
     run_live(test)
 
 
+def test_what_says_how_a_model_is_kept_loads_nothing_that_is_loaded() -> None:
+    async def test(server: Live) -> None:
+        async def load(**body: Any) -> Any:
+            answer = await server.ask("POST", "/api/models/echo/load", body)
+            assert answer.status == 200, answer.body
+            return answer.json()["workers"]
+
+        async def num_loads() -> str:
+            metrics = (await server.ask("GET", "/metrics", accept="text/plain")).body.decode()
+            return metrics.partition('shimmy_model_loads_total{outcome="ok"} ')[2].split("\n")[0]
+
+        first = await server.say("!pid")
+        said: list[dict[str, Any]] = [{"pinned": True}, {"pinned": False, "priority": "high"}, {"workers": 1}]
+        for body in (*said, {"keep_alive": "1h"}):
+            assert await load(**body) == 1
+        assert 3590 < await seconds_left(server) <= 3600
+        assert (await server.say("!pid"), await num_loads()) == (first, "1")
+        # One that is to leave does, and does not come back for that.
+        await load(keep_alive=0)
+        await until_unloaded(server)
+        assert await num_loads() == "1"
+        # Who says nothing of that has it loaded anew.
+        second = await server.say("!pid")
+        await load()
+        assert await server.say("!pid") != second
+
+    run_live(test)
+
+
 def test_who_leaves_first_is_for_administrators_to_say() -> None:
     async def test(server: Live) -> None:
         async def load(key: str, **body: Any) -> int:
@@ -162,6 +191,18 @@ def test_a_version_that_is_broken_is_told_in_the_answer_and_in_the_status(tmp_pa
         assert 'shimmy_model_switches_total{outcome="failed"} 1' in metrics
 
     run_inside(test, scripted_model("m", tmp_path, "ready"))
+
+
+@inside("the program's workers have no fake models to break")
+def test_what_says_how_a_model_is_kept_brings_its_new_version(tmp_path: Path) -> None:
+    async def test(server: Inside) -> None:
+        first = await pid_of(server, "m")
+        scripted_model("m", tmp_path, "ready")
+        assert (await server.ask("POST", "/api/models/m/load", {"pinned": True})).status == 200
+        assert await pid_of(server, "m") != first
+
+    scripted_model("m", tmp_path, "ready")
+    run_inside(test, folder=tmp_path)
 
 
 @inside("it looks for changes itself")

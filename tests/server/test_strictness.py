@@ -103,3 +103,40 @@ def test_in_every_protocol_strict_requests_are_refused_for_them(path: str, body:
             assert answer.status == 400 and "unknown fields, in a strict request: user" in answer.body.decode()
 
     run_live(test)
+
+
+OPTIONS = {"top_k": 1.0, "seed": 3.0}
+# In each protocol what asks for two tokens, and the name of the field that says so.
+TWO_TOKENS: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, chat_body("one two three", **OPTIONS, max_tokens=2.0), "max_tokens"),
+    ("/v1/completions", {"model": "echo", "prompt": "one two three", **OPTIONS, "max_tokens": 2.0}, "max_tokens"),
+    ("/v1/responses", {"model": "echo", "input": "one two three", "max_output_tokens": 2.0}, "max_output_tokens"),
+    (MESSAGES, anthropic_body("one two three", top_k=1.0, max_tokens=2.0), "max_tokens"),
+    ("/api/chat", chat_body("one two three", stream=False, options={**OPTIONS, "num_predict": 2.0}), "num_predict"),
+    (
+        "/api/generate",
+        {"model": "echo", "prompt": "one two three", "stream": False, "options": {**OPTIONS, "num_predict": 2e0}},
+        "num_predict",
+    ),
+    (
+        "/api/generate",
+        {"model": "echo", "prompt": "one two three", "stream": False, "top_k": 1.0, "max_tokens": 2.0},
+        "max_tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"), TWO_TOKENS, ids=[f"{path} {field}" for path, _, field in TWO_TOKENS]
+)
+def test_a_whole_number_may_be_written_as_a_float(path: str, body: dict[str, Any], field: str) -> None:
+    async def test(server: Live) -> None:
+        answer = await ask(server, path, body)
+        said = answer.body.decode()
+        assert answer.status == 200, said
+        assert "one two" in said and "three" not in said and "x-shimmy-ignored" not in answer.headers
+        wrong = {**body, "options": {**body["options"], field: 2.5}} if "options" in body else {**body, field: 2.5}
+        answer = await ask(server, path, wrong)
+        assert answer.status == 400 and f"{field}: Expected `int" in answer.body.decode()
+
+    run_live(test)

@@ -47,17 +47,21 @@ class Models:
 
     async def load(self, request: Request) -> Response:
         """Answers when the model is ready, with how many workers it has. One that is loaded is loaded anew, and answers
-        until that has been tried."""
+        until that has been tried; where the body says how it is to be kept, only if it is not loaded like that."""
         name = self._name(request)
-        if await request.body():
-            body = await read(request, _decoder)
-            if any(each is not None for each in (body.priority, body.pinned, body.workers)):
-                request.state.permit("admin")
-            seconds = keep_alive_seconds(body.keep_alive, "keep_alive")
-            await self._models.set_stay(name, keep_alive_seconds=seconds, priority=body.priority, pinned=body.pinned)
-            if body.workers is not None:
-                await self._models.set_num_workers(name, body.workers)
-        await self._models.load(name)
+        body = await read(request, _decoder) if await request.body() else LoadRequest()
+        if any(each is not None for each in (body.priority, body.pinned, body.workers)):
+            request.state.permit("admin")
+        if body == LoadRequest():
+            await self._models.load(name)
+        else:
+            await self._models.keep(
+                name,
+                keep_alive_seconds=keep_alive_seconds(body.keep_alive, "keep_alive"),
+                priority=body.priority,
+                pinned=body.pinned,
+                num_workers=body.workers,
+            )
         num_workers = (await self._models.status(name)).num_workers
         return json_response({"message": f"Model {name} is loaded", "status": "loaded", "workers": num_workers})
 
@@ -81,6 +85,8 @@ class Models:
             answer["fraction"] = status.fraction
         if status.reason is not None:
             answer["reason"] = status.reason
+        if status.gpu_failure is not None:
+            answer["gpu_failure"] = status.gpu_failure
         if status.switch is not None:
             answer["switch"] = status.switch
         return json_response(answer)

@@ -61,6 +61,7 @@ class Models:
                     "context_length": loaded.context_length,
                     "workers": status.num_workers,
                 }
+                | ({} if status.gpu_failure is None else {"gpu_failure": status.gpu_failure})
             )
         return json_response({"models": found})
 

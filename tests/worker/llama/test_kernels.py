@@ -3,6 +3,7 @@
 import array
 import ctypes
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import numpy as np
@@ -17,10 +18,11 @@ EMBD, FF, LAYERS, VOCABULARY = 96, 160, 2, 131
 # Numbers of rows that leave a group of eight over, and of heads that leave one over.
 SHAPES = [(4, 1, 24), (5, 1, 32), (6, 2, 32), (3, 3, 64)]
 Q4_1 = gguf.GGMLQuantizationType.Q4_1
+Kind = Literal["Q4_1", "F16", "F32"]
 
 
-def write(path: Path, shape: tuple[int, int, int], *, quantized: bool) -> str:
-    """The same values either way."""
+def write(path: Path, shape: tuple[int, int, int], kind: Kind) -> str:
+    """The same values in each kind, but for what F16 rounds off."""
     heads, kv_heads, head = shape
     model = gguf.GGUFWriter(path, "llama")
     model.add_context_length(1024)
@@ -42,10 +44,11 @@ def write(path: Path, shape: tuple[int, int, int], *, quantized: bool) -> str:
     def weight(name: str, rows: int, columns: int) -> None:
         values = (random.standard_normal((rows, columns)) * columns**-0.5).astype(np.float32)
         packed = gguf.quants.quantize(values, Q4_1)
-        if quantized:
+        if kind == "Q4_1":
             model.add_tensor(f"{name}.weight", packed, raw_dtype=Q4_1)
         else:
-            model.add_tensor(f"{name}.weight", gguf.quants.dequantize(packed, Q4_1))
+            number = np.float16 if kind == "F16" else np.float32
+            model.add_tensor(f"{name}.weight", gguf.quants.dequantize(packed, Q4_1).astype(number))
 
     def ones(name: str) -> None:
         model.add_tensor(f"{name}.weight", np.ones(EMBD, np.float32))
@@ -118,16 +121,31 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_q4_1_is_computed_as_the_same_weights_in_f32(shape: tuple[int, int, int], tmp_path: Path) -> None:
-    packed = conversation(Logits(write(tmp_path / "q", shape, quantized=True), "off"))
-    plain = conversation(Logits(write(tmp_path / "f", shape, quantized=False), "off"))
+    packed = conversation(Logits(write(tmp_path / "q", shape, "Q4_1"), "off"))
+    plain = conversation(Logits(write(tmp_path / "f", shape, "F32"), "off"))
     # What is computed in Q4_1 is rounded to 8 bits first.
     assert similarity(packed, plain) > 0.997
     assert similarity(packed, plain[::-1]) < 0.9
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["F16", "F32"])
+def test_products_by_tiles_are_products(kind: Kind, num_threads: int, tmp_path: Path) -> None:
+    """Of one row alone they are computed another way."""
+    logits = Logits(write(tmp_path / "m", SHAPES[0], kind), "off", num_threads)
+    tokens = [int(token) for token in np.random.default_rng(3).integers(3, VOCABULARY, 60)]
+    alone = np.concatenate([logits.of((0, position, [token])) for position, token in enumerate(tokens)])
+    at = 0
+    for count in (2, 3, 4, 5, 7, 10, 29):
+        together = logits.of((1, at, tokens[at : at + count]))
+        assert similarity(together, alone[at : at + count]) > 0.9999
+        at += count
+    assert at == len(tokens)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_attention_by_rows_is_attention(shape: tuple[int, int, int], num_threads: int, tmp_path: Path) -> None:
-    path = write(tmp_path / "f", shape, quantized=False)
+    path = write(tmp_path / "f", shape, "F32")
     ours = conversation(Logits(path, "on", num_threads))
     assert similarity(ours, conversation(Logits(path, "off"))) > 0.99999
