@@ -32,10 +32,8 @@ WITHOUT_LOOK_AROUND = {
 _PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 
 
-def reworded(schema: dict[str, Any]) -> dict[str, Any] | bool:
+def reworded(schema: dict[str, Any]) -> dict[str, Any]:
     """One that has not been checked: what is not as it should be stays as it is."""
-    if schema.get("not") is True or schema.get("not") == {}:
-        return False
     schema = {keyword: value for keyword, value in schema.items() if not _says_nothing(keyword, value, schema)}
     for keyword, bound in _BOUNDS.items():
         if schema.get(keyword) is True and bound in schema:

@@ -108,8 +108,6 @@ class _Check:
         if not isinstance(schema, dict):
             raise RequestError(f"{path}: a schema is an object, true or false")
         schema = reworded(schema)
-        if isinstance(schema, bool):
-            return schema
         kept: dict[str, Any] = {}
         for keyword, value in schema.items():
             if not _says_nothing(keyword) and not (_is_name(keyword, value) and (depth == 0 or not _refers(schema))):

@@ -23,7 +23,7 @@ def nested(depth: int) -> dict[str, Any]:
     [
         ({"properties": {"a": {"uniqueItems": True}}}, "#/properties/a/uniqueItems"),
         ({"if": {}, "then": {}}, "#/if"),
-        ({"anyOf": [{}, {"not": {"type": "null"}}]}, "#/anyOf/1/not"),
+        ({"anyOf": [{}, {"not": {}}]}, "#/anyOf/1/not"),
         ({"type": "array", "contains": {}}, "#/contains"),
         ({"$defs": {"unused": {"dependentSchemas": {}}}}, "#/$defs/unused/dependentSchemas"),
         ({"unevaluatedProperties": False}, "#/unevaluatedProperties"),
