@@ -94,8 +94,11 @@ async def measure(commands: dict[str, str], num_rounds: int) -> list[Pair]:
         for number in range(num_rounds):
             for scenario in SCENARIOS:
                 print(f"bench: round {number + 1} of {num_rounds}, {scenario.name}", file=sys.stderr, flush=True)
-                order = (0, 1) if number % 2 == 0 else (1, 0)
-                runs = {each: await _run(scenario, endpoints[each], servers[each], number) for each in order}
+                runs: dict[int, Run] = {}
+                for each in (0, 1) if number % 2 == 0 else (1, 0):
+                    for server in servers:
+                        await server.rest()
+                    runs[each] = await _run(scenario, endpoints[each], servers[each], number)
                 pairs.append(_pair(scenario, runs[0], runs[1]))
     return pairs
 

@@ -1,5 +1,6 @@
 """A server started for measuring: its processes, their memory and their processor time, from /proc."""
 
+import asyncio
 import os
 import shlex
 import signal
@@ -14,6 +15,8 @@ import msgspec
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS = 15.0
+_MOMENT_SECONDS = 0.1
+_MOST_MOMENTS = 50
 _TAIL_LINES = 20
 
 
@@ -64,6 +67,16 @@ class Server:
         """User and system time of the process and all its living descendants since they started."""
         fields = [_stat(pid) for pid in descendants(self._process.pid)]
         return sum(int(field[11]) + int(field[12]) for field in fields) / _TICKS_PER_SECOND
+
+    async def rest(self) -> None:
+        """Returns when it has done nothing for a moment: some go on after an answer, and would take from the other.
+        Threads of llama-server look for more work for a fifth of a second."""
+        before = -1.0
+        for _ in range(_MOST_MOMENTS):
+            if (now := self.cpu_seconds()) == before:
+                return
+            before = now
+            await asyncio.sleep(_MOMENT_SECONDS)
 
     def __enter__(self) -> "Server":
         return self

@@ -53,6 +53,12 @@ class Contents:
         with zipfile.ZipFile(io.BytesIO(self._archive.extract(BASE_LIBRARY))) as base:
             return {*self._image.names, *map(_dotted, base.namelist())}
 
+    def code(self) -> Iterator[tuple[str, types.CodeType]]:
+        """Of every module in Python, with its name."""
+        for name in sorted(self._image.names):
+            if raw := self._image.code(name):
+                yield name, marshal.loads(raw)
+
     @property
     def carried_modules(self) -> set[str]:
         """The modules in C that are not in the archive but among the native libraries."""

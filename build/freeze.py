@@ -105,6 +105,8 @@ def pyinstaller(spec: Path, work: Path, arguments: list[str]) -> None:
         "SOURCE_DATE_EPOCH": source_date_epoch(),
         "PYINSTALLER_CONFIG_DIR": str(work / "config"),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # Columns of the source, which the executable has not got, are memory of every process.
+        "PYTHONNODEBUGRANGES": "1",
     }
     log = OUTPUT / "freeze.log"
     with log.open("wb") as sink:

@@ -17,7 +17,7 @@ from pathlib import Path
 from build import cache
 from build.compiler import cmake, require_compiler
 from build.fetch import Artifact, fetch, sha256_of
-from shimmy.worker.llama.libllama import backend_file, linked_file
+from shimmy.hardware.libraries import backend_file, linked_file
 
 # Its vendored llama.cpp is what is compiled; its ctypes layer is what the tests compare our binding with.
 SOURCE = Artifact(

@@ -1,5 +1,5 @@
-"""A start imports what it uses. Libraries import more than that at their top; for the modules named here they get a
-stand-in, and the real module on its first use. A stand-in that no longer fits a library costs time and nothing else.
+"""Stand-ins for what libraries import at their top and a start does not use: the real module comes on its first use. A
+stand-in that no longer fits a library costs time and nothing else.
 
 tests/test_start_imports.py says what is loaded when the first request is answered, and drives the program through all
 that is not.

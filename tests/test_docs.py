@@ -1,5 +1,7 @@
 """The tables in docs/ say what the code says."""
 
+import ast
+import os
 import re
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from shimmy.protocols.openai.template import MAX_DEPTH
 from shimmy.worker.chat import template
 from shimmy.worker.constraints import schema
 from shimmy.worker.constraints.compile import MAX_GRAMMAR_BYTES
+from tests.test_imports import ALLOWED
 
 ROOT = Path(__file__).parent.parent
+BAR, MARKED_BAR = "|", "\\|"
 
 
 def rows(page: str, heading: str) -> list[list[str]]:
@@ -105,19 +109,44 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert named == targets
 
 
-def test_the_map_shows_every_module() -> None:
-    layout = (ROOT / "docs" / "map.md").read_text().partition("## Layout")[2]
-    folders: list[tuple[int, str]] = []
-    listed = set()
-    for line in layout.splitlines():
-        words = line.split()
-        if not words or line.startswith("```"):
-            continue
-        depth = len(line) - len(line.lstrip())
-        folders = [(at, folder) for at, folder in folders if at < depth]
-        if words[0].endswith("/"):
-            folders.append((depth, words[0]))
-        path = "".join(folder for _, folder in folders)
-        listed |= {path + word for word in words if word.endswith(".py")}
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "shimmy").rglob("*.py") if path.name != "__init__.py"}
-    assert listed == modules
+def test_who_may_import_whom() -> None:
+    listed = {package: set(re.findall(r"`([a-z._]+)`", f"`{names}`")) for package, names in rows("map.md", "package")}
+    allowed: dict[str, set[str]] = {package: set() for package in listed}
+    for module, names in ALLOWED.items():
+        if (package := module.split(".")[1:2]) and package[0] in listed:
+            allowed[package[0]] |= {name.removeprefix("shimmy.") for name in names if name.startswith("shimmy.")}
+    assert listed == {package: names - {package} for package, names in allowed.items()}
+    assert set(listed) == {path.parent.name for path in (ROOT / "shimmy").glob("*/__init__.py")}
+
+
+def summary(module: Path) -> str:
+    """The first sentence of its docstring."""
+    text = ast.get_docstring(ast.parse(module.read_text())) or ""
+    return re.split(r"(?<=\w\w\.) |(?<=\)\.) ", " ".join(text.partition("\n\n")[0].split()))[0]
+
+
+def modules_page() -> str:
+    """docs/modules.md as the code has it."""
+    page = (ROOT / "docs" / "modules.md").read_text().partition("\n## ")[0].rstrip() + "\n"
+    for package in sorted((ROOT / "shimmy").rglob("__init__.py")):
+        page += f"\n## {package.parent.relative_to(ROOT)}/\n{summary(package)}\n"
+        modules = sorted(path for path in package.parent.glob("*.py") if path != package)
+        # Within a cell a bar must be marked, in backquotes too.
+        cells = [f"| `{module.name}` | {summary(module).replace(BAR, MARKED_BAR)} |\n" for module in modules]
+        page += "".join(["\n| module | |\n| --- | --- |\n", *cells]) if cells else ""
+    return page
+
+
+def test_every_module_is_listed_with_what_it_says_of_itself() -> None:
+    """`REGENERATE=1 python -m pytest tests/test_docs.py` writes the list anew."""
+    page = ROOT / "docs" / "modules.md"
+    if "REGENERATE" in os.environ:
+        page.write_text(modules_page())
+    text = page.read_text()
+    assert text == modules_page()
+    listed = re.findall(r"^\| `(\w+\.py)`", text, re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "shimmy").rglob("*.py") if path.name != "__init__.py")
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [str(path) for path in (ROOT / "shimmy").rglob("*.py") if not summary(path)] == []

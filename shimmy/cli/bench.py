@@ -38,7 +38,8 @@ def command(name: str, runs: int, prompt_tokens: int, max_tokens: int, as_json: 
     if as_json:
         print_json(measured)
         return
-    click.echo(f"{measured['id']}, loaded in {measured['load_seconds']:.2f} s, {runs} runs of {_sizes(measured)}:")
+    counted = "1 run" if runs == 1 else f"{runs} runs"
+    click.echo(f"{measured['id']}, loaded in {measured['load_seconds']:.2f} s, {counted} of {_sizes(measured)}:")
     print_table([_HEADINGS, *(_row(measured["runs"], *figure) for figure in _FIGURES)])
 
 

@@ -16,7 +16,7 @@ async def engine(settings: "Settings") -> "AsyncGenerator[Inference, None]":
     """Loading shows on the terminal; the workers end with the block."""
     import logging
 
-    from shimmy.server.lifecycle import build_engine
+    from shimmy.server.assembly import build_engine
 
     # What fails ends the command, with a message of its own; how a server would mend it is of no use here.
     log = logging.getLogger("shimmy")

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from shimmy.hardware.libraries import backend_file
+
 # Those that bring a GPU by themselves, best first.
 GPU_BACKENDS = ("cuda", "hip", "metal", "sycl", "vulkan", "opencl")
 _FOLDER = "backends"
-# What libraries of ggml are called on one system or another.
-_PREFIXES, _SUFFIXES = ("libggml-", "ggml-"), (".so", ".dll")
-_FILES = frozenset(f"{prefix}{name}{suffix}" for prefix in _PREFIXES for name in GPU_BACKENDS for suffix in _SUFFIXES)
 
 
 def folders() -> list[Path]:
@@ -23,7 +22,8 @@ def folders() -> list[Path]:
 
 def is_there() -> bool:
     """Whether a person put a backend into one of these folders. It may be one that does not work."""
-    return any(not _FILES.isdisjoint(_names(folder)) for folder in folders())
+    files = {backend_file(name) for name in GPU_BACKENDS}
+    return any(not files.isdisjoint(_names(folder)) for folder in folders())
 
 
 def _names(folder: Path) -> list[str]:

@@ -89,6 +89,8 @@ class Placement:
         )
         self._expiry = Expiry(self._unswitched, self._expire, clock, sleep)
         self.tally: Counter[str] = Counter()
+        # Set with the start of the first worker, and seen only when that one has been told what to do.
+        self.first_worker = asyncio.Event()
         self._spawn_unwatched = spawn
         self._tools = Tools(self._spawn, clock, sleep, on_progress, self.note_change, self._room, self.tally)
         self._stays: dict[str, Stay] = {}
@@ -372,6 +374,7 @@ class Placement:
 
     async def _spawn(self, on_message: OnMessage, on_end: OnEnd) -> WorkerProcess:
         worker = await self._spawn_unwatched(on_message, on_end)
+        self.first_worker.set()
         # A load waits for nothing that is only imported to watch it.
         asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, self._watch)
         return worker

@@ -40,6 +40,14 @@ def system_memory() -> "Memory | None":
     return memory()
 
 
+async def look_for_gpu_backend() -> bool:
+    """Whether somebody put one in."""
+    from shimmy.hardware.backends import is_there
+
+    # In a thread: a home on a network may take its time.
+    return await asyncio.to_thread(is_there)
+
+
 async def without_gpu_backend() -> bool:
     return False
 

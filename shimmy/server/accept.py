@@ -63,10 +63,6 @@ class Acceptor:
         self._conversations: set[Conversation] = set()
         http1.be_lenient()
 
-    @property
-    def num_open(self) -> int:
-        return len(self._tasks)
-
     async def serve(self, until: Callable[[], Awaitable[Any]]) -> None:
         """Returns when `until` does, and every connection has ended or had Hypercorn's `graceful_timeout` for it."""
         timeout = HANDSHAKE_SECONDS if self._tls else None

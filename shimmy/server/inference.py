@@ -24,6 +24,7 @@ from shimmy.server import keep_alive
 from shimmy.server.residence import Residence
 
 if TYPE_CHECKING:
+    from shimmy.core.modelfile import Own
     from shimmy.models.catalog import Catalog
     from shimmy.pool.deadline import Deadline
     from shimmy.server.limits import Meter
@@ -67,7 +68,6 @@ class Inference:
 
         with self._admission.admit(request.tenant):
             sent, meter, began_at = _Sent(whole), self.meter(request.tenant), self._clock()
-            request = await self._completed(request)
             deadline = Deadline(request, self._queue_seconds)
             while True:
                 try:
@@ -125,7 +125,7 @@ class Inference:
 
     async def explain(self, request: Generation) -> ipc.Explanation:
         """What would be computed for a request. Raises what the request itself would fail with."""
-        question = ipc.Explain(await self._completed(request))
+        question = ipc.Explain(_completed(request, await self.models.own(request.model)))
         answer = await self._ask(request.model, question, request.tenant, ipc.Written)
         return msgspec.json.decode(answer.text, type=ipc.Explanation)
 
@@ -153,7 +153,7 @@ class Inference:
             for is_last in (False, True):
                 try:
                     async with self._suspects.trial(model, question):
-                        handle = await self.models.acquire(model, keep_alive.said())
+                        handle, _ = await self.models.acquire(model, keep_alive.said())
                         with self._suspicious(handle, model, question):
                             answer = await handle.ask(question)
                     break
@@ -169,9 +169,10 @@ class Inference:
         async with AsyncExitStack() as until_over:
             async with deadline.waiting():
                 await until_over.enter_async_context(self._suspects.trial(request.model, request))
-                handle = await self.models.acquire(request.model, keep_alive.said(), request)
+                handle, own = await self.models.acquire(request.model, keep_alive.said(), request)
                 until_over.enter_context(self._suspicious(handle, request.model, request))
-                stream = await handle.submit(deadline.request())
+                request = deadline.request()
+                stream = await handle.submit(_completed(request, own) if isinstance(request, Generation) else request)
             until_over.enter_context(self._running(handle, stream, deadline))
             yield stream
 
@@ -199,17 +200,17 @@ class Inference:
                 self._suspects.note_crash(model, asked, handle.serial)
             raise
 
-    async def _completed(self, request: Generation) -> Generation:
-        """With what comes with the model for what was not asked for."""
-        own = (await self.models.find(request.model)).own
-        if not own.layers:
-            return request
-        return msgspec.structs.replace(
-            request,
-            sampling=request.sampling.with_own(own.sampling),
-            stop=request.stop or list(own.stop),
-            max_tokens=own.max_tokens if request.max_tokens is None else request.max_tokens,
-        )
+
+def _completed(request: Generation, own: "Own") -> Generation:
+    """With what comes with the model for what was not asked for."""
+    if not own.layers:
+        return request
+    return msgspec.structs.replace(
+        request,
+        sampling=request.sampling.with_own(own.sampling),
+        stop=request.stop or list(own.stop),
+        max_tokens=own.max_tokens if request.max_tokens is None else request.max_tokens,
+    )
 
 
 def _timed(batch: list[Event], load_seconds: float) -> list[Event]:

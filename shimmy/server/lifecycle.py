@@ -1,4 +1,5 @@
-"""From settings to an exit code: binds, builds everything, serves, and leaves when it is told to. Owns the signals.
+"""From settings to an exit code: binds, serves, and leaves when it is told to. Owns the signals, and the order in which
+a server's parts begin and end; what they are made of is in assembly.py.
 
 The order of imports matters here: a model that is to be preloaded starts loading before the HTTP stack is imported.
 """
@@ -10,15 +11,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from math import inf
-from typing import TYPE_CHECKING, Any, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from shimmy.core import exit_codes
 from shimmy.core.errors import ShimmyError
 from shimmy.core.settings import Settings
 from shimmy.server import logs
+from shimmy.server.assembly import OnProgress, acceptor, build_engine, tls_context, with_keys
 from shimmy.server.inference import Inference
 from shimmy.server.listen import Listener, StartError, is_loopback, is_unix, listen
 from shimmy.server.readiness import Readiness
@@ -27,95 +26,23 @@ from shimmy.server.readyfile import ReadyFile
 if TYPE_CHECKING:
     import ssl
 
-    from hypercorn.config import Config
-    from hypercorn.typing import ASGIFramework
-
-    from shimmy.core.ipc import DiskCache
-    from shimmy.core.keys import ApiKey
-    from shimmy.models.catalog import Catalog
     from shimmy.models.watch import Watch
-    from shimmy.pool.adapters import Adapters
-    from shimmy.server.accept import Acceptor
     from shimmy.server.app import App
 
 log = logging.getLogger(__name__)
 
 
-# Starting a process takes several turns of the loop, but no waiting; measured: 11 on Python 3.11.
-_SPAWN_TURNS = 50
+# What stands between a start and its first worker asks the system, which a home on a network may hold up.
+_SPAWN_SECONDS = 0.5
 # For the last events of each stream to reach their clients.
 _FLUSH_SECONDS = 3.0
 # Nobody presses Ctrl-C twice within this time, and every bootloader hands a signal on within it.
 _ECHO_SECONDS = 0.1
-# As many as HTTP/2 has stream ids for.
-_LAST_REQUEST = 1 << 30
 # macOS takes no more for a process, not even from a process that may have any number (OPEN_MAX in sys/syslimits.h).
 _MACOS_OPEN_FILES = 10_240
 
-OnProgress = Callable[[str, float], None]
-Engine = Callable[[Settings, OnProgress], Inference]
 
-
-def build_engine(settings: Settings, on_progress: OnProgress) -> Inference:
-    from shimmy.core.ipc import EngineOptions
-    from shimmy.models.catalog import PATIENCE_SECONDS, Catalog
-    from shimmy.models.discovery import header_cache, sources_from
-    from shimmy.pool.admission import Admission
-    from shimmy.pool.draft import DraftModel
-    from shimmy.pool.placement import Placement
-
-    options = EngineOptions(
-        context_length=settings.context_length,
-        num_sequences=settings.num_sequences,
-        num_threads=settings.num_threads,
-        prefix_ram_bytes=settings.prefix_ram_bytes,
-        disk_cache=_disk_cache(settings),
-        speculative=settings.speculative or ("draft" if settings.draft_model else "none"),
-        settings=b"" if settings.engine is None else msgspec.msgpack.encode(settings.engine),
-    )
-    catalog = Catalog(sources_from(settings, os.environ), header_cache(os.environ), PATIENCE_SECONDS)
-    draft = DraftModel(catalog, settings.draft_model) if settings.draft_model else None
-    placement = Placement(
-        options,
-        on_progress=on_progress,
-        draft=draft,
-        adapters=_adapters(settings, catalog),
-        memory_limit_bytes=settings.memory_budget_bytes,
-        keep_alive_seconds=inf if settings.keep_alive_seconds is None else settings.keep_alive_seconds,
-        num_workers=settings.num_workers,
-        hang_seconds=settings.hang_seconds or inf,
-        has_gpu_backend=_has_gpu_backend,
-    )
-    admission = Admission(settings.max_queued_requests, max(1, len(settings.api_keys)))
-    return Inference(catalog, placement, admission, queue_seconds=settings.queue_seconds)
-
-
-async def _has_gpu_backend() -> bool:
-    # Asked when a model is loaded, which a start need not do; a home on a network may take its time.
-    from shimmy.hardware.backends import is_there
-
-    return await asyncio.to_thread(is_there)
-
-
-def _adapters(settings: Settings, catalog: "Catalog") -> "Adapters | None":
-    if settings.engine is None or not settings.engine.lora:
-        return None
-    from shimmy.pool.adapters import Adapters
-
-    return Adapters(settings, catalog, os.environ)
-
-
-def _disk_cache(settings: Settings) -> "DiskCache | None":
-    if not settings.kv_cache_bytes:
-        return None
-    from shimmy.server.disk_cache import disk_cache
-
-    return disk_cache(settings)
-
-
-def serve(
-    settings: Settings, *, on_progress: OnProgress = lambda model_id, fraction: None, engine: Engine = build_engine
-) -> int:
+def serve(settings: Settings, *, on_progress: OnProgress = lambda model_id, fraction: None) -> int:
     """Serve until a signal comes; returns the exit code. `on_progress` gets a model's id and how much of it is loaded.
 
     0 after a drain, 1 when the ready file cannot be written, 2 for settings that make no sense or no safe server,
@@ -124,7 +51,7 @@ def serve(
     logs.configure(settings.log_format)
     try:
         ready = with_keys(settings)
-        tls = _tls(settings)
+        tls = tls_context(settings)
         listener = listen(ready)
     except StartError as error:
         logs.say(f"shimmy: {error}")
@@ -133,49 +60,15 @@ def serve(
         logs.say(f"shimmy: WARNING: without an API key everyone who can reach port {listener.port} is let in")
     _raise_file_limit()
     try:
-        return asyncio.run(_run(settings, ready, listener, tls, engine, on_progress))
+        return asyncio.run(_run(settings, ready, listener, tls, on_progress))
     finally:
         listener.remove()
 
 
 async def _run(
-    given: Settings,
-    ready: Settings,
-    listener: Listener,
-    tls: "ssl.SSLContext | None",
-    engine: Engine,
-    on_progress: OnProgress,
+    given: Settings, ready: Settings, listener: Listener, tls: "ssl.SSLContext | None", on_progress: OnProgress
 ) -> int:
-    return await Server(ready, listener, engine(ready, on_progress), given, tls).run()
-
-
-def with_keys(settings: Settings) -> Settings:
-    """With the keys of the file, besides those that were given. Raises `StartError`."""
-    keys: dict[bytes, ApiKey] = {key.digest: key for key in settings.api_keys}
-    if settings.api_keys_file is not None:
-        from shimmy.server.keys_file import KeysFileError, read_keys
-
-        try:
-            found, doubt = read_keys(settings.api_keys_file)
-        except KeysFileError as error:
-            raise StartError(str(error), exit_codes.USAGE) from None
-        keys |= {key.digest: key for key in found}
-        if doubt:
-            logs.say(f"shimmy: WARNING: {doubt}")
-    return msgspec.structs.replace(settings, api_keys=tuple(keys.values()))
-
-
-def _tls(settings: Settings) -> "ssl.SSLContext | None":
-    if settings.tls_cert is None and settings.tls_key is None:
-        return None
-    if settings.tls_cert is None or settings.tls_key is None:
-        raise StartError("--tls-cert and --tls-key go together", exit_codes.USAGE)
-    from shimmy.server.tls import server_context
-
-    try:
-        return server_context(settings.tls_cert, settings.tls_key)
-    except ImportError as error:
-        raise StartError(f"this program was made without TLS: {error}", exit_codes.USAGE) from None
+    return await Server(ready, listener, build_engine(ready, on_progress), given, tls).run()
 
 
 class Server:
@@ -212,9 +105,9 @@ class Server:
         background: list[asyncio.Task[None]] = []
         if self._preloading:
             await self._inference.models.refresh()
-            background.append(asyncio.create_task(_logged(self._preload())))
-            for _ in range(_SPAWN_TURNS):
-                await asyncio.sleep(0)
+            preloading = asyncio.create_task(_logged(self._preload()))
+            background.append(preloading)
+            await _first_of(preloading, self._inference.models.wait_for_worker(), _SPAWN_SECONDS)
         background.append(asyncio.create_task(_logged(self._announce())))
         try:
             await self._serve_http()
@@ -332,39 +225,19 @@ def _has_echoes() -> bool:
     return "_PYI_PARENT_PROCESS_LEVEL" in os.environ
 
 
-def acceptor(app: "App", settings: Settings, listener: Listener, tls: "ssl.SSLContext | None") -> "Acceptor":
-    from shimmy.server.accept import Acceptor
-
-    return Acceptor(
-        cast("ASGIFramework", app),
-        http_config(settings.max_body_bytes),
-        listener.fd,
-        max_connections=settings.max_connections,
-        max_per_address=settings.max_connections_per_address,
-        stall_seconds=settings.stall_seconds,
-        tls=tls,
-    )
-
-
-def http_config(max_message_bytes: int) -> "Config":
-    """`max_message_bytes` is what a message over WebSocket may have."""
-    from hypercorn.config import Config
-
-    config = Config()
-    config.include_server_header = False
-    config.websocket_max_message_size = max_message_bytes
-    # On HTTP/2 Hypercorn does not wait for what runs when it closes a connection for its many requests.
-    config.keep_alive_max_requests = _LAST_REQUEST
-    config.errorlog = logging.getLogger("hypercorn")
-    return config
-
-
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
     """Nobody waits for these steps, so a fault in them would go unseen."""
     try:
         await work
     except Exception:
         log.exception("a step of the start failed")
+
+
+async def _first_of(task: "asyncio.Task[None]", event: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Returns when the first of the two is over, or after `seconds`. The task goes on."""
+    waiting = asyncio.create_task(event)
+    await asyncio.wait([task, waiting], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
 
 def _end_start() -> None:

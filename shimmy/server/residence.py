@@ -5,7 +5,7 @@ Knows no wire format, and nothing of what a request wants from a model.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError, WorkerLost
 from shimmy.core.request import Embedding, Generation
@@ -27,6 +27,13 @@ REFRESH_SECONDS = 2.0
 _REFRESH_SHARE = 10
 SETTLING_SECONDS = 2.0
 _SETTLING_PAUSE_SECONDS = 0.1
+
+
+class Resident(NamedTuple):
+    """A worker that has the model, and what comes with the model beside its weights."""
+
+    handle: Handle
+    own: "Own"
 
 
 class Residence:
@@ -54,11 +61,13 @@ class Residence:
 
     async def acquire(
         self, name: str, keep_alive_seconds: float | None = None, request: Generation | Embedding | None = None
-    ) -> Handle:
+    ) -> Resident:
+        """The model is loaded as it is listed now, and what comes with it is of the same listing."""
         generation = request if isinstance(request, Generation) else None
         while True:
+            model = await self.find(name)
             try:
-                return await self._placement.acquire(await self.find(name), keep_alive_seconds, generation)
+                return Resident(await self._placement.acquire(model, keep_alive_seconds, generation), model.own)
             except WorkerLost:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)
@@ -99,6 +108,10 @@ class Residence:
         """Load a model before anyone asks. Raises why that is not possible. One that is to stay no longer than a
         request does not leave for that before there was one."""
         await self.acquire(name, keep_alive.said() or None)
+
+    async def wait_for_worker(self) -> None:
+        """Returns once the first worker process of all has been told what to do."""
+        await self._placement.first_worker.wait()
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.

@@ -1,0 +1,1 @@
+"""Models from elsewhere: how they come here, and how they are kept."""

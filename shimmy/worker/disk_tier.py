@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shimmy.core.ipc import DiskCache
+from shimmy.hardware.libraries import backend_file, linked_file
 from shimmy.worker.disk.identity import Stamp, identity, observe
 from shimmy.worker.disk.tier import DiskTier
 from shimmy.worker.llama import optional
 from shimmy.worker.llama.context import Context
-from shimmy.worker.llama.libllama import backend_file, find, linked_file
+from shimmy.worker.llama.libllama import find
 from shimmy.worker.llama.model import Model
 
 log = logging.getLogger("shimmy.worker")

@@ -103,7 +103,7 @@ def _serve(
         return 1
     send(engine.facts(time.monotonic() - started_at))
     _log_to_stderr()
-    gc.collect()
+    # Without a collection first: that takes longer than a token, and the first one may be waited for.
     gc.freeze()
     engine.run(messages, send)
     return 0

@@ -85,14 +85,7 @@ class Prompter:
             from shimmy.worker.truncation import truncated
 
             tokens, rendered, dropped = truncated(generation, tokens, rendered, self, self._context_length)
-        if len(tokens) >= self._context_length:
-            raise ContextOverflow(
-                f"the prompt has {len(tokens)} tokens; the context of {self._context_length} must hold it and at least "
-                "one more",
-                param=field,
-                num_prompt_tokens=len(tokens),
-                context_length=self._context_length,
-            )
+        self._check_length(tokens, field)
         self._check_tokens(list(generation.sampling.logit_bias), "logit_bias")
         self._check_tokens(generation.stop_tokens, "stop_token_ids")
         if generation.speculative.type == "draft" and not self._has_draft_model:
@@ -176,6 +169,16 @@ class Prompter:
             return self._vocabulary.tokenize(generation.prediction, add_special=False)[: self._context_length]
         except RequestError as error:
             raise type(error)(error.message.replace("prompt", "prediction"), param="prediction") from error
+
+    def _check_length(self, tokens: list[int], field: str) -> None:
+        if len(tokens) >= self._context_length:
+            raise ContextOverflow(
+                f"the prompt has {len(tokens)} tokens; the context of {self._context_length} must hold it and at least "
+                "one more",
+                param=field,
+                num_prompt_tokens=len(tokens),
+                context_length=self._context_length,
+            )
 
     def _check_tokens(self, tokens: list[int], field: str) -> None:
         try:

@@ -166,7 +166,7 @@ def test_a_file_that_is_not_there(invoke: Invoke, served: list[Settings]) -> Non
 @pytest.mark.model
 def test_other_commands_take_what_they_know(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(f"bind = 'auto'\nmodel-path = '{DEMO}'\n[engine]\ncache-type-k = 'q8_0'\n")
-    asked = ["--config", "s.toml", "--prompt", "Hi", "--max-tokens", "2"]
+    asked = ["--config", "s.toml", "--prompt", "Hi", "--max-tokens", "2", "--temperature", "0"]
     done = run("generate", DEMO_ID, *asked, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip()
     assert run("probe", DEMO_ID, "--config", "s.toml", cwd=tmp_path).stdout.startswith("ok: loaded ")

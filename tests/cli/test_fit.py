@@ -88,7 +88,7 @@ class TestBench:
     def test_a_table(self, invoke: Invoke) -> None:
         result = invoke("bench", "echo", "--runs", "1", "--prompt-tokens", "5", "--max-tokens", "4")
         first, headings, *rows = result.stdout.splitlines()
-        assert first.startswith("echo, loaded in ") and first.endswith("1 runs of 5 + 4 tokens:")
+        assert first.startswith("echo, loaded in ") and first.endswith("1 run of 5 + 4 tokens:")
         assert headings.split() == ["MEDIAN", "LEAST", "MOST"]
         assert [row.split("  ")[0] for row in rows] == ["first token", "prompt", "answer"]
 

@@ -95,7 +95,7 @@ def test_a_unix_socket(invoke: Invoke, tmp_path: Path) -> None:
     from tests.server.inside import serve_inside
 
     async def main() -> None:
-        async with asyncio.timeout(30), serve_inside("echo", settings=Settings(bind=f"unix:{tmp_path}/s")) as server:
+        async with asyncio.timeout(90), serve_inside("echo", settings=Settings(bind=f"unix:{tmp_path}/s")) as server:
             await test(server)
 
     asyncio.run(main())

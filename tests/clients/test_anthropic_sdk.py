@@ -1,6 +1,7 @@
 """The official Anthropic SDK against the real program and the real demo model."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,8 +29,9 @@ TOOL: Any = {
 
 
 @pytest.fixture
-def client(server: Program) -> Any:
-    return anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0)
+def client(server: Program) -> Iterator[Any]:
+    with anthropic.Anthropic(base_url=server.url, api_key="unused", max_retries=0) as made:
+        yield made
 
 
 def test_a_message_whole_and_streamed_with_real_counts(client: Any) -> None:

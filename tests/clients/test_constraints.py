@@ -9,7 +9,7 @@ import pytest
 from openai import BadRequestError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, Field
 
-from tests.program import DEMO_ID, Program
+from tests.program import DEMO_ID, LIMIT_SECONDS
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 
@@ -25,11 +25,6 @@ class Person(BaseModel):
     name: str = Field(max_length=20)
     age: int = Field(ge=0, le=120)
     hobbies: list[Hobby] = Field(max_length=2)
-
-
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
 
 
 def test_an_answer_is_parsed(client: OpenAI) -> None:
@@ -108,7 +103,7 @@ def test_what_cannot_be_enforced_is_refused_at_once(
     began_at = time.monotonic()
     with pytest.raises(BadRequestError) as raised:
         client.chat.completions.create(model=DEMO_ID, messages=BOB, extra_body=fields)
-    assert time.monotonic() - began_at < 10
+    assert time.monotonic() - began_at < LIMIT_SECONDS
     assert raised.value.param == param and told in raised.value.message
     answer = client.chat.completions.create(model=DEMO_ID, messages=BOB, extra_body={"choice": ["works"]})
     assert answer.choices[0].message.content == "works"

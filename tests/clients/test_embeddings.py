@@ -27,11 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         yield running
 
 
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
-
-
 def cosine(a: list[float], b: list[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
 
@@ -71,16 +66,16 @@ def test_what_is_too_long_is_named(client: OpenAI) -> None:
 
 
 def test_a_worker_that_is_killed_goes_unnoticed(server: Program, client: OpenAI) -> None:
-    texts = [f"{number} " + "word " * 200 for number in range(100)]
+    texts = [f"{number} " + "word " * 200 for number in range(50)]
     pids = server.worker_pids()
 
     def kill() -> None:
-        time.sleep(0.3)
+        time.sleep(0.15)
         os.kill(pids[0], signal.SIGKILL)
 
     killing = threading.Thread(target=kill)
     killing.start()
     answer = client.embeddings.create(model=MODEL, input=texts)
     killing.join()
-    assert len(answer.data) == 100
+    assert len(answer.data) == len(texts)
     assert server.worker_pids() != pids

@@ -1,6 +1,7 @@
 """The program needs none of what llama-cpp-python's package would import."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
@@ -26,7 +27,7 @@ def test_a_chat_is_answered_with_numpy_jinja2_and_diskcache_absent(tmp_path: Pat
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     path = {"PYTHONPATH": str(tmp_path)}
     with program(tmp_path, "--model-path", str(DEMO), environment=path) as running:
-        client = OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
-        messages = [{"role": "user", "content": "What is the capital of Japan?"}]
-        answer = client.chat.completions.create(model=DEMO_ID, messages=messages, temperature=0)  # type: ignore
+        messages: Any = [{"role": "user", "content": "What is the capital of Japan?"}]
+        with OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0) as client:
+            answer = client.chat.completions.create(model=DEMO_ID, messages=messages, temperature=0)
         assert "Tokyo" in (answer.choices[0].message.content or "")

@@ -13,11 +13,6 @@ pytestmark = [pytest.mark.model, pytest.mark.program]
 TOKYO: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
-
-
 def test_models_are_listed_with_their_template_source(client: OpenAI) -> None:
     (model,) = client.models.list()
     assert model.id == DEMO_ID
@@ -87,7 +82,8 @@ def test_a_cut_answer_says_length(client: OpenAI) -> None:
 
 def test_choices_seed_and_stop(client: OpenAI) -> None:
     fields: Any = {"model": DEMO_ID, "messages": TOKYO, "n": 3, "seed": 5, "temperature": 1.5, "max_tokens": 12}
-    first, second = (client.chat.completions.create(**fields, stop=["."]) for _ in range(2))
+    # Before these, one that may find less in the cache, on which the last bit of a logit depends.
+    _, first, second = (client.chat.completions.create(**fields, stop=["."]) for _ in range(3))
     texts = [choice.message.content for choice in first.choices]
     assert [choice.index for choice in first.choices] == [0, 1, 2]
     assert len(texts) == 3 and not any("." in (text or "") for text in texts)

@@ -7,7 +7,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel, Field
 
-from tests.program import DEMO_ID, Program
+from tests.program import DEMO_ID
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 
@@ -30,11 +30,6 @@ NAMED: Any = {"type": "function", "name": "get_weather"}
 class Capital(BaseModel):
     city: str = Field(max_length=20)
     continent: Literal["Asia", "Europe"]
-
-
-@pytest.fixture
-def client(server: Program) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
 
 
 def test_an_answer_whole_and_streamed(client: OpenAI) -> None:

@@ -22,6 +22,7 @@ from shimmy.worker.quantize import quantize
 from tests.convert.checkpoints import added, write_json, write_tensors
 from tests.fakes.gguf_reader import ReadFile, ReadTensor, read
 from tests.worker.conftest import DEMO
+from tests.worker.test_loop import SteadyPacer
 
 pytestmark = pytest.mark.model
 
@@ -157,6 +158,8 @@ def _answers(paths: list[str], on_progress: Callable[[float], None] = lambda fra
                 answers[PROMPTS[int(event.id)]] += event.text
 
     loop = engine.loop(commands, take)
+    # In the same steps each time, whatever they cost.
+    loop._scheduler._pacer = SteadyPacer()
     sampling = Sampling(temperature=0, ignore_eos=True)
     for index, text in enumerate(PROMPTS):
         generation = Generation(id=str(index), model="m", prompt=Text(text), max_tokens=24, sampling=sampling)

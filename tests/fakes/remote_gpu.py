@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from shimmy.hardware.libraries import backend_file, linked_file
+
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 90
 CONTEXT_LENGTH = 256
@@ -59,7 +61,7 @@ def _rpc() -> c.CDLL:
     from shimmy.worker.llama import backend, libllama
 
     backend.start()
-    path = libllama.find(libllama.backend_file("rpc"))
+    path = libllama.find(backend_file("rpc"))
     assert libllama.load_backend(path)
     return c.CDLL(str(path))
 
@@ -113,7 +115,7 @@ def _load(endpoint: str, model: str, settings: str, *drafts: str) -> None:
     rpc = _rpc()
     rpc.ggml_backend_rpc_add_server.restype = c.c_void_p
     registry = rpc.ggml_backend_rpc_add_server(endpoint.encode())
-    register = c.PyDLL(str(libllama.find(libllama.linked_file("ggml")))).ggml_backend_register
+    register = c.PyDLL(str(libllama.find(linked_file("ggml")))).ggml_backend_register
     register.restype, register.argtypes = None, [c.c_void_p]
     register(registry)
     table = msgspec.json.decode(settings, type=EngineSettings)

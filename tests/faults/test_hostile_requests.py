@@ -23,11 +23,11 @@ WORST_GAP_SECONDS = 60.0
 
 
 def chat(**fields: Any) -> tuple[str, dict[str, Any]]:
-    return CHAT, {"messages": MESSAGES, "max_tokens": 2} | fields
+    return CHAT, {"messages": MESSAGES, "max_tokens": 2, "temperature": 0} | fields
 
 
 def text(**fields: Any) -> tuple[str, dict[str, Any]]:
-    return COMPLETIONS, {"prompt": "hi", "max_tokens": 2} | fields
+    return COMPLETIONS, {"prompt": "hi", "max_tokens": 2, "temperature": 0} | fields
 
 
 def other(path: str, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -69,6 +69,8 @@ def with_default(depth: int) -> Any:
 _SCHEMA = "response_format"
 UNENFORCED = {"type": "object", "properties": {"a": {"not": {}}}}
 BOMB = "(a{1,2000}){1,2000}"
+# What goes off only as the answer goes on, which the model could end before.
+ENDLESS = {"max_tokens": 40, "ignore_eos": True}
 HOSTILE: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
     # Schemas: stacks exhausted by depth, regular expressions, repetition, what cannot be enforced.
     "schema: deep": (schema(nested(400)), _SCHEMA),
@@ -98,10 +100,10 @@ HOSTILE: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
     "grammar: unclosed set": (chat(grammar="root ::= [a-"), "grammar"),
     "grammar: a hundred million": (chat(grammar='root ::= "a"{1,99999999}'), "grammar"),
     "grammar: options": (chat(grammar='%llguidance {"max_grammar_size": 1000000000}\nstart: "a"'), "grammar"),
-    "grammar: repetition bomb": (chat(grammar='root ::= (("a"{1,2000}){1,2000}){1,2000}', max_tokens=40), "grammar"),
+    "grammar: repetition bomb": (chat(grammar='root ::= (("a"{1,2000}){1,2000}){1,2000}', **ENDLESS), "grammar"),
     # Regular expressions.
-    "regex: bomb": (chat(regex=BOMB, max_tokens=40), "regex"),
-    "regex: guided": (chat(guided_regex=BOMB, max_tokens=40), "guided_regex"),
+    "regex: bomb": (chat(regex=BOMB, **ENDLESS), "regex"),
+    "regex: guided": (chat(guided_regex=BOMB, **ENDLESS), "guided_regex"),
     "regex: unclosed": (chat(regex="a(b"), "regex"),
     "regex: groups": (chat(regex="(" * 20_000 + ")" * 20_000), "regex"),
     "regex: lookbehind": (chat(regex="(?<=a)b"), "regex"),
@@ -240,7 +242,8 @@ class Beside(threading.Thread):
                 last = time.monotonic()
                 if self._is_over:
                     return
-                if line.strip() != b"data: [DONE]" and "error" in json.loads(line.removeprefix(b"data: ")):
+                # A silent stream has comments, too.
+                if line.startswith(b"data: {") and "error" in json.loads(line.removeprefix(b"data: ")):
                     self.errors.append(line.decode())
             assert line.strip() == b"data: [DONE]"
         self.num_streams += 1

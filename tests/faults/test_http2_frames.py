@@ -47,7 +47,7 @@ async def ended(client: Http2, stream: int) -> bytes:
 
 async def until_not_read(client: Client, flood: bytes) -> None:
     """The server has to stop reading before its answers, which nobody reads, fill the memory."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             client.writer.write(flood)
             try:
@@ -104,7 +104,7 @@ def test_a_head_that_grows_is_cut(make: object) -> None:
 
     async def test(server: Inside) -> None:
         before = resident_mb()
-        async with server.connect() as client, asyncio.timeout(20):
+        async with server.connect() as client, asyncio.timeout(90):
             try:
                 for at in range(0, len(frames), _PIECE):
                     await client.send(frames[at : at + _PIECE])
@@ -188,11 +188,11 @@ def test_an_upgrade_to_http2_harms_nobody(line: bytes) -> None:
     """Right or wrong: some servers hand on what follows as a request of their own."""
 
     async def test(server: Live) -> None:
-        async with server.connect() as client, asyncio.timeout(20):
+        async with server.connect() as client, asyncio.timeout(90):
             await client.send(UPGRADE % b"GET /health" + line + b"\r\n")
             client.writer.write_eof()
             assert (await client.reader.read())[:9] in (b"HTTP/1.1 ", b"")
-        async with server.connect() as client, asyncio.timeout(20):
+        async with server.connect() as client, asyncio.timeout(90):
             content = b"content-length: 44\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
             await client.send(UPGRADE % b"POST /v1/completions" + line + content)
             client.writer.write_eof()

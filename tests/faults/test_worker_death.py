@@ -16,11 +16,12 @@ from tests.program import DEMO, DEMO_ID, LIMIT_SECONDS, Program, program
 
 pytestmark = [pytest.mark.model, pytest.mark.program]
 LONG: Any = [{"role": "user", "content": "Count from one to one thousand in words."}]
+# No answer ends before its limit.
+ENDLESS = {"ignore_eos": True}
 
 
-def chat(running: Program) -> Any:
-    client = OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
-    return client.chat.completions
+def client_of(running: Program) -> OpenAI:
+    return OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0)
 
 
 def state_of(running: Program, model: str) -> str:
@@ -41,11 +42,13 @@ def test_a_killed_worker_ends_its_streams_with_an_error_and_comes_back(tmp_path:
     folder.mkdir()
     shutil.copy(DEMO, folder)
     shutil.copy(DEMO, folder / "other.gguf")
-    with program(tmp_path, "--ctx", "1024") as running:
-        doomed = chat(running).create(model=DEMO_ID, messages=LONG, stream=True, max_tokens=900, logit_bias={"2": -100})
+    with program(tmp_path, "--ctx", "8192") as running, client_of(running) as client:
+        ask: Any = client.chat.completions.create
+        # It goes on for much longer than the other model takes to begin.
+        doomed = ask(model=DEMO_ID, messages=LONG, stream=True, max_tokens=8000, extra_body=ENDLESS)
         assert next(iter(doomed)).choices
         (doomed_pid,) = running.worker_pids()
-        healthy = chat(running).create(model="other", messages=LONG, stream=True, max_tokens=40, logit_bias={"2": -100})
+        healthy = ask(model="other", messages=LONG, stream=True, max_tokens=40, extra_body=ENDLESS)
         assert next(iter(healthy)).choices
         os.kill(doomed_pid, number)
         with pytest.raises(APIError) as caught:
@@ -54,7 +57,7 @@ def test_a_killed_worker_ends_its_streams_with_an_error_and_comes_back(tmp_path:
         assert number.name in str(caught.value)
         assert list(healthy)[-1].choices[0].finish_reason == "length"
         wait_until_ready(running, DEMO_ID)
-        again = chat(running).create(model=DEMO_ID, messages=LONG, max_tokens=3)
+        again = ask(model=DEMO_ID, messages=LONG, max_tokens=3, extra_body=ENDLESS)
         assert again.usage.completion_tokens == 3
 
 

@@ -24,6 +24,8 @@ from tests.frozen.bootloader_app import freeze
 
 pytestmark = [
     pytest.mark.frozen,
+    # The first of them compiles a bootloader and freezes a program.
+    pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="other systems have PyInstaller's own bootloader"),
     pytest.mark.skipif(importlib.util.find_spec("PyInstaller") is None, reason="PyInstaller is not installed"),
 ]

@@ -173,6 +173,7 @@ def test_idle_memory(exe: Path, home: dict[str, str], tmp_path: Path) -> None:
     for _ in range(3):
         with subprocess.Popen(command, env=home, stderr=subprocess.DEVNULL, start_new_session=True) as process:
             while not ready.exists():
+                assert process.poll() is None
                 time.sleep(0.01)
             time.sleep(1)
             figures.append(resident_kib(process.pid))

@@ -3,7 +3,9 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -51,6 +53,20 @@ def test_every_module_of_shimmy_is_inside(contents: Contents) -> None:
     names = {".".join(path.parts).removesuffix(".__init__") for path in files}
     # It is the program itself, and so has the name __main__.
     assert names - {"shimmy.__main__"} <= contents.module_names
+
+
+def test_no_module_says_in_which_columns_of_its_source_it_is(contents: Contents) -> None:
+    """Tracebacks would mark them in the lines that they quote, and the source is not there to be quoted."""
+    found = {name: set(columns(code)) for name, code in contents.code()}
+    assert "shimmy.core.ipc" in found
+    assert {name for name, its in found.items() if its != {None}} == set()
+
+
+def columns(code: CodeType) -> "Iterator[int | None]":
+    yield from (column for _, _, column, _ in code.co_positions())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from columns(constant)
 
 
 def test_every_cpu_variant_is_inside(contents: Contents) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from shimmy.worker.llama.libllama import is_library, linked_file
+from shimmy.hardware.libraries import is_library, linked_file
 from tests.program import DEMO, DEMO_ID
 
 pytestmark = [pytest.mark.frozen, pytest.mark.model]
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 90
 NOBODY = 65534
-QUESTION = {"model": DEMO_ID, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "stream": True}
+MESSAGES = [{"role": "user", "content": "Say hello."}]
+QUESTION = {"model": DEMO_ID, "messages": MESSAGES, "max_tokens": 8, "temperature": 0, "stream": True}
 WINDOWS = sys.platform == "win32"
 ROOT = not WINDOWS and os.geteuid() == 0
 # Where a user's cache is, from the home.

@@ -7,8 +7,8 @@ import pytest
 
 import shimmy
 from shimmy.hardware import backends
+from shimmy.hardware.libraries import backend_file
 from shimmy.models.folders import DataFolder
-from shimmy.worker.llama.libllama import backend_file
 
 PROGRAM = Path(shimmy.__file__).parent
 
@@ -71,12 +71,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_backend_counts_by_the_name_that_workers_open(
     name: str, system: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "platform", system)
     assert not backends.is_there()
-    with monkeypatch.context() as patched:
-        patched.setattr(sys, "platform", system)
-        file = backend_file(name)
     # A link that leads nowhere is something to tell of, too.
-    (folder / file).symlink_to("nowhere")
+    (folder / backend_file(name)).symlink_to("nowhere")
     assert backends.is_there()
 
 

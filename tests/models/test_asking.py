@@ -7,7 +7,7 @@ import pytest
 
 from shimmy.models.asking import Asking, NoAnswerError
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 90.0
 
 
 @pytest.fixture

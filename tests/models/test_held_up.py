@@ -18,7 +18,7 @@ from shimmy.models.scan import is_written_now
 from shimmy.models.watch import Watch
 from tests.fakes.gguf_writer import model
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 90.0
 PATIENCE_SECONDS = 0.1
 
 

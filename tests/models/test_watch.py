@@ -20,7 +20,7 @@ from shimmy.models.ollama import OllamaStore
 from shimmy.models.watch import Told, Watch, folders_of
 from tests.fakes.gguf_writer import model
 
-LIMIT_SECONDS = 30
+LIMIT_SECONDS = 90
 
 
 def until(is_so: Callable[[], bool]) -> None:

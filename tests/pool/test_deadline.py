@@ -60,12 +60,12 @@ def test_a_timeout_of_somebody_else_stays_one() -> None:
 
 def test_the_worker_gets_what_is_left_of_the_time_in_queues() -> None:
     async def test() -> None:
-        plain = request(timeout_seconds=5.0)
+        plain = request(timeout_seconds=500.0)
         assert Deadline(plain, None).request() is plain
-        deadline = Deadline(request(queue_seconds=5.0, priority=3), 9.0)
+        deadline = Deadline(request(queue_seconds=500.0, priority=3), 900.0)
         await asyncio.sleep(0.01)
         passed_on = deadline.request()
-        assert passed_on.queue_seconds is not None and 4.0 < passed_on.queue_seconds < 4.995
+        assert passed_on.queue_seconds is not None and 400.0 < passed_on.queue_seconds < 499.995
         assert (passed_on.id, passed_on.priority) == ("r", 3)
         assert Deadline(request(), 0.0).request().queue_seconds == 0.001, "it is measured in the worker, from now on"
 

@@ -11,7 +11,7 @@ import pytest
 
 from shimmy.core import ipc
 from shimmy.core.events import Event
-from shimmy.core.request import Text
+from shimmy.core.request import Sampling, Text
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
 from shimmy.pool.admission import Admission
@@ -23,6 +23,7 @@ from tests.program import DEMO
 
 pytestmark = pytest.mark.model
 
+GREEDY = Sampling(temperature=0)
 STREAMS = 8
 OPTIONS = ipc.EngineOptions(context_length=2048, num_sequences=STREAMS)
 
@@ -99,7 +100,9 @@ def test_two_workers_share_the_requests_and_one_of_them_answers_alone(tmp_path: 
         inference = Inference(catalog, Placement(OPTIONS, num_workers=2), Admission(64))
 
         async def tell() -> list[Event]:
-            return await collect(inference, generation("Tell me a story", model="model", max_tokens=32))
+            return await collect(
+                inference, generation("Tell me a story", model="model", max_tokens=32, sampling=GREEDY)
+            )
 
         try:
             await inference.models.preload("model")

@@ -13,8 +13,8 @@ from shimmy.models.folders import Folder
 from shimmy.models.listing import Model
 from shimmy.server.accept import Acceptor
 from shimmy.server.app import App, build_app
+from shimmy.server.assembly import acceptor, with_keys
 from shimmy.server.inference import Inference
-from shimmy.server.lifecycle import acceptor, with_keys
 from shimmy.server.listen import listen
 from shimmy.server.readiness import Readiness
 from tests.fakes.pool import fake_inference
@@ -37,7 +37,7 @@ class Inside(Live):
         await self.app.finish(30)
 
     async def until_no_connections(self) -> None:
-        while self.connections.num_open:
+        while self.connections._tasks:
             await asyncio.sleep(0.005)
 
 

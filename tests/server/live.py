@@ -18,7 +18,8 @@ from tests.server.outside import serve_outside
 __all__ = ["Answer", "Client", "Inside", "Live", "chat_body", "run_inside", "run_live", "with_settings"]
 
 SETTINGS = Settings(bind="127.0.0.1:0")
-LIMIT_SECONDS = 60
+# Less than pytest waits. A process of ours may have to wait long for the processor.
+LIMIT_SECONDS = 100
 
 
 def run_live(

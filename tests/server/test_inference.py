@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from shimmy.server import keep_alive
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime, leap
 from tests.fakes.pool import (
+    LIMIT_SECONDS,
     FakeCatalog,
     answer,
     children,
@@ -250,11 +252,33 @@ def test_who_waits_for_a_model_too_long_is_told_and_the_model_goes_on_loading(
     run(test())
 
 
+def test_the_time_counts_that_it_takes_to_look_for_a_model() -> None:
+    """A folder on a network may be slow to say what is in it."""
+    silent = threading.Event()
+
+    class SlowCatalog(FakeCatalog):
+        def refresh(self) -> list[Change]:
+            if self.num_refreshes >= 0:
+                silent.wait(LIMIT_SECONDS)
+            return super().refresh()
+
+    async def test() -> None:
+        async with fake_inference(catalog=SlowCatalog()) as inference:
+            try:
+                with pytest.raises(QueueTimeout):
+                    await answer(inference, "hello", queue_seconds=0.01)
+                assert inference.num_active == 0
+            finally:
+                silent.set()
+
+    run(test())
+
+
 def test_the_worker_is_told_what_is_left_of_the_time_in_queues() -> None:
     async def test() -> None:
-        async with fake_inference(queue_seconds=50.0) as inference:
-            asked = json.loads(await answer(inference, "!request", queue_seconds=80.0))
-            assert 40.0 < asked["queue_seconds"] < 50.0
+        async with fake_inference(queue_seconds=500.0) as inference:
+            asked = json.loads(await answer(inference, "!request", queue_seconds=800.0))
+            assert 400.0 < asked["queue_seconds"] < 500.0
 
     run(test())
 

@@ -24,14 +24,16 @@ def test_port_0_is_any_free_one() -> None:
         close(listener)
 
 
-def test_auto_takes_the_next_free_port() -> None:
+def test_auto_takes_a_free_port() -> None:
     first = listen(Settings(bind="auto"))
     try:
         second = listen(Settings(bind="auto"))
         close(second)
     finally:
         close(first)
-    assert DEFAULT_PORT <= first.port < second.port <= LAST_AUTO_PORT
+    # The second is not always the higher one: another program may just have left a port below the first.
+    assert first.port != second.port
+    assert all(DEFAULT_PORT <= each.port <= LAST_AUTO_PORT for each in (first, second))
 
 
 def test_a_port_in_use_is_not_shared() -> None:

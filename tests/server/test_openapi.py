@@ -3,16 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from shimmy.core.errors import ShimmyError
 from shimmy.server.app import build_app
 from tests.server.live import SETTINGS, Live, run_live
 
+ROOT = Path(__file__).parents[2]
 METHODS = {"get", "put", "post", "delete"}
 
 
@@ -40,6 +42,19 @@ def test_every_route_is_in_it_with_its_methods_and_a_summary() -> None:
         assert set(described["paths"][path]) == methods
         assert all(described["paths"][path][method]["summary"] for method in methods), path
     assert len(described["paths"]) == len({route.path for route in routes})
+
+
+def test_every_route_that_the_pages_name_is_served() -> None:
+    # A WebSocket is no route, and that properties cannot be changed is what docs/strictness.md says.
+    elsewhere = {("GET", "/ws/generate"), ("POST", "/props")}
+    routes, _ = made()
+    named: set[tuple[str, str]] = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        named |= set(re.findall(r"\b(GET|POST|DELETE) (/[\w/{}-]*(?:\.\w+)?)", page.read_text()))
+    assert named >= elsewhere
+    for method, path in named - elsewhere:
+        asked = {"type": "http", "method": method, "path": re.sub(r"\{\w+\}", "x", path), "headers": []}
+        assert any(route.matches(asked)[0] is Match.FULL for route in routes), f"{method} {path}"
 
 
 def test_it_is_valid() -> None:

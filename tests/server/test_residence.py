@@ -11,7 +11,7 @@ import pytest
 from shimmy.core.keys import INFER, ApiKey
 from tests.fakes.pool import fake_model, scripted_model
 from tests.program import inside
-from tests.server.live import Inside, Live, chat_body, run_inside, run_live, with_settings
+from tests.server.live import LIMIT_SECONDS, Inside, Live, chat_body, run_inside, run_live, with_settings
 
 pytestmark = pytest.mark.program
 
@@ -46,6 +46,11 @@ async def seconds_left(server: Live) -> float:
     return timegm(time.strptime(model["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.time()
 
 
+async def leaves_in(server: Live, seconds: int) -> bool:
+    """As of a moment ago, which may be longer ago where others want the processor."""
+    return seconds - LIMIT_SECONDS < await seconds_left(server) <= seconds
+
+
 async def pid_of(server: Live, model: str) -> str:
     content: str = (await server.chat("!pid", model=model)).json()["choices"][0]["message"]["content"]
     return content
@@ -61,10 +66,10 @@ def test_a_header_says_how_long_the_model_stays(path: str, body: dict[str, Any])
     async def test(server: Live) -> None:
         answer = await server.ask("POST", path, body, x_shimmy_keep_alive="10m")
         assert answer.status == 200, answer.body
-        assert 590 < await seconds_left(server) <= 600
+        assert await leaves_in(server, 600)
         # The next request says nothing, and what was said holds on; the header is no longer heard.
         assert (await server.ask("POST", path, body)).status == 200
-        assert 590 < await seconds_left(server) <= 600
+        assert await leaves_in(server, 600)
         assert (await server.ask("POST", path, body, x_shimmy_keep_alive="-1")).status == 200
         assert await seconds_left(server) > 1e9
         assert (await server.ask("POST", path, body, x_shimmy_keep_alive="0")).status == 200
@@ -79,9 +84,9 @@ def test_a_header_says_how_long_the_model_stays(path: str, body: dict[str, Any])
 def test_a_field_of_ollama_s_says_it_too_and_counts_more(path: str, body: dict[str, Any]) -> None:
     async def test(server: Live) -> None:
         await server.ask("POST", path, body | {"keep_alive": "1h30m"}, x_shimmy_keep_alive="5")
-        assert 5390 < await seconds_left(server) <= 5400
+        assert await leaves_in(server, 5400)
         await server.ask("POST", path, body | {"keep_alive": 300})
-        assert 290 < await seconds_left(server) <= 300
+        assert await leaves_in(server, 300)
         await server.ask("POST", path, body | {"keep_alive": 0})
         await until_unloaded(server)
 
@@ -107,7 +112,7 @@ def test_loading_says_how_long_and_who_leaves_first() -> None:
     async def test(server: Live) -> None:
         body = {"keep_alive": "1h", "priority": "low", "pinned": False}
         assert (await server.ask("POST", "/api/models/echo/load", body)).status == 200
-        assert 3590 < await seconds_left(server) <= 3600
+        assert await leaves_in(server, 3600)
         assert (await server.ask("POST", "/api/models/echo/load", {"pinned": True})).status == 200
         assert await seconds_left(server) > 1e9
         for wrong in ({"priority": "urgent"}, {"keep_alive": "soon"}, {"pinned": 1}):

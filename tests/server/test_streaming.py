@@ -52,7 +52,7 @@ def encode(error: ShimmyError) -> bytes:
 
 def run(test: Callable[[Wire], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await test(Wire())
 
     asyncio.run(main())

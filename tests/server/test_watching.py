@@ -49,7 +49,8 @@ def ask(running: Program, name: str) -> int:
         with urllib.request.urlopen(f"{running.url}/v1/completions", body, timeout=LIMIT_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 @pytest.mark.program
@@ -88,7 +89,7 @@ def test_the_loop_turns_while_a_large_folder_is_scanned(tmp_path: Path) -> None:
                 num_turns += 1
                 await asyncio.sleep(0.001)
             # If the loop did it itself, it would turn once before and once after.
-            assert num_turns > 20
+            assert num_turns > 5
 
     run(test())
     assert len(catalog.models()) == NUM_FILES

@@ -36,7 +36,9 @@ MOST_TIMES = 250
 EVERYTHING = {"blob", "partial", "manifest"}
 
 
+# It takes half a minute where nobody else wants the processor.
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_killed_at_random_moments(hub: Hub, store: Store, tmp_path: Path) -> None:
     shards = {f"tiny-Q4_0-{number:05}-of-00002.gguf": noise(300_000, number) for number in (1, 2)}
     hub.repositories["org/tiny"] = shards

@@ -61,7 +61,7 @@ def test_the_order() -> None:
     order = [*PRIORITY, "Q6_K", "F16"]
     for at in range(len(order)):
         paths = [f"m-{each}.gguf" for each in order[at:]]
-        random.shuffle(paths)
+        random.Random(at).shuffle(paths)
         assert preferred(found(*paths)).quantization == order[at]
     assert PRIORITY[:4] == ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q5_K_S") and "BF16" in FLOATS
 

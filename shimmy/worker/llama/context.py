@@ -8,7 +8,7 @@ import array
 import ctypes as c
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shimmy.core.errors import ModelFailed, ShimmyError
 from shimmy.worker.adapters import AdapterSet
@@ -116,19 +116,7 @@ class Context:
         self._scratch = num_sequences
         has_holders = not model.reuse.whole and num_sequences + 1 < max_ids
         self.holders = range(num_sequences + 1, max_ids if has_holders else 0)
-        parameters = self._library.llama_context_default_params()
-        parameters.n_ctx = context_length
-        parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
-        parameters.n_seq_max = num_sequences + has_holders
-        parameters.n_threads = parameters.n_threads_batch = num_threads
-        parameters.kv_unified = True
-        # All layers get as many cells, so that those that see a window have room for what is kept as well.
-        parameters.swa_full = True
-        parameters.no_perf = True
-        if settings is not None:
-            from shimmy.worker.llama.tuning import tune_context
-
-            tune_context(parameters, settings)
+        parameters = _parameters(context_length, num_sequences + has_holders, num_threads, settings)
         backend.last_error("")
         with zeroing.on_demand() as lazy_bytes:
             self._handle = self._library.llama_init_from_model(model.handle, parameters)
@@ -254,6 +242,24 @@ class Context:
     def set_num_threads(self, count: int) -> None:
         """Legal between decodes."""
         self._library.llama_set_n_threads(self._handle, count, count)
+
+
+def _parameters(context_length: int, num_ids: int, num_threads: int, settings: "EngineSettings | None") -> Any:
+    """llama.h, struct llama_context_params."""
+    parameters = llama().llama_context_default_params()
+    parameters.n_ctx = context_length
+    parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
+    parameters.n_seq_max = num_ids
+    parameters.n_threads = parameters.n_threads_batch = num_threads
+    parameters.kv_unified = True
+    # All layers get as many cells, so that those that see a window have room for what is kept as well.
+    parameters.swa_full = True
+    parameters.no_perf = True
+    if settings is not None:
+        from shimmy.worker.llama.tuning import tune_context
+
+        tune_context(parameters, settings)
+    return parameters
 
 
 # Bytes that C fills: a buffer of ctypes would have to be copied once more.

@@ -10,8 +10,9 @@ from shimmy.core.engine_settings import EngineSettings
 from shimmy.core.errors import ModelFailed
 from shimmy.core.ipc import AbsentBackend, Device, Devices, LoadedBackend
 from shimmy.hardware.backends import GPU_BACKENDS, folders
+from shimmy.hardware.libraries import backend_file
 from shimmy.worker.llama import backend, optional
-from shimmy.worker.llama.libllama import backend_file, ggml, llama
+from shimmy.worker.llama.libllama import ggml, llama
 from shimmy.worker.llama.model import ON_THE_CPU, Offload
 
 # ggml-backend.h, ggml_backend_dev_type

@@ -53,7 +53,6 @@ class GuidedDraw:
         self._row = (0, 0)
         self._is_drawing_again = False
         self._error: Exception | None = None
-        self.num_refused = 0
 
     def sample(self, context: int, row: int) -> int:
         """The next token. Raises what the guide raises."""
@@ -75,7 +74,6 @@ class GuidedDraw:
         try:
             drawn = c.c_int32.from_address(left.data + ENTRY_BYTES * left.selected).value
             if not self._guide.take(drawn):
-                self.num_refused += 1
                 drawn = self._draw_again(left)
                 c.c_int32.from_address(left.data).value = drawn
                 left.selected = 0

@@ -12,14 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from shimmy.hardware.libraries import linked_file
 from shimmy.worker.llama import abi
 
 # Where a checkout has them (build/native.py). The frozen program carries them: payload.py.
 FOLDER = Path(__file__).resolve().parents[2] / "native"
-# What CMake makes of the names of its targets; Linux and the others like it are the default.
-_LINKED = {"darwin": "lib{}.0.dylib", "win32": "{}.dll"}
-_BACKEND = {"win32": "ggml-{}.dll"}
-_MARKS = {"darwin": (".so", ".dylib"), "win32": (".dll",)}
 
 _LONG_CALLS = {
     "llama_model_load_from_file",
@@ -55,22 +52,6 @@ _GGML_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 _LLAMA_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_attach_threadpool": (None, (c.c_void_p, c.c_void_p, c.c_void_p)),
 }
-
-
-def linked_file(target: str) -> str:
-    """The file of a library that others are linked to: of "llama" libllama.so.0. By any other name it would be loaded a
-    second time."""
-    return _LINKED.get(sys.platform, "lib{}.so.0").format(target)
-
-
-def backend_file(backend: str) -> str:
-    """The file of a backend of ggml, as ggml-backend-reg.cpp has it too: of "rpc" libggml-rpc.so, on macOS as well."""
-    return _BACKEND.get(sys.platform, "libggml-{}.so").format(backend)
-
-
-def is_library(file: str) -> bool:
-    """Whether a file has a name that a library could be found by."""
-    return any(mark in file for mark in _MARKS.get(sys.platform, (".so",)))
 
 
 def names() -> list[str]:

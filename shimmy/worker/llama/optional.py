@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from shimmy.hardware.backends import GPU_BACKENDS, folders
+from shimmy.hardware.libraries import backend_file, is_library
 from shimmy.worker.llama import libllama
 from shimmy.worker.llama.backend import last_error
-from shimmy.worker.llama.libllama import backend_file, is_library, load_backend
+from shimmy.worker.llama.libllama import load_backend
 from shimmy.worker.llama.trust import exposure
 
 # "rpc" brings no GPU by itself: it needs to be told of a server.

@@ -262,13 +262,13 @@ def test_what_could_not_be_read_is_content_with_a_warning() -> None:
 def test_a_worker_that_dies_within_a_call_ends_the_stream_with_an_error() -> None:
     async def test(server: Live) -> None:
         def in_thread() -> None:
-            client = OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
-            body: Any = chat_body("!crash-call", tools=[TOOL], stream=True)
-            with pytest.raises(APIError) as caught:
-                for chunk in client.chat.completions.create(**body):
-                    assert chunk.choices[0].finish_reason is None
-            assert caught.value.code == "worker_lost"
-            assert signal.SIGKILL.name in str(caught.value)
+            with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+                body: Any = chat_body("!crash-call", tools=[TOOL], stream=True)
+                with pytest.raises(APIError) as caught:
+                    for chunk in client.chat.completions.create(**body):
+                        assert chunk.choices[0].finish_reason is None
+                assert caught.value.code == "worker_lost"
+                assert signal.SIGKILL.name in str(caught.value)
 
         await asyncio.to_thread(in_thread)
 
@@ -278,19 +278,19 @@ def test_a_worker_that_dies_within_a_call_ends_the_stream_with_an_error() -> Non
 def test_the_sdk_puts_calls_together() -> None:
     async def test(server: Live) -> None:
         def in_thread() -> None:
-            client = OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
-            fields: Any = {"model": "echo", "messages": [{"role": "user", "content": CALLS}], "tools": [TOOL]}
-            whole = client.chat.completions.create(**fields).choices[0].message
-            with client.chat.completions.stream(**fields) as stream:
-                for _ in stream:
-                    pass
-                streamed = stream.get_final_completion().choices[0].message
-            assert whole.tool_calls and streamed.tool_calls
-            for each in (whole.tool_calls, streamed.tool_calls):
-                assert [(call.id, call.function.arguments) for call in each if call.type == "function"] == [
-                    ("id0", ARGUMENTS),
-                    ("id1", ARGUMENTS),
-                ]
+            with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+                fields: Any = {"model": "echo", "messages": [{"role": "user", "content": CALLS}], "tools": [TOOL]}
+                whole = client.chat.completions.create(**fields).choices[0].message
+                with client.chat.completions.stream(**fields) as stream:
+                    for _ in stream:
+                        pass
+                    streamed = stream.get_final_completion().choices[0].message
+                assert whole.tool_calls and streamed.tool_calls
+                for each in (whole.tool_calls, streamed.tool_calls):
+                    assert [(call.id, call.function.arguments) for call in each if call.type == "function"] == [
+                        ("id0", ARGUMENTS),
+                        ("id1", ARGUMENTS),
+                    ]
 
         await asyncio.to_thread(in_thread)
 

@@ -16,7 +16,7 @@ from tests.worker.constraints.byte_model import ByteModel
 
 COMPILER = Compiler(ByteModel())
 # Many times what they take, for a machine that does something else meanwhile; without limits they take minutes.
-HOSTILE_SECONDS = 30
+HOSTILE_SECONDS = 90
 
 
 def compiled(kind: ConstraintKind, text: str, compiler: Compiler = COMPILER) -> Compiled:

@@ -67,7 +67,7 @@ def store(folder: Path, *numbers: int, key: bytes | None = None, identity: bytes
     tier = tier_in(folder, identity=identity, key=key)
     for number in numbers:
         assert offer(tier, prefix(number))
-    tier.close(10.0)
+    tier.close(60.0)
 
 
 def files(folder: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def use_for(folder: Path, seconds: float, seed: int) -> int:
             found += 1
         else:
             sys.exit("a wrong state")
-    tier.close(10.0)
+    tier.close(60.0)
     return found
 
 
@@ -123,7 +123,7 @@ def fill_file_system(folder: Path, times: int) -> str:
     tier = tier_in(folder, 1 << 30)
     for number in range(times):
         offer(tier, prefix(number), size=100_000)
-    tier.close(10.0)
+    tier.close(60.0)
     found = [number for number in range(times) if fetch(tier, prefix(number))]
     return f"{len(found)} {len(os.listdir(folder))}"
 

@@ -64,7 +64,7 @@ def test_what_one_server_stores_another_one_finds(folder: Path) -> None:
         assert offer(one, prefix(number))
         until(partial(fetch, other, prefix(number)))
         assert fetch(other, prefix(number)) == state_after(prefix(number))
-    one.close(10.0)
+    one.close(60.0)
 
 
 def test_a_prompt_is_found_in_what_was_answered_to_it(folder: Path) -> None:
@@ -133,7 +133,7 @@ def test_where_prompts_part(folder: Path) -> None:
 def test_a_long_state_is_not_read_for_a_short_prompt(folder: Path) -> None:
     tier = tier_in(folder)
     offer(tier, prefix(1, MIN_TOKENS * MAX_READ_PER_GAIN + 1))
-    tier.close(10.0)
+    tier.close(60.0)
     assert tier.match(prefix(1, MIN_TOKENS + 1), "") is None
     assert tier.match(prefix(1, MIN_TOKENS + 2), "")
 
@@ -147,7 +147,7 @@ def test_a_state_replaces_those_that_it_is_as_good_as(folder: Path) -> None:
             assert offer(tier, prefix(1, length))
             until((folder / Scope(b"model", b"", None).name(prefix(1, length))).exists)
         offer(tier, prefix(2))
-        tier.close(10.0)
+        tier.close(60.0)
         lengths = [hit.stored for length in range(101, 202) if (hit := tier.match(prefix(1, length), ""))]
         assert sorted(set(lengths)) == kept
         assert fetch(tier, prefix(2))
@@ -160,7 +160,7 @@ def test_what_does_not_belong_together_does_not_meet(folder: Path) -> None:
         assert tier.match(tokens + tokens, namespace) is None
         assert tier.wants(tokens, namespace, 10)
         tier.offer(tokens, namespace, b"state %d" % number)
-    tier.close(10.0)
+    tier.close(60.0)
     for number, namespace in enumerate(spaces):
         assert fetch(tier, tokens, namespace) == b"state %d" % number
     assert fetch(tier_in(folder, identity=b"another model or build"), tokens) is None
@@ -186,7 +186,7 @@ def test_a_forgotten_key_is_not_taken_for_none(folder: Path, monkeypatch: pytest
     assert not tier.wants(prefix(2), namespace, 1000)
     tier.offer(prefix(2), namespace, b"state")
     assert tier.match(prefix(1, 101), namespace) is None
-    tier.close(10.0)
+    tier.close(60.0)
     assert len(files(folder)) == 1
     assert fetch(tier, prefix(1), tier.unlock("", KEY)) == state_after(prefix(1))
 
@@ -213,7 +213,7 @@ def test_what_is_not_worthwhile_is_not_kept(folder: Path) -> None:
     assert tier.wants(prefix(1), "", BUDGET - 1000)
     tier.offer(prefix(1), "", bytes(BUDGET))
     tier.offer(prefix(1), "", b"")
-    tier.close(10.0)
+    tier.close(60.0)
     assert not folder.exists()
 
 
@@ -224,7 +224,7 @@ def test_what_is_there_is_not_wanted_again(folder: Path) -> None:
     assert not offer(tier, prefix(1, 90)), "it is part of what is there"
     assert offer(tier, prefix(2))
     assert not offer(tier, prefix(2)), "it is there, or about to be"
-    tier.close(10.0)
+    tier.close(60.0)
 
 
 def test_what_saves_hardly_more_is_not_stored(folder: Path) -> None:
@@ -233,7 +233,7 @@ def test_what_saves_hardly_more_is_not_stored(folder: Path) -> None:
     for num_more, wanted in ((60, False), (70, True)):
         tokens = prefix(1, 1000) + prefix(2, num_more)
         assert tier.wants(tokens, "", 1000) is wanted, "it waits"
-    tier.close(10.0)
+    tier.close(60.0)
     tier = tier_in(folder)
     for num_more, wanted in ((60, False), (70, True)):
         tokens = prefix(1, 900) + prefix(2, 100 + num_more)
@@ -247,7 +247,7 @@ def test_where_a_state_fits_only_its_end_each_is_stored(folder: Path) -> None:
     tier.offer(prefix(1, 1000), "", b"state")
     assert tier.wants(prefix(1, 900), "", 1000)
     assert not tier.wants(prefix(1, 1010), "", 1000)
-    tier.close(10.0)
+    tier.close(60.0)
 
 
 def test_a_state_replaces_those_that_wait_before_it(folder: Path, slow_disk: threading.Event) -> None:
@@ -255,7 +255,7 @@ def test_a_state_replaces_those_that_wait_before_it(folder: Path, slow_disk: thr
     for length in (100, 200, 300):
         assert offer(tier, prefix(1, length))
     slow_disk.set()
-    tier.close(10.0)
+    tier.close(60.0)
     assert [path.name for path in files(folder)] == [Scope(b"model", b"", None).name(prefix(1, 300))]
 
 
@@ -264,16 +264,16 @@ def test_the_least_recently_used_goes_first(folder: Path) -> None:
     tier = tier_in(folder, 3 * size)
     for number in (1, 2, 3):
         offer(tier, prefix(number))
-    tier.close(10.0)
+    tier.close(60.0)
     tier = tier_in(folder, 3 * size)
     assert fetch(tier, prefix(1)), "a use"
     assert not tier.wants(prefix(2), "", 20_000), "counts as a use, too"
     offer(tier, prefix(4))
-    tier.close(10.0)
+    tier.close(60.0)
     assert [number for number in (1, 2, 3, 4) if fetch(tier, prefix(number))] == [1, 2, 4]
     other = tier_in(folder, 2 * size, b"another model")
     offer(other, prefix(5))
-    other.close(10.0)
+    other.close(60.0)
     assert [number for number in (1, 2, 4) if fetch(tier, prefix(number))] == [4], "the budget is for all models"
     assert fetch(other, prefix(5))
 
@@ -294,7 +294,7 @@ def test_a_slow_disk_does_not_hold_up_the_step_thread(
     tier.close(0.0)
     assert not list(folder.glob("*.kv")), "nothing has waited for the disk"
     slow_disk.set()
-    tier.close(10.0)
+    tier.close(60.0)
     assert [number for number in range(5) if fetch(tier, prefix(number))] == [0, 1]
 
 
@@ -305,7 +305,7 @@ def test_a_state_larger_than_the_queue_is_taken_when_nothing_waits(
     tier = tier_in(folder)
     assert [offer(tier, prefix(number)) for number in range(2)] == [True, False]
     slow_disk.set()
-    tier.close(10.0)
+    tier.close(60.0)
     assert fetch(tier, prefix(0))
 
 
@@ -317,4 +317,4 @@ def test_what_is_written_is_let_go_of(folder: Path) -> None:
     tier.offer(prefix(1), "", state)
     until(lambda: sys.getrefcount(state) == before)
     assert fetch(tier, prefix(1)) == state
-    tier.close(10.0)
+    tier.close(60.0)

@@ -29,7 +29,7 @@ def test_a_damaged_entry_is_a_miss_and_goes(folder: Path, key: bytes | None, cap
     assert len(caplog.records) == 1
     assert fetch(tier, prefix(2)) == state_after(prefix(2))
     until(lambda: offer(tier, prefix(1)))
-    tier.close(10.0)
+    tier.close(60.0)
     until(lambda: fetch(tier, prefix(1)) == state_after(prefix(1)))
 
 
@@ -37,7 +37,7 @@ def test_a_damaged_entry_is_a_miss_and_goes(folder: Path, key: bytes | None, cap
 def test_a_change_anywhere_is_a_miss(folder: Path, key: bytes | None) -> None:
     tier = tier_in(folder, key=key)
     tier.offer(prefix(1, MIN_TOKENS), "", b"a state")
-    tier.close(10.0)
+    tier.close(60.0)
     [path] = files(folder)
     content = path.read_bytes()
     assert fetch(tier, prefix(1, MIN_TOKENS)) == b"a state"
@@ -64,7 +64,7 @@ def test_a_removed_folder_comes_back(folder: Path, caplog: pytest.LogCaptureFixt
         shutil.rmtree(folder.parent)
         assert hit and tier.fetch(hit) is None
         assert tier.match(prefix(number, 101), "") is None
-    tier.close(10.0)
+    tier.close(60.0)
     assert caplog.records == []
 
 
@@ -78,7 +78,7 @@ def test_a_folder_that_is_removed_during_a_write(folder: Path, monkeypatch: pyte
 
     monkeypatch.setattr("os.fsync", remove_once)
     assert offer(tier, prefix(1))
-    tier.close(10.0)
+    tier.close(60.0)
     assert fetch(tier, prefix(1)) == state_after(prefix(1))
 
 
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_is_a_miss_with_one_line(tmp_path: Path, caplog:
     for number in range(3):
         assert fetch(tier, prefix(number)) is None
         assert offer(tier, prefix(number))
-    tier.close(10.0)
+    tier.close(60.0)
     assert [record.message for record in caplog.records] == [
         f"states cannot be kept in {tmp_path}/file/prefixes as they should: Not a directory"
     ]
@@ -103,7 +103,7 @@ def test_a_folder_of_another_user_is_a_miss_with_one_line(
     for number in (1, 2, 3):
         assert fetch(tier, prefix(number)) is None
         offer(tier, prefix(number))
-    tier.close(10.0)
+    tier.close(60.0)
     assert len(files(folder)) == 1
     assert [record.message.partition(": ")[2] for record in caplog.records] == ["belongs to another user"]
 
@@ -117,7 +117,7 @@ def test_a_full_disk_is_a_miss_with_one_line(folder: Path, caplog: pytest.LogCap
     try:
         for number in (2, 3):
             assert offer(tier, prefix(number), size=2_000_000)
-        tier.close(10.0)
+        tier.close(60.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert fetch(tier, prefix(1)) == state_after(prefix(1))

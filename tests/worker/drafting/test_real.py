@@ -17,13 +17,14 @@ from shimmy.core.errors import ModelInvalid, RequestError
 from shimmy.core.ipc import Abort, EngineOptions, Resume
 from shimmy.core.request import Constraint, Sampling, Speculative, Text, Tokens
 from shimmy.worker.drafting.drafts import Drafting
+from shimmy.worker.drafting.model import ModelDrafter
 from shimmy.worker.engine import Engine
 from shimmy.worker.llama.likeliest import Likeliest
 from shimmy.worker.loading import load_engine
 from shimmy.worker.sequence import Sequence
 from tests.worker import plain_loop, tiny_models
 from tests.worker.conftest import DEMO
-from tests.worker.drafting.fakes import FreeRows
+from tests.worker.drafting.fakes import FreeRows, SteadyRows
 from tests.worker.test_engine import GREEDY, Session
 from tests.worker.test_loop import COMMANDS
 from tests.worker.test_reuse import load_tiny, plain_tokens, workload
@@ -113,8 +114,17 @@ def test_a_draft_model_that_is_the_model_itself_is_nearly_always_right(engine: E
     assert sum(usage.accepted_tokens for usage in usages) > 0.95 * sum(usage.drafted_tokens for usage in usages)
 
 
-def test_a_draft_model_that_costs_as_much_as_the_model_is_hardly_ever_asked(drafted: Engine) -> None:
+def test_a_draft_model_that_costs_as_much_as_the_model_is_hardly_ever_asked(
+    drafted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = SteadyRows()
+
+    def learn(drafter: ModelDrafter, seconds: float) -> None:
+        drafter.token_seconds = costs.seconds(1)
+
+    monkeypatch.setattr(ModelDrafter, "_learn_cost", learn)
     session = Session(drafted)
+    session.loop._scheduler._drafting._costs = costs
     session.submit("a", EDIT, max_tokens=60, sampling=GREEDY)
     session.run()
     assert session.finished("a").usage.drafted_tokens < 20

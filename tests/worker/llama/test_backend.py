@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shimmy.hardware import cpu
+from shimmy.hardware.libraries import backend_file, linked_file
 from shimmy.worker.llama import backend
-from shimmy.worker.llama.libllama import backend_file, linked_file
 
 SYSTEMS = ["linux", "darwin", "win32"]
 # What each says of itself on the machine at hand.

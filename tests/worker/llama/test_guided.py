@@ -165,7 +165,9 @@ FIELDS = st.fixed_dictionaries({}, optional=SAMPLINGS)
 # Those whose chain keeps the likeliest tokens.
 KEEPING = st.fixed_dictionaries(
     {"top_k": st.sampled_from([1, 3, 20])},
-    optional={name: SAMPLINGS[name] for name in SAMPLINGS.keys() - {"top_k", "top_n_sigma", "mirostat", "samplers"}},
+    optional={
+        name: SAMPLINGS[name] for name in sorted(SAMPLINGS.keys() - {"top_k", "top_n_sigma", "mirostat", "samplers"})
+    },
 )
 SEEDS = st.integers(0, 2**32)
 

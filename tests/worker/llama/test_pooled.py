@@ -6,8 +6,9 @@ import ctypes
 import pytest
 
 from shimmy.core.request import Pooling
+from shimmy.hardware.libraries import linked_file
 from shimmy.worker.encoder import EncoderEngine
-from shimmy.worker.llama.libllama import find, linked_file
+from shimmy.worker.llama.libllama import find
 from shimmy.worker.llama.pooled import PooledContext
 
 pytestmark = pytest.mark.model

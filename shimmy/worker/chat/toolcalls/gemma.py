@@ -1,16 +1,13 @@
 """Gemma 4 and FunctionGemma: `call:name{key:value}` with strings between marks of their own."""
 
-import re
-
 from shimmy.core.request import Tool
 from shimmy.worker.chat.toolcalls.argument_types import types_of
 from shimmy.worker.chat.toolcalls.dialect import Dialect
-from shimmy.worker.chat.toolcalls.json_scanner import MAX_DEPTH, MAX_SCALAR_CHARS, as_json, quoted
+from shimmy.worker.chat.toolcalls.json_scanner import MAX_DEPTH, quoted
 from shimmy.worker.chat.toolcalls.lark import FREE_NAME, MAX_FREE, Lark, arguments_of, free_arguments
+from shimmy.worker.chat.toolcalls.python_values import read_unquoted
 from shimmy.worker.chat.toolcalls.reading import Malformed, Reading, Steps
 from shimmy.worker.chat.toolcalls.tagged import plain_value
-
-_SCALAR = re.compile(r"[-+.\w]*")
 
 
 class Gemma(Dialect, frozen=True, kw_only=True):
@@ -75,13 +72,7 @@ class Gemma(Dialect, frozen=True, kw_only=True):
         if (yield from reading.next_is("[")):
             yield from self._read_items(reading, depth)
             return
-        word = yield from reading.matching(_SCALAR, MAX_SCALAR_CHARS)
-        if (yield from reading.peek()) == "":
-            yield from reading.more()
-        value = as_json(word)
-        if value is None:
-            raise Malformed("a value in a call is neither in quotes nor a number")
-        reading.arguments(value)
+        reading.arguments((yield from read_unquoted(reading)))
 
     def _read_string(self, reading: Reading) -> Steps[bool]:
         if (yield from reading.peek()) == '"':

@@ -26,13 +26,18 @@ def read_value(reading: Reading, write: Write, depth: int = 0) -> Steps[None]:
     elif first == "{":
         yield from _read_items(reading, write, "}", depth)
     else:
-        word = yield from reading.matching(_SCALAR, MAX_SCALAR_CHARS)
-        if (yield from reading.peek()) == "":
-            yield from reading.more()
-        value = as_json(word)
-        if value is None:
-            raise Malformed("a value in a call is neither in quotes nor a number")
-        write(value)
+        write((yield from read_unquoted(reading)))
+
+
+def read_unquoted(reading: Reading) -> Steps[str]:
+    """A number, or a name for a value, as JSON."""
+    word = yield from reading.matching(_SCALAR, MAX_SCALAR_CHARS)
+    if (yield from reading.peek()) == "":
+        yield from reading.more()
+    value = as_json(word)
+    if value is None:
+        raise Malformed("a value in a call is neither in quotes nor a number")
+    return value
 
 
 def _read_items(reading: Reading, write: Write, close: str, depth: int) -> Steps[None]:

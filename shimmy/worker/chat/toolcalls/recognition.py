@@ -64,12 +64,6 @@ def recognise(template: str | None) -> Dialect:
     return _imported(next((name for signs, name in _SIGNS if all(sign in template for sign in signs)), _DESCRIBED))
 
 
-def every_dialect() -> list[Dialect]:
-    """Each one once."""
-    dialects = [_imported(name) for name in dict.fromkeys(name for _, name in _SIGNS)]
-    return [*dialects, _hunyuan(":opensource")]
-
-
 def _imported(name: str) -> Dialect:
     module, _, attribute = name.partition(".")
     found: Dialect = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)

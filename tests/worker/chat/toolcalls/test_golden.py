@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from shimmy.worker.chat.parts import CallArguments, CallBegin, Content, Doubt, Part, Thought
-from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from tests.worker.chat.toolcalls.answers import answer, read
+from tests.worker.chat.toolcalls.dialects import every_dialect
 
 FOLDER = Path(__file__).parent / "golden"
 KINDS = (Content, Thought, CallBegin, CallArguments, Doubt)

@@ -12,7 +12,6 @@ from shimmy.core.request import Tool, ToolChoice
 from shimmy.worker.chat.parts import Content
 from shimmy.worker.chat.plan import Calls, Plan
 from shimmy.worker.chat.toolcalls import Dialect
-from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from shimmy.worker.constraints.compile import Compiler
 from shimmy.worker.constraints.gate import Gate, Terms
 from shimmy.worker.constraints.libllguidance import llguidance
@@ -20,6 +19,7 @@ from shimmy.worker.constraints.matcher import ALLOWED, Compiled
 from shimmy.worker.constraints.vocabulary import tokenizer
 from shimmy.worker.reply import Reply
 from tests.worker.chat.toolcalls.answers import INTEGER, STRING, TOOLS, Answer, answer, pieces, read, tool
+from tests.worker.chat.toolcalls.dialects import every_dialect
 
 DIALECTS = every_dialect()
 EACH = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)

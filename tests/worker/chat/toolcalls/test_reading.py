@@ -13,8 +13,8 @@ from shimmy.worker.chat.parts import Content
 from shimmy.worker.chat.toolcalls import Dialect
 from shimmy.worker.chat.toolcalls import reading as module
 from shimmy.worker.chat.toolcalls.reading import Reading
-from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from tests.worker.chat.toolcalls.answers import TOOLS, answer, pieces, read
+from tests.worker.chat.toolcalls.dialects import every_dialect
 
 DIALECTS = every_dialect()
 EACH = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)

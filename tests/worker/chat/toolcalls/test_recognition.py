@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from shimmy.worker.chat.toolcalls import recognise
-from shimmy.worker.chat.toolcalls.recognition import every_dialect
 from tests.worker.chat.templates import NAMES, text_of
+from tests.worker.chat.toolcalls.dialects import every_dialect
 
 DIALECTS = {
     "Apertus-8B-Instruct": "apertus",
