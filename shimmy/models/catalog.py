@@ -129,6 +129,11 @@ class Catalog:
             log.exception("that %s was %s went unheard", change.id, change.kind)
 
     @property
+    def is_scanned(self) -> bool:
+        """Whether there is a listing yet."""
+        return self._listing is not None
+
+    @property
     def is_partial(self) -> bool:
         """Whether a source did not answer, and may at any time."""
         return self._listing is not None and bool(self._listing.silent)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 2.0
 # How much longer than it took a scan is good for, so that requests spend little of the machine on scans.
 _REFRESH_SHARE = 10
+# So long a list waits for a scan, once there was one: the headers of files that just came may take minutes.
+_LIST_SECONDS = 5.0
 SETTLING_SECONDS = 2.0
 _SETTLING_PAUSE_SECONDS = 0.1
 
@@ -44,7 +46,8 @@ class Residence:
         self._placement = placement
         self._clock = clock
         self._refreshing = asyncio.Lock()
-        self._refreshed_at = float("-inf")
+        self._scans: set[asyncio.Task[None]] = set()
+        self._scan_began_at = self._refreshed_at = float("-inf")
         self._refresh_seconds = 0.0
 
     async def find(self, name: str) -> "Model":
@@ -181,14 +184,32 @@ class Residence:
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
         """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that
         took long does for longer."""
+        await asyncio.shield(self._scanning(max_age_seconds))
+
+    async def refresh_briefly(self) -> None:
+        """The same for a list: where a scan takes long, it goes on, and what was known before it is listed."""
+        scanning = self._scanning(REFRESH_SECONDS)
+        await asyncio.wait([scanning], timeout=_LIST_SECONDS if self.catalog.is_scanned else None)
+        if scanning.done():
+            await scanning
+
+    def _scanning(self, max_age_seconds: float) -> "asyncio.Task[None]":
+        """It goes on without whoever gives it up: a thread cannot be cancelled, and others would need further ones."""
+        scanning = asyncio.create_task(self._scan(max_age_seconds, self._clock()))
+        self._scans.add(scanning)
+        scanning.add_done_callback(self._scans.discard)
+        return scanning
+
+    async def _scan(self, max_age_seconds: float, asked_at: float) -> None:
         async with self._refreshing:
-            began_at = self._clock()
             if max_age_seconds:
                 max_age_seconds = max(max_age_seconds, _REFRESH_SHARE * self._refresh_seconds)
-            if began_at - self._refreshed_at >= max_age_seconds:
-                await asyncio.to_thread(self.catalog.refresh)
-                self._refreshed_at = self._clock()
-                self._refresh_seconds = self._refreshed_at - began_at
+            began_at = self._clock()
+            if self._scan_began_at > asked_at or began_at - self._refreshed_at < max_age_seconds:
+                return
+            await asyncio.to_thread(self.catalog.refresh)
+            self._scan_began_at, self._refreshed_at = began_at, self._clock()
+            self._refresh_seconds = self._refreshed_at - began_at
 
     def follow_changes(self) -> None:
         """From now on a loaded model whose file a scan finds changed is replaced, and one whose file is gone ends with

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -27,10 +28,10 @@ from shimmy.core.errors import (
 )
 from shimmy.core.events import Accepted, Event, Finished, TextDelta, Usage
 from shimmy.core.request import Chat, Embedding, Message
-from shimmy.models.listing import Change
+from shimmy.models.listing import Change, Model
 from shimmy.pool import handle as handle_module
 from shimmy.pool import suspects
-from shimmy.server import keep_alive
+from shimmy.server import keep_alive, residence
 from shimmy.server.inference import Inference
 from tests.fakes.clock import FakeTime, leap
 from tests.fakes.pool import (
@@ -515,6 +516,104 @@ def test_a_scan_that_takes_long_is_made_less_often() -> None:
             time.now += 5
             await inference.models.refresh()
             assert catalog.num_refreshes == 3
+
+    run(test())
+
+
+class HeldCatalog(FakeCatalog):
+    """Whose scans, but the first, take until `go_on` is set."""
+
+    def __init__(self, *available: Model, is_scanned: bool = True) -> None:
+        super().__init__(*available)
+        self.is_known = is_scanned
+        self.num_begun = 0
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    @property
+    def is_scanned(self) -> bool:
+        return self.is_known
+
+    def refresh(self) -> list[Change]:
+        if self.num_refreshes >= 0:
+            self.num_begun += 1
+            self.began.set()
+            self.go_on.wait(LIMIT_SECONDS)
+        return super().refresh()
+
+
+def test_a_list_does_not_wait_for_a_scan_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residence, "_LIST_SECONDS", 0.01)
+
+    async def test() -> None:
+        catalog = HeldCatalog(fake_model("echo"))
+        async with fake_inference(catalog=catalog, clock=FakeTime().clock) as inference:
+            try:
+                catalog.available.append(fake_model("later"))
+                for _ in range(3):
+                    await inference.models.refresh_briefly()
+                    assert [each.id for each in catalog.models()] == ["echo"]
+            finally:
+                catalog.go_on.set()
+            await inference.models.refresh()
+            assert [each.id for each in catalog.models()] == ["echo", "later"]
+            assert catalog.num_begun == 1
+
+    run(test())
+
+
+def test_a_list_waits_for_the_first_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residence, "_LIST_SECONDS", 0.0)
+
+    async def test() -> None:
+        catalog = HeldCatalog(is_scanned=False)
+        async with fake_inference(catalog=catalog) as inference:
+            try:
+                catalog.available.append(fake_model("echo"))
+                listing = asyncio.create_task(inference.models.refresh_briefly())
+                await asyncio.to_thread(catalog.began.wait, LIMIT_SECONDS)
+                assert not listing.done()
+            finally:
+                catalog.go_on.set()
+            await listing
+            assert [each.id for each in catalog.models()] == ["echo"]
+
+    run(test())
+
+
+def test_a_scan_that_is_given_up_holds_no_further_threads_up() -> None:
+    """There are few of them, for everything that takes long."""
+
+    async def test() -> None:
+        catalog = HeldCatalog(fake_model("echo"))
+        async with fake_inference(catalog=catalog) as inference:
+            try:
+                for _ in range(3):
+                    given_up = asyncio.create_task(inference.models.refresh(max_age_seconds=0))
+                    await asyncio.to_thread(catalog.began.wait, LIMIT_SECONDS)
+                    given_up.cancel()
+                    await asyncio.wait([given_up])
+                # It would have got its thread before this.
+                await asyncio.to_thread(lambda: None)
+                assert catalog.num_begun == 1
+            finally:
+                catalog.go_on.set()
+
+    run(test())
+
+
+def test_one_scan_is_enough_for_all_who_asked_before_it_began() -> None:
+    async def test() -> None:
+        catalog, clock = HeldCatalog(fake_model("echo")), itertools.count()
+        async with fake_inference(catalog=catalog, clock=lambda: float(next(clock))) as inference:
+            try:
+                asked = [asyncio.create_task(inference.models.refresh(max_age_seconds=0))]
+                await asyncio.to_thread(catalog.began.wait, LIMIT_SECONDS)
+                asked += [asyncio.create_task(inference.models.refresh(max_age_seconds=0)) for _ in range(5)]
+                await asyncio.sleep(0)
+            finally:
+                catalog.go_on.set()
+            await asyncio.gather(*asked)
+            assert catalog.num_begun == 2
 
     run(test())
 

@@ -25,7 +25,7 @@ class Models:
     async def list(self, request: Request) -> LongAnswer:
         """Page by page, those that answer to messages."""
         limit, query = _limit(request), request.query_params
-        await self._models.refresh()
+        await self._models.refresh_briefly()
         found = [each for each in self._models.catalog.models() if self._models.answers(each) and _is_for_chats(each)]
         if backwards := "before_id" in query:
             found.reverse()
@@ -43,7 +43,7 @@ class Models:
         return await json_list(b'{"data":[', map(_entry, page), b"]," + about[1:])
 
     async def get(self, request: Request) -> Response:
-        await self._models.refresh()
+        await self._models.refresh_briefly()
         return json_response(_entry(await self._models.find(request.path_params["id"])))
 
 

@@ -93,7 +93,7 @@ class Spindll:
     async def list(self, request: ListRequest, scope: Scope) -> Reply:
         """One message, made a few models at a time, between which everybody else has their turn: what parts of a
         message have of a list adds up."""
-        await self._inference.models.refresh()
+        await self._inference.models.refresh_briefly()
         parts, infos = list[bytes](), self._infos()
         while few := [*islice(infos, _INFOS_IN_A_ROW)]:
             parts.append(encode(ListResponse(few)))

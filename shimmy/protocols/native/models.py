@@ -36,7 +36,7 @@ class Models:
         self._models = inference.models
 
     async def list(self, request: Request) -> LongAnswer:
-        await self._models.refresh()
+        await self._models.refresh_briefly()
         return await json_list(b'{"models":[', map(_entry, self._servable()), b"]}")
 
     async def discover(self, request: Request) -> LongAnswer:

@@ -35,7 +35,7 @@ class Models:
 
     async def list(self, request: Request) -> LongAnswer:
         """Those that can be served, by each of their names."""
-        await self._models.refresh()
+        await self._models.refresh_briefly()
         entries = (
             _entry(model, name) | {"modified_at": _time(model.modified_unix)}
             for name, model in self._models.catalog.named()

@@ -51,11 +51,11 @@ class Models:
 
     async def list(self, request: Request) -> LongAnswer:
         """By each of their names. Those that cannot be served are listed too, with the reason."""
-        await self._models.refresh()
+        await self._models.refresh_briefly()
         return await json_list(b'{"object":"list","data":[', self._entries(self._models.catalog.named()), b"]}")
 
     async def get(self, request: Request) -> Response:
-        await self._models.refresh()
+        await self._models.refresh_briefly()
         found = await self._models.find(request.path_params["id"])
         return json_response(next(self._entries([(found.id, found)])))
 
