@@ -75,6 +75,8 @@ def look_again(
     if others is None:
         return None
     work = _Scan(before, {}, others)
+    # What else leads to such a file is found before it or after it.
+    written = {sighting.identity[0][:2] for sighting in others.unsettled}
     for source in dict.fromkeys(files.values()):
         question = partial(_seen_at, sorted(path for path in files if files[path] == source))
         try:
@@ -83,7 +85,7 @@ def look_again(
                 work.read_ahead(source, seen, asking)
         except NoAnswerError:
             return None
-        if seen is None:
+        if seen is None or not written.isdisjoint(map(_file_of, seen)):
             return None
         for found, sighting in seen:
             work.add(source, found, sighting)
@@ -92,6 +94,11 @@ def look_again(
         return None
     ids = {found.id_of_path[path] for found in (before, listing) for path in files if path in found.id_of_path}
     return listing, ids
+
+
+def _file_of(seen: _Seen) -> tuple[int, int] | None:
+    _, sighting = seen
+    return sighting.identity[0][:2] if sighting.identity else None
 
 
 def _seen_at(paths: list[str]) -> list[_Seen] | None:

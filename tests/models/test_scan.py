@@ -199,6 +199,24 @@ def test_a_file_that_gets_another_name_while_it_replaces_a_model_is_listed_by_th
     assert ids(made) == ["new"]
 
 
+def test_a_model_that_becomes_a_link_to_a_file_that_is_being_written_takes_a_scan(tmp_path: Path, clock: Clock) -> None:
+    sources = [Folder("x", str(tmp_path))]
+    old, new = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    os.utime(model("Old").write(old), (1000, 1000))
+    made = Catalog(sources)
+    made.refresh()
+    model("New").write(new)
+    assert made.look_again({str(new): sources[0]}) == []
+    (tmp_path / "link").symlink_to(new)
+    (tmp_path / "link").replace(old)
+    assert made.look_again({str(old): sources[0]}) is None
+    made.refresh()
+    assert [(each.reason, each.name) for each in made.skipped()] == [("the same file as a", "b")]
+    clock.passed += 1
+    made.refresh()
+    assert all((facts := made.find(name).facts) and facts.name == "New" for name in "ab")
+
+
 @pytest.mark.usefixtures("clock")
 def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     path = model().write(tmp_path / "b.gguf")
