@@ -10,7 +10,14 @@ def parameter_size(num_parameters: int) -> str:
 
 
 def binary_size(num_bytes: int) -> str:
-    """As memory is counted: 512 MiB, 1.5 GiB."""
+    """As memory is counted: 512 MiB, 1.5 GiB. Rounded up, since that much is taken."""
     if num_bytes >= 1 << 30:
-        return f"{num_bytes / (1 << 30):.1f} GiB"
+        return f"{-(-num_bytes * 10 // (1 << 30)) / 10:.1f} GiB"
     return f"{-(-num_bytes // (1 << 20))} MiB"
+
+
+def free_size(num_bytes: int) -> str:
+    """The same of what is free: rounded down, so that it never reads like as much as what did not fit."""
+    if num_bytes >= 1 << 30:
+        return f"{num_bytes * 10 // (1 << 30) / 10:.1f} GiB"
+    return f"{num_bytes // (1 << 20)} MiB"

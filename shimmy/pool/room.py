@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from shimmy.core.errors import InsufficientMemory, ShimmyError
-from shimmy.core.sizes import binary_size
+from shimmy.core.sizes import binary_size, free_size
 from shimmy.pool.supervisor import MAIN
 
 if TYPE_CHECKING:
@@ -294,8 +294,8 @@ class Room:
         is_lasting = needed > limit and place == MAIN and self._limit_bytes is not None
         why = "" if newcomer.gpu_failure is None else f"; GPUs are left out, {newcomer.gpu_failure.reason}"
         return InsufficientMemory(
-            f"model {newcomer.model.id!r} needs {binary_size(needed)} of {where}, and {binary_size(left)} of"
-            f" {binary_size(limit)} are free: {self._remedies(place, alone=needed > limit)}{why}",
+            f"model {newcomer.model.id!r} needs {binary_size(needed)} of {where}, and {free_size(left)} of"
+            f" {free_size(limit)} are free: {self._remedies(place, alone=needed > limit)}{why}",
             needed_bytes=needed,
             free_bytes=left,
             limit_bytes=limit,

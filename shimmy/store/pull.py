@@ -10,7 +10,7 @@ from functools import partial
 
 from shimmy.core.errors import DigestMismatch, PullFailed, StoreFull
 from shimmy.core.pulling import SUCCESS, Progress
-from shimmy.core.sizes import binary_size
+from shimmy.core.sizes import binary_size, free_size
 from shimmy.hardware.memory import memory
 from shimmy.store.download import PAUSE_SECONDS, Download, waiting
 from shimmy.store.folder import Store, as_store_failure
@@ -115,7 +115,7 @@ class Pull:
         if free < needed:
             raise StoreFull(
                 f"the pull needs {binary_size(needed)} more of the disk with {self._store.root}, and"
-                f" {binary_size(free)} are free",
+                f" {free_size(free)} are free",
                 needed_bytes=needed,
                 free_bytes=free,
             )

@@ -98,7 +98,7 @@ def test_what_does_not_fit_onto_the_gpu_is_refused_with_what_it_needs(machine: M
     with program.program(machine.home, *MODEL, *SHORT, "--gpu-layers", "all") as running:
         error = ask(running)["error"]
         assert error["code"] == "insufficient_memory"
-        said = r"needs 20\d MiB of memory on Fake0, and 144 MiB of 144 MiB are free: put fewer layers there"
+        said = r"needs 20\d MiB of memory on Fake0, and 143 MiB of 143 MiB are free: put fewer layers there"
         assert re.search(said, error["message"])
         assert not running.worker_pids()
     table = machine.run("fit", DEMO_ID, *MODEL, *SHORT, "--gpu-layers", "all").stdout

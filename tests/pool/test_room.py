@@ -98,7 +98,7 @@ def test_what_can_never_fit_is_refused_at_once_and_nobody_leaves_for_it() -> Non
     async def test() -> None:
         async with placed(memory_limit_bytes=ROOM_FOR_TWO) as placement:
             stream = await (await placement.acquire(big("a"))).submit(generation("!stall 1"))
-            with pytest.raises(InsufficientMemory, match=r"'huge' needs 3.0 GiB of memory, and .* are free") as raised:
+            with pytest.raises(InsufficientMemory, match=r"'huge' needs 3.1 GiB of memory, and .* are free") as raised:
                 await placement.acquire(big("huge", 3 * GB))
             assert raised.value.details["needed_bytes"] > 3 * GB
             assert raised.value.details["limit_bytes"] == ROOM_FOR_TWO
