@@ -30,7 +30,7 @@ class Asking:
         late = self._open.get(key)
         if anew and late is not None and late.done():
             late = None
-        answer: Future[Answer] = late or _asked(question)
+        answer: Future[Answer] = late or asked(question)
         self._open[key] = answer
         seconds = 0.0 if late else self.seconds
         if not wait([answer], seconds).done:
@@ -40,7 +40,8 @@ class Asking:
         return answer.result()
 
 
-def _asked(question: Callable[[], Answer]) -> "Future[Answer]":
+def asked(question: Callable[[], Answer]) -> "Future[Answer]":
+    """Its answer, when it comes; the program may end before that."""
     future: Future[Answer] = Future()
 
     def answer() -> None:

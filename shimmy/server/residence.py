@@ -201,13 +201,16 @@ class Residence:
         return scanning
 
     async def _scan(self, max_age_seconds: float, asked_at: float) -> None:
+        from shimmy.models.asking import asked
+
         async with self._refreshing:
             if max_age_seconds:
                 max_age_seconds = max(max_age_seconds, _REFRESH_SHARE * self._refresh_seconds)
             began_at = self._clock()
             if self._scan_began_at > asked_at or began_at - self._refreshed_at < max_age_seconds:
                 return
-            await asyncio.to_thread(self.catalog.refresh)
+            # The end of the server waits for the threads of `asyncio.to_thread`.
+            await asyncio.wrap_future(asked(self.catalog.refresh))
             self._scan_began_at, self._refreshed_at = began_at, self._clock()
             self._refresh_seconds = self._refreshed_at - began_at
 
