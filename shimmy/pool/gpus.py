@@ -57,9 +57,9 @@ class GpuFailure(NamedTuple):
 
 
 class Gpus:
-    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it; and of
-    the backends that were left alone from some time on the reasons, and which have loaded a model. `residents` are all supervisors whose workers may
-    still live."""
+    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it; of the
+    backends that were left alone from some time on the reasons; and which ones have loaded a model. `residents` are all
+    supervisors whose workers may still live."""
 
     def __init__(self, survey: "Survey | None", residents: "Callable[[], Iterable[Supervisor]]") -> None:
         self.limits: dict[str, GpuLimit] = {}
@@ -124,7 +124,7 @@ class Gpus:
         self._sound.update(self._backends[name] for name, number in layers.items() if number)
 
     def leave_alone(self, failure: GpuFailure) -> None:
-        """The model was no reason to crash: it has been loaded without GPUs. Nor were those that have loaded another."""
+        """The model was no reason to crash: it has been loaded without GPUs. Nor is a backend that has loaded one."""
         for backend in failure.crashed:
             if backend not in self._failures and backend not in self._sound:
                 self._failures[backend] = failure.reason
