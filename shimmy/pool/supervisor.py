@@ -235,12 +235,16 @@ class Supervisor:
             # Whoever had it loaded may have left meanwhile.
             self._tools.on_idle()
             await handle.ended.wait()
-            self._give_back()
             self._tools.tally["crashes"] += 1
             self._crashes.record(self._tools.clock() - ready_at)
             self.phase = "restarting"
             if self._crashes.too_many():
-                raise ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
+                error = ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
+                room = self._tools.room
+                # Had nobody asked for the GPUs that it has layers on, it is tried without: one more crash is the end.
+                if room is None or not room.leaves_out_gpus(self, error, has_died=False):
+                    raise error
+            self._give_back()
             log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:

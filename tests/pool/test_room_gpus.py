@@ -455,6 +455,36 @@ def test_gpus_that_a_model_was_loaded_on_are_not_left_alone_for_another(
     assert "until the next start" not in caplog.text
 
 
+def test_a_model_that_crashes_too_often_on_gpus_nobody_asked_for_is_loaded_without(
+    of_gigabytes: Callable[..., Model],
+) -> None:
+    async def crash(here: Machine, model: Model) -> None:
+        with pytest.raises(WorkerLost):
+            await say(await here.placement.acquire(model), "!crash SIGSEGV 1")
+
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            a, next = of_gigabytes("a", 1), of_gigabytes("next", 1)
+            for _ in range(3):
+                assert await here.use(a) == {"G0": ALL}
+                await crash(here, a)
+            assert await here.use(a) == {}
+            reason = "with layers on G0: model 'a' crashed too often, the last time with SIGSEGV"
+            assert here.placement.status("a").gpu_failure == reason
+            assert await here.use(next) == {"G0": ALL}
+            # So it was not for GPUs that it crashed.
+            await crash(here, a)
+            with pytest.raises(ModelFailed, match="crashed too often"):
+                await here.placement.acquire(a)
+        async with machine("G0", gpu_layers=3, device=("G0",)) as here:
+            for _ in range(3):
+                await crash(here, a)
+            with pytest.raises(ModelFailed, match="crashed too often"):
+                await here.placement.acquire(a)
+
+    run(test())
+
+
 def test_a_load_that_hangs_with_gpus_says_nothing_of_other_models(of_gigabytes: Callable[..., Model]) -> None:
     async def test() -> None:
         async with machine("G0", has_backend=True) as here:
