@@ -464,14 +464,14 @@ def test_a_model_that_crashes_too_often_on_gpus_nobody_asked_for_is_loaded_witho
 
     async def test() -> None:
         async with machine("G0", has_backend=True) as here:
-            a, next = of_gigabytes("a", 1), of_gigabytes("next", 1)
+            a, other = of_gigabytes("a", 1), of_gigabytes("other", 1)
             for _ in range(3):
                 assert await here.use(a) == {"G0": ALL}
                 await crash(here, a)
             assert await here.use(a) == {}
             reason = "with layers on G0: model 'a' crashed too often, the last time with SIGSEGV"
             assert here.placement.status("a").gpu_failure == reason
-            assert await here.use(next) == {"G0": ALL}
+            assert await here.use(other) == {"G0": ALL}
             # So it was not for GPUs that it crashed.
             await crash(here, a)
             with pytest.raises(ModelFailed, match="crashed too often"):
