@@ -137,10 +137,9 @@ class Residence:
         model = await self._find_settled(name)
         if num_workers is not None:
             self._placement.want_workers(model.id, num_workers)
-        # Before it leaves, where that is what it is told to.
-        is_there = self._placement.is_as_wanted(model)
         await self.set_stay(model.id, keep_alive_seconds=keep_alive_seconds, priority=priority, pinned=pinned)
-        if is_there:
+        # At once: it has not left yet, where that is what it is told to.
+        if self._placement.is_as_wanted(model):
             await self._placement.filled(model.id)
         else:
             await self._load(model)
