@@ -173,7 +173,10 @@ class Residence:
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
         """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that
-        took long does for longer."""
+        took long does for longer. A scan goes on without who asked for it, and is good for who asks next."""
+        await asyncio.shield(self._refresh(max_age_seconds))
+
+    async def _refresh(self, max_age_seconds: float) -> None:
         async with self._refreshing:
             began_at = self._clock()
             if max_age_seconds:
