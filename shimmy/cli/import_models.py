@@ -38,4 +38,4 @@ def command(file: str | None, name: str | None, program: "Program | None") -> No
         for manifest in take_in_all(store, sources_from(Settings(), os.environ), program):
             click.echo(f"ok: {manifest.name}")
             num_taken += 1
-        click.echo(f"{num_taken} models taken in", err=True)
+        click.echo(f"{num_taken} model{'' if num_taken == 1 else 's'} taken in", err=True)

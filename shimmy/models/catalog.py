@@ -6,6 +6,7 @@ outlasts the program where there is a `HeaderCache`.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ log = logging.getLogger("shimmy.models")
 
 # How long a server waits for a place where models may be. What takes longer is not lost, only later.
 PATIENCE_SECONDS = 5.0
+# The file of headers is written as a whole, however few are new: not before so many times what the last time took.
+_KEEP_SHARE = 100
 _MAX_NAMES_IN_MESSAGE = 50
 
 
@@ -44,6 +47,7 @@ class Catalog:
         self._cached: Mapping[Sighting, Inspection] = {}
         # What headers have said that is not on disk yet.
         self._read: list[tuple[Sighting, Inspection]] = []
+        self._next_keep_at = float("-inf")
         # Told what each scan but the first has found changed, in order, once the listing has it. It is called in the
         # thread that scans, which waits for it: it hands the change on and returns, and never scans itself.
         self.on_change: Callable[[Change], None] = lambda change: None
@@ -64,9 +68,13 @@ class Catalog:
                 self._cached = {}
             self._tell_silent(set(before.silent if before else ()), set(listing.silent))
             changed = self._replace(listing)
-            if cache and self._read:
+            if cache is None:
+                self._read = []
+            elif self._read and time.monotonic() >= self._next_keep_at:
+                began_at = time.monotonic()
                 cache.add(self._read)
-            self._read = []
+                self._read = []
+                self._next_keep_at = time.monotonic() + _KEEP_SHARE * (time.monotonic() - began_at)
             return changed
 
     def look_again(self, files: "Mapping[str, Source]") -> "list[Change] | None":

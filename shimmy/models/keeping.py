@@ -3,6 +3,7 @@ in from elsewhere without their files."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 from shimmy.core.errors import ModelInvalid, ModelNotFound, RequestError
@@ -45,11 +46,32 @@ def copy(store: "Store", catalog: "Catalog", source: str, target: str) -> "Manif
     `ModelInvalid`, `RequestError`, `StoreFailed`."""
     from shimmy.store.imports import in_place
 
+    check_free(catalog, target)
     manifest = _stored(store, catalog, source)
     if manifest is None:
         model = catalog.find(source)
         manifest = in_place(target, model.paths, f"{model.source}: {model.id}", model.own.layers)
     return store.copy(manifest, target)
+
+
+def check_free(catalog: "Catalog", name: str) -> None:
+    """Raises `RequestError` for a name that would not lead to a model of the store, since one that is found before it
+    has it."""
+    before = {source.label for source in takewhile(lambda each: each.label != StoreSource.label, catalog.sources)}
+    source_of = {each.name: each.source for each in catalog.skipped()} | {
+        each.id: each.source for each in catalog.models()
+    }
+    if (label := source_of.get(name)) in before:
+        raise RequestError(f"{name!r} is what a model is called that is found before the store: {label}", param="name")
+
+
+def leaves_with(store: "Store", catalog: "Catalog", name: str) -> str | None:
+    """The id of the model that is no longer there once this name is removed. One that has other names stays, by
+    those, unless this is what it is known by."""
+    manifest, model = _stored(store, catalog, name), catalog.look_up(name)
+    if manifest is None or model is None or model.source != StoreSource.label:
+        return None
+    return model.id if model.id == manifest.name else None
 
 
 def remove(store: "Store", catalog: "Catalog", name: str) -> int:

@@ -121,6 +121,8 @@ class Listing:
             setattr(rest, index, getattr(self, index).copy())
         for id in gone:
             rest._forget(id)
+        # A model that is being replaced is that of two files.
+        rest.id_of_file = {file: id for file, id in self.id_of_file.items() if id not in gone}
         rest.unsettled = {each: since for each, since in self.unsettled.items() if paths.isdisjoint(each.paths)}
         rest.skipped = [each for each in self.skipped if paths.isdisjoint(each.paths)]
         rest.contested = set(self.contested)
@@ -136,8 +138,20 @@ class Listing:
             self.id_of_spelling.pop(normalized(name), None)
         for path in model.paths:
             del self.id_of_path[path]
-        if (file := file_key(model.identity, model.own)) is not None:
-            self.id_of_file.pop(file, None)
+
+    def rename(self, id: str, name: str, source: "Source", paths: tuple[str, ...]) -> None:
+        """A model's further name becomes its id, and its id a further name; it was found at both."""
+        model = self.models.pop(id)
+        del self.source_of[id]
+        for path in model.paths:
+            if self.id_of_path.get(path) == id:
+                del self.id_of_path[path]
+        self.models[name] = msgspec.structs.replace(model, id=name, paths=paths, source=source.label)
+        self.source_of[name] = source
+        self.id_of_path.update(dict.fromkeys(paths, name))
+        self.names_of[name] = self.names_of.pop(id)
+        self.id_of_name.update(dict.fromkeys([id, *self.names_of[name]], name))
+        self.id_of_file.update({file: name for file, known in self.id_of_file.items() if known == id})
 
 
 def file_key(identity: Identity, own: Own) -> FileKey | None:

@@ -13,6 +13,7 @@ from shimmy.core.errors import ModelInvalid, RequestError
 from shimmy.core.modelfile import MAX_LAYERS, MAX_TEXT_BYTES, Kind, Recipe, read_text
 from shimmy.core.ollama_names import DEFAULT_TAG
 from shimmy.models.facts import inspect
+from shimmy.models.keeping import check_free
 
 if TYPE_CHECKING:
     from shimmy.models.catalog import Catalog
@@ -46,7 +47,7 @@ class Making:
         from shimmy.store.folder import as_store_failure
         from shimmy.store.names import local_name
 
-        local_name(self._recipe.name)
+        check_free(self._catalog, local_name(self._recipe.name))
         self._store.make()
         with as_store_failure(self._store.root):
             self._base, paths = self._found()

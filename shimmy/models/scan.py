@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,7 +18,7 @@ from shimmy.models.asking import Asking, NoAnswerError
 from shimmy.models.discovery import Source
 from shimmy.models.facts import Inspection, inspect
 from shimmy.models.folders import Found, as_models
-from shimmy.models.listing import Identity, Listing, Model, Sighting, Skipped, file_key
+from shimmy.models.listing import FileKey, Identity, Listing, Model, Sighting, Skipped, file_key
 from shimmy.models.names import normalized, qualified
 
 SETTLED_SECONDS = 0.7
@@ -25,6 +26,15 @@ SETTLED_SECONDS = 0.7
 _READING_SHARE = 0.25
 
 _Seen = tuple[Found, Sighting]
+
+
+class _Link(NamedTuple):
+    """What else leads to a file that was found before, in whichever order they were."""
+
+    source: Source
+    found: Found
+    file: FileKey
+    identity: Identity
 
 
 def scan(
@@ -145,6 +155,8 @@ class _Scan:
         self.listing = listing or Listing()
         self.is_contested = False
         self._led: list[str] = []
+        # What leads to files that were found before.
+        self._links: list[_Link] = []
         # What was read ahead.
         self._fresh: dict[Identity, Inspection] = {}
         self._is_first = before is None
@@ -192,8 +204,7 @@ class _Scan:
             id = self.listing.id_of_file[file]
             self._contest(id, *found.paths)
             self._lead(found.name, id)
-            name = found.name if self.listing.id_of_name[found.name] == id else None
-            self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}", name))
+            self._links.append(_Link(source, found, file, sighting.identity))
         elif (entry := self._entry(source, found, sighting)) is not None:
             id = self._enter(source, found, entry)
             if file:
@@ -221,11 +232,30 @@ class _Scan:
 
     def finished(self) -> Listing:
         """Of names that are spelled alike the first leads to its model."""
+        self._links = list(map(self._with_id_kept, self._links))
+        for source, found, file, _ in self._links:
+            id = self.listing.id_of_file[file]
+            name = found.name if self.listing.id_of_name[found.name] == id else None
+            self.listing.skipped.append(Skipped(source.label, found.paths, f"the same file as {id}", name))
+        self.listing.skipped.sort(key=lambda each: each.paths)
         for name in self._led:
             id = self.listing.id_of_name[name]
             if (first := self.listing.id_of_spelling.setdefault(normalized(name), id)) != id:
                 self._contest(first, id)
         return self.listing
+
+    def _with_id_kept(self, link: _Link) -> _Link:
+        """What is no more than a link, once the model has the id again that it had: it may be loaded by that, and a new
+        name of its file is no reason to load it anew."""
+        file, id, name = link.file, self.listing.id_of_file[link.file], link.found.name
+        if self._before.id_of_file.get(file) != name or self.listing.id_of_name[name] != id:
+            return link
+        model, source = self.listing.models[id], self.listing.source_of[id]
+        if name == id or model.identity != link.identity:
+            return link
+        self.listing.rename(id, name, link.source, link.found.paths)
+        self._contest(name, *model.paths)
+        return _Link(source, Found(id, model.paths), file, link.identity)
 
     def _lead(self, name: str, id: str) -> None:
         """If the name leads nowhere yet."""

@@ -93,7 +93,12 @@ class Group:
     @property
     def is_idle(self) -> bool:
         """Ready, and nobody uses it or waits for it, though some of its workers may still be loading."""
-        return self.is_ready and not self._num_waiting and all(each.is_idle for each in self.workers if each.is_ready)
+        return self.is_ready and not self.is_in_use
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether somebody uses it or waits for it."""
+        return bool(self._num_waiting) or not all(each.is_idle for each in self.workers if each.is_ready)
 
     @property
     def idle_since(self) -> float:

@@ -164,9 +164,13 @@ class Placement:
             )
 
     def follow(self, model: "Model") -> None:
-        """The model's file may have changed: if it is loaded, begin to replace it."""
+        """The model's file may have changed: if it is loaded, begin to replace it, and if it failed, forget that."""
         current = self._groups.get(model.id)
-        if current is not None and current.is_ready and not self._closed:
+        if current is None or self._closed:
+            return
+        if current.phase == "failed" and self._running_switch(model.id) is None:
+            self._remove(current)
+        elif current.is_ready:
             self._group(model)
 
     def forget(self, model_id: str) -> None:
@@ -243,11 +247,12 @@ class Placement:
         return [self.status(model_id) for model_id in sorted(self._groups)]
 
     async def unload(self, model_id: str) -> bool:
-        """End the workers of a model that is loaded and idle, and return once they are gone. False for one in use."""
+        """End the workers of a model that nobody uses, and return once they are gone. False for one in use. One that
+        failed is loaded anew for whoever asks next."""
         group = self._groups.get(model_id)
-        if group is None or group.phase in ("unloaded", "failed"):
+        if group is None:
             return True
-        if not group.is_idle:
+        if group.is_in_use:
             return False
         await asyncio.wait([self._remove(group)])
         return True

@@ -132,7 +132,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             async with asyncio.timeout(grace_seconds):
                 await self._ended.wait()
         except TimeoutError:
-            log.warning("worker %d did not leave within %g s: killed", self.pid, grace_seconds)
+            level = logging.WARNING if grace_seconds else logging.DEBUG
+            log.log(level, "worker %d did not leave within %g s: killed", self.pid, grace_seconds)
         finally:
             self._give_up()
         await self._ended.wait()

@@ -239,7 +239,7 @@ class Supervisor:
             self.phase = "restarting"
             if self._crashes.too_many():
                 raise ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
-            log.warning("model %s is loaded again in %g s", self.model.id, self._crashes.delay_seconds())
+            log.warning("model %s is loaded again in %.1f s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:
         """A ready one. Who loads the model may be killed for no fault of it, so one that dies without a word of what is
@@ -270,7 +270,7 @@ class Supervisor:
                     await handle.close(error)
                     raise
                 is_last = True
-                log.warning("model %s is loaded once more in %g s", self.model.id, self._crashes.delay_seconds())
+                log.warning("model %s is loaded once more in %.1f s", self.model.id, self._crashes.delay_seconds())
             else:
                 self._tools.tally["loads"] += 1
                 return handle

@@ -55,7 +55,7 @@ class Residence:
         except (ModelNotFound, ModelInvalid):
             await self.refresh()
         found = self.catalog.look_up(name)
-        if found is not None and self._placement.is_ready(found.id):
+        if found is not None and self.answers(found):
             return found
         return self.catalog.find(name)
 
@@ -72,16 +72,20 @@ class Residence:
                 # Its file was replaced before it was loaded, however often: what has taken its place is asked for.
                 await asyncio.sleep(0)
 
+    def answers(self, model: "Model") -> bool:
+        """Whether it would, as its file is or as it was loaded before that was broken."""
+        return model.invalid is None or self._placement.is_ready(model.id)
+
     async def only_model(self) -> str:
         """The id of the one model that is loaded, or else of the one that there is, for requests that name none."""
         loaded = [status.id for status in self.statuses() if status.loaded is not None]
         if len(loaded) == 1:
             return loaded[0]
         await self.refresh()
-        valid = [model.id for model in self.catalog.models() if not model.invalid]
-        if len(valid) != 1:
-            raise RequestError(f"model: this field is required, since there are {len(valid)} models", param="model")
-        return valid[0]
+        found = [model.id for model in self.catalog.models() if self.answers(model)]
+        if len(found) != 1:
+            raise RequestError(f"model: this field is required, since there are {len(found)} models", param="model")
+        return found[0]
 
     async def own(self, name: str) -> "Own":
         """What comes with a model beside its weights."""
@@ -114,8 +118,9 @@ class Residence:
         await self._placement.first_worker.wait()
 
     async def load(self, name: str) -> None:
-        """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that.
-        Returns once it has all of its workers, or as many as there is room for. Raises why that is not possible."""
+        """Load a model, or load it anew: meanwhile it goes on answering, and if that fails it goes on after that. One
+        that crashed too often has another chance. Returns once it has all of its workers, or as many as there is room
+        for. Raises why that is not possible."""
         await self._load(await self._find_settled(name))
 
     async def keep(
@@ -144,6 +149,8 @@ class Residence:
         if self._placement.is_ready(model.id):
             await self._placement.reload(model)
         else:
+            if self._placement.status(model.id).state == "failed":
+                await self._placement.unload(model.id)
             # Should its file be replaced meanwhile, the new one will do.
             await self.acquire(model.id)
             await self._placement.filled(model.id)

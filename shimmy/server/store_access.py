@@ -117,12 +117,14 @@ class StoreAccess:
     async def remove(self, name: str) -> None:
         """A model that requests use goes on until they are over. Raises what `keeping.remove` does, and `Forbidden`."""
         self._check()
-        from shimmy.models.keeping import remove, user_store
+        from shimmy.models.keeping import leaves_with, remove, user_store
 
         await self._inference.models.refresh()
+        store, catalog = user_store(os.environ), self._inference.models.catalog
         with suppress(ShimmyError):
-            await self._inference.models.unload(name)
-        await asyncio.to_thread(remove, user_store(os.environ), self._inference.models.catalog, name)
+            if (id := await asyncio.to_thread(leaves_with, store, catalog, name)) is not None:
+                await self._inference.models.unload(id)
+        await asyncio.to_thread(remove, store, catalog, name)
         await self._inference.models.refresh(max_age_seconds=0)
 
     @contextmanager

@@ -10,6 +10,7 @@ from functools import partial
 
 from shimmy.core.errors import DigestMismatch, PullFailed, StoreFull
 from shimmy.core.pulling import SUCCESS, Progress
+from shimmy.core.sizes import binary_size
 from shimmy.hardware.memory import memory
 from shimmy.store.download import PAUSE_SECONDS, Download, waiting
 from shimmy.store.folder import Store, as_store_failure
@@ -113,7 +114,8 @@ class Pull:
         free = shutil.disk_usage(self._store.root).free
         if free < needed:
             raise StoreFull(
-                f"the model takes {needed} bytes more of the disk with {self._store.root}, and {free} are free",
+                f"the pull needs {binary_size(needed)} more of the disk with {self._store.root}, and"
+                f" {binary_size(free)} are free",
                 needed_bytes=needed,
                 free_bytes=free,
             )

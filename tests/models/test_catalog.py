@@ -108,6 +108,21 @@ def test_a_file_found_twice_is_listed_once_and_has_both_names(tmp_path: Path) ->
     assert {made.find(name).id for name in ("first", "linked", "hard")} == {"first"}
 
 
+def test_a_further_name_of_a_file_changes_nothing_for_its_model(tmp_path: Path) -> None:
+    """Which may be loaded by the name that it has."""
+    path = aged(model().write(tmp_path / "m.gguf"))
+    made = catalog(folder(tmp_path))
+    (tmp_path / "a.gguf").hardlink_to(path)
+    (tmp_path / "b.gguf").symlink_to(path)
+    assert made.refresh() == []
+    assert [(each.id, each.paths) for each in made.models()] == [("m", (str(path),))]
+    assert {made.find(name).id for name in ("a", "b", "m", qualified("a", str(tmp_path / "a.gguf")))} == {"m"}
+    assert {(each.name, each.reason) for each in made.skipped()} == {(name, "the same file as m") for name in "ab"}
+    assert made.refresh() == []
+    path.unlink()
+    assert [(each.kind, each.id) for each in made.refresh()] == [("removed", "m"), ("added", "a")]
+
+
 def test_two_tags_of_one_blob_both_lead_to_it(tmp_path: Path) -> None:
     digest = "ab" * 32
     blob = model().write(tmp_path / "blobs" / f"sha256-{digest}")

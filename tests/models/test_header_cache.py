@@ -121,6 +121,33 @@ def test_a_file_written_just_now_is_not_kept(tmp_path: Path, path: Path, monkeyp
     assert not path.exists()
 
 
+def test_a_server_spends_little_time_on_keeping(
+    tmp_path: Path, path: Path, cache: HeaderCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, num_kept = 1000.0, []
+    add = HeaderCache.add
+
+    def slow_add(self: HeaderCache, read: list[tuple[Sighting, Inspection]]) -> None:
+        nonlocal now
+        now += 0.5
+        num_kept.append(len(read))
+        add(self, read)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(HeaderCache, "add", slow_add)
+    made = Catalog([Folder("x", str(tmp_path / "models"))], str(path))
+    for name in ("one", "two", "three"):
+        old_model(tmp_path / "models" / f"{name}.gguf")
+        made.refresh()
+    assert num_kept == [1] and len(cache.read()) == 1
+    now += 49
+    made.refresh()
+    assert num_kept == [1]
+    now += 2
+    made.refresh()
+    assert num_kept == [1, 2] and len(cache.read()) == 3
+
+
 def test_others_entries_stay_and_the_oldest_go(cache: HeaderCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header_cache, "MAX_ENTRIES", 3)
     cache.add([entry(1), entry(2)])

@@ -1,5 +1,6 @@
 """Copies and removals by names that only the catalogue knows how to read."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from shimmy.core.errors import RequestError
 from shimmy.models.catalog import Catalog
 from shimmy.models.folders import Folder
-from shimmy.models.keeping import copy, remove
+from shimmy.models.keeping import copy, leaves_with, remove
 from shimmy.models.stored import StoreSource
 from shimmy.store.folder import Store
 from shimmy.store.manifests import Manifest, Part, Provenance
@@ -58,3 +59,32 @@ def test_files_of_others_stay(tmp_path: Path, store: Store, catalog: Catalog, na
     with pytest.raises(RequestError, match=rf"'other-one' is not of the store .*, but at {path}; remove it there"):
         remove(store, catalog, name)
     assert path.exists() and len(list(store.manifests())) == 1
+
+
+@pytest.mark.parametrize("name", ["other-one", "linked"])
+def test_a_name_that_would_not_lead_to_the_copy_is_refused(
+    tmp_path: Path, store: Store, catalog: Catalog, name: str
+) -> None:
+    path = tmp_path / "models" / "other_one.gguf"
+    # Nobody takes it for one that is still being written.
+    os.utime(path, (1000, 1000))
+    (tmp_path / "models" / "linked.gguf").hardlink_to(path)
+    catalog.refresh()
+    with pytest.raises(
+        RequestError, match=f"'{name}' is what a model is called that is found before the store: models"
+    ):
+        copy(store, catalog, ALIAS, name)
+    assert len(list(store.manifests())) == 1
+    for free in ("mine", "mine", "Other-One"):
+        copy(store, catalog, ALIAS, free)
+        catalog.refresh()
+        assert catalog.find(free).source == StoreSource.label
+
+
+def test_a_model_leaves_with_the_name_that_it_is_known_by(store: Store, catalog: Catalog) -> None:
+    copy(store, catalog, ALIAS, "a-copy")
+    catalog.refresh()
+    for name in (ALIAS, "hf.co/org/tiny:q4_0"):
+        assert leaves_with(store, catalog, name) == "hf.co/org/tiny:q4_0"
+    for name in ("a-copy", "other-one", "nothing"):
+        assert leaves_with(store, catalog, name) is None

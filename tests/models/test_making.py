@@ -63,6 +63,12 @@ def test_of_another_model(tmp_path: Path, store: Store, catalog: Catalog) -> Non
     assert catalog.find("tiny").own.system == ""
 
 
+def test_a_name_that_would_not_lead_to_it_is_refused(store: Store, catalog: Catalog) -> None:
+    with pytest.raises(RequestError, match="'tiny' is what a model is called that is found before the store: models"):
+        make(store, catalog, Recipe("tiny", "tiny", system="Be Mario."))
+    assert list(store.manifests()) == []
+
+
 def test_what_is_not_said_anew_is_kept(store: Store, catalog: Catalog) -> None:
     turns = (Turn("user", "Hi"),)
     first = Recipe(

@@ -181,6 +181,24 @@ def test_the_first_scan_takes_files_as_they_are_and_looks_again(tmp_path: Path, 
     assert kinds(made) == ["changed"] and made.models()[0].invalid is None
 
 
+def test_a_file_that_gets_another_name_while_it_replaces_a_model_is_listed_by_that(
+    tmp_path: Path, clock: Clock
+) -> None:
+    sources = [Folder("x", str(tmp_path))]
+    old, new = tmp_path / "old.gguf", tmp_path / "new.gguf"
+    os.utime(model("Old").write(old), (1000, 1000))
+    made = Catalog(sources)
+    made.refresh()
+    model("New").write(tmp_path / "fresh").replace(old)
+    made.refresh()
+    old.replace(new)
+    made.look_again(dict.fromkeys(map(str, (old, new)), sources[0]))
+    assert ids(made) == []
+    clock.passed += 1
+    made.look_again({str(new): sources[0]})
+    assert ids(made) == ["new"]
+
+
 @pytest.mark.usefixtures("clock")
 def test_what_is_not_listed_is_said_with_the_reason(tmp_path: Path) -> None:
     path = model().write(tmp_path / "b.gguf")
@@ -246,9 +264,14 @@ def facts(listing: Listing | None) -> list[object]:
     ]
 
 
+def by_name(catalog: Catalog) -> dict[str, tuple[object, ...]]:
+    """What each name leads to. Which of its names is a model's id may depend on which was there first."""
+    return {name: (each.identity, each.facts, each.invalid) for name, each in catalog.named()}
+
+
 class Folders(RuleBasedStateMachine):
-    """Whatever happens to files between scans, the listing ends up like that of a catalogue which sees them for the
-    first time, and whoever only heard the changes knows the same."""
+    """Whatever happens to files between scans, names end up leading to what they do in a catalogue which sees the files
+    for the first time, and whoever only heard the changes knows the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -332,7 +355,7 @@ class Folders(RuleBasedStateMachine):
             self.agrees()
             fresh = Catalog([Folder("x", str(self.folder))])
             fresh.refresh()
-            assert self.catalog.models() == fresh.models()
+            assert by_name(self.catalog) == by_name(fresh)
         finally:
             shutil.rmtree(self.folder)
 

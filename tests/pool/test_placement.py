@@ -1,16 +1,20 @@
 import asyncio
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 import pytest
 
 from shimmy.core import ipc
-from shimmy.core.errors import Draining, ModelInvalid, WorkerLost
+from shimmy.core.errors import Draining, ModelFailed, ModelInvalid, WorkerLost
 from shimmy.core.modelfile import Own
 from shimmy.models.listing import Model
 from shimmy.pool.placement import ModelStatus, Placement
+from shimmy.server.residence import Residence
 from tests.fakes.pool import (
+    FakeCatalog,
     answer,
+    children,
     fake_inference,
     fake_model,
     fake_spawn,
@@ -97,6 +101,64 @@ def test_a_repaired_file_starts_with_a_clean_slate(tmp_path: Path) -> None:
                     await placement.acquire(broken)
             repaired: Model = scripted_model("m", tmp_path, "ready")
             assert await say(await placement.acquire(repaired), "hello") == "hello"
+
+    run(test())
+
+
+async def crash_for_good(placement: Placement, model: Model) -> None:
+    for _ in range(3):
+        with pytest.raises(WorkerLost, match="SIGSEGV"):
+            await say(await placement.acquire(model), "!crash SIGSEGV 1")
+    with pytest.raises(ModelFailed, match="too often"):
+        await placement.acquire(model)
+    assert placement.status(model.id).state == "failed"
+
+
+def test_a_model_that_failed_may_be_unloaded_and_then_has_another_chance() -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            await crash_for_good(placement, fake_model("m"))
+            assert await placement.unload("m")
+            assert (placement.status("m").state, placement.status("m").reason) == ("unloaded", None)
+            assert await say(await placement.acquire(fake_model("m")), "hello") == "hello"
+
+    run(test())
+
+
+def test_a_model_that_failed_has_another_chance_when_its_file_changes(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            await crash_for_good(placement, scripted_model("m", tmp_path, "ready"))
+            placement.follow(scripted_model("m", tmp_path, "ready"))
+            assert placement.status("m").state == "unloaded"
+
+    run(test())
+
+
+def test_whoever_loads_a_model_that_failed_gives_it_another_chance() -> None:
+    async def test() -> None:
+        async with placed() as placement:
+            models = Residence(FakeCatalog(fake_model("m")), placement, monotonic)
+            await crash_for_good(placement, fake_model("m"))
+            await models.load("m")
+            assert await say(await placement.acquire(fake_model("m")), "hello") == "hello"
+
+    run(test())
+
+
+def test_a_model_that_nobody_waits_for_is_unloaded_while_it_loads(tmp_path: Path) -> None:
+    """Its worker may be coming back after a crash, for nobody."""
+
+    async def test() -> None:
+        async with placed() as placement:
+            waiter = asyncio.create_task(placement.acquire(scripted_model("m", tmp_path, "hold")))
+            while placement.status("m").fraction == 0:
+                await asyncio.sleep(0.001)
+            assert not await placement.unload("m")
+            waiter.cancel()
+            await asyncio.wait([waiter])
+            assert await placement.unload("m")
+            assert placement.status("m").state == "unloaded" and not children()
 
     run(test())
 

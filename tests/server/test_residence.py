@@ -1,6 +1,7 @@
 """Which models stay in memory, as clients see and say it, in every protocol."""
 
 import asyncio
+import os
 import time
 from calendar import timegm
 from pathlib import Path
@@ -227,6 +228,38 @@ def test_a_file_that_changed_is_followed_and_one_that_is_gone_ends_its_worker(tm
         while Path(f"/proc/{second}").exists():
             await asyncio.sleep(0.01)
         assert (await server.ask("POST", "/v1/chat/completions", chat_body("hi", model="m"))).status == 404
+
+    scripted_model("m", tmp_path, "ready")
+    run_inside(test, folder=tmp_path)
+
+
+@inside("it looks for changes itself")
+def test_a_model_whose_file_is_broken_is_listed_everywhere_while_it_answers(tmp_path: Path) -> None:
+    async def test(server: Inside) -> None:
+        server.inference.models.follow_changes()
+        scan = server.inference.models.catalog.refresh
+        await asyncio.to_thread(scan)
+        first = await pid_of(server, "m")
+        broken = tmp_path / "m.new"
+        broken.write_bytes((tmp_path / "m.gguf").read_bytes()[:-40])
+        # It counts at once.
+        os.utime(broken, (1000, 1000))
+        broken.replace(tmp_path / "m.gguf")
+        await asyncio.to_thread(scan)
+        assert await pid_of(server, "m") == first
+        entry = (await server.ask("GET", "/v1/models/m")).json()
+        assert (entry["status"], entry["state"]) == ("invalid", "ready") and entry["reason"]
+        anthropic = {"anthropic_version": "2023-06-01"}
+        assert (await server.ask("GET", "/v1/models/m", **anthropic)).json()["id"] == "m"
+        for path, list_name, name, headers in (
+            ("/v1/models", "data", "id", {}),
+            ("/v1/models", "data", "id", anthropic),
+            ("/api/models", "models", "name", {}),
+            ("/api/tags", "models", "model", {}),
+            ("/api/ps", "models", "model", {}),
+        ):
+            listed = (await server.ask("GET", path, **headers)).json()[list_name]
+            assert [each[name].removesuffix(":latest") for each in listed] == ["m"]
 
     scripted_model("m", tmp_path, "ready")
     run_inside(test, folder=tmp_path)

@@ -120,6 +120,21 @@ def test_two_servers_share_a_store(tmp_path: Path) -> None:
     assert list((tmp_path / "home/.local/share/shimmy/store/blobs").glob("*")) == []
 
 
+@pytest.mark.model
+def test_a_loaded_model_stays_whichever_other_names_come_and_go(tmp_path: Path) -> None:
+    tiny_models.full(tmp_path / "tiny.gguf")
+    with served(tmp_path, "--allow-pull") as (running, hub):
+        hub.repositories["Org/Tiny-GGUF"] = {"Tiny-Q4_0.gguf": (tmp_path / "tiny.gguf").read_bytes()}
+        assert ask(running, "POST", "/api/pull", PULL)[0] == 200
+        assert ask(running, "POST", "/v1/completions", {"model": NAME, "prompt": [5, 6, 7], "max_tokens": 2})[0] == 200
+        assert ask(running, "POST", "/api/copy", {"source": NAME, "destination": "a-copy"})[0] == 200
+        assert ids(running) == [NAME, "a-copy"]
+        assert [each["name"] for each in running.get("/api/ps")["models"]] == [NAME]
+        assert ask(running, "DELETE", "/api/delete", {"model": "a-copy"})[0] == 200
+        assert ids(running) == [NAME]
+        assert [each["name"] for each in running.get("/api/ps")["models"]] == [NAME]
+
+
 def test_what_a_pull_fails_with(tmp_path: Path) -> None:
     with served(tmp_path, "--allow-pull") as (running, hub):
         for body, status, code in (

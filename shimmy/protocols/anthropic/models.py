@@ -26,7 +26,7 @@ class Models:
         """Page by page, those that answer to messages."""
         limit, query = _limit(request), request.query_params
         await self._models.refresh()
-        found = [model for model in self._models.catalog.models() if _answers(model)]
+        found = [each for each in self._models.catalog.models() if self._models.answers(each) and _is_for_chats(each)]
         if backwards := "before_id" in query:
             found.reverse()
         if (beside := query.get("before_id", query.get("after_id"))) is not None:
@@ -44,7 +44,7 @@ class Models:
 
     async def get(self, request: Request) -> Response:
         await self._models.refresh()
-        return json_response(_entry(self._models.catalog.find(request.path_params["id"])))
+        return json_response(_entry(await self._models.find(request.path_params["id"])))
 
 
 def _limit(request: Request) -> int:
@@ -54,8 +54,8 @@ def _limit(request: Request) -> int:
     return int(text)
 
 
-def _answers(model: Any) -> bool:
-    return not model.invalid and (model.facts is None or "completion" in model.facts.capabilities)
+def _is_for_chats(model: Any) -> bool:
+    return model.facts is None or "completion" in model.facts.capabilities
 
 
 def _entry(model: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Spindll:
             scope["state"]["permit"]("admin")
             await self._inference.models.set_stay(request.model, priority=_PRIORITIES[request.priority])
         await self._inference.models.preload(request.model)
-        found = self._inference.models.catalog.find(request.model)
+        found = await self._inference.models.find(request.model)
         return LoadResponse(True, f"{found.id} is loaded", found.id in ready)
 
     async def status(self, request: StatusRequest, scope: Scope) -> StatusResponse:
@@ -163,10 +163,10 @@ class Spindll:
     def _infos(self) -> Iterator[ModelInfo]:
         for model in self._inference.models.catalog.models():
             facts = model.facts
-            if model.invalid is None:
+            if self._inference.models.answers(model):
                 yield ModelInfo(
                     name=model.id,
-                    file=model.paths[0],
+                    file=next(iter(model.paths), ""),
                     quantization=(facts and facts.quantization) or "",
                     size_bytes=model.size_bytes,
                     model_name=(facts and facts.name) or "",

@@ -97,7 +97,7 @@ class Models:
         return name
 
     def _servable(self) -> Sequence[Any]:
-        return [model for model in self._models.catalog.models() if not model.invalid]
+        return [model for model in self._models.catalog.models() if self._models.answers(model)]
 
 
 def _entry(model: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Models:
         entries = (
             _entry(model, name) | {"modified_at": _time(model.modified_unix)}
             for name, model in self._models.catalog.named()
-            if not model.invalid
+            if self._models.answers(model)
         )
         return await json_list(b'{"models":[', entries, b"]}")
 

@@ -54,6 +54,9 @@ class EmbeddingsRequest(CommonFields, frozen=True, kw_only=True):
 
 
 class NativeRequest(CommonFields, frozen=True, kw_only=True):
+    """Where there is one model, it need not be named."""
+
+    model: ModelName = ""
     input: Inputs | None = None
     content: Inputs | None = None
 
@@ -70,7 +73,7 @@ class Embeddings:
         body = await read(request, _decoder)
         if body.pooling == "none":
             raise RequestError("pooling: a vector for each token is what /embeddings gives", param="pooling")
-        wanted = _embedding(request, body, body.input, "input", dimensions=body.dimensions)
+        wanted = _embedding(request, body, body.model, body.input, "input", dimensions=body.dimensions)
         encode = as_base64 if body.encoding_format == "base64" else as_floats
         losses = _Losses(wanted)
         vectors, num_tokens = await self._collect(request, wanted, losses.noting(encode))
@@ -84,7 +87,8 @@ class Embeddings:
         field, inputs = ("content", body.content) if body.input is None else ("input", body.input)
         if inputs is None:
             raise RequestError("input: this field is required", param="input")
-        wanted = _embedding(request, body, inputs, field)
+        model = body.model or await self._inference.models.only_model()
+        wanted = _embedding(request, body, model, inputs, field)
         losses = _Losses(wanted)
         encode = losses.noting(as_rows if body.pooling == "none" else as_row)
         vectors, _ = await self._collect(request, wanted, encode)
@@ -118,11 +122,13 @@ class _Losses:
         return truncation_headers(self.field())
 
 
-def _embedding(request: Request, body: CommonFields, inputs: Inputs, field: str, **fields: Any) -> Embedding:
+def _embedding(
+    request: Request, body: CommonFields, model: str, inputs: Inputs, field: str, **fields: Any
+) -> Embedding:
     is_alone = isinstance(inputs, str) or isinstance(inputs[0], int)
     return Embedding(
         id=new_id("embd"),
-        model=body.model,
+        model=model,
         inputs=_split(inputs, field),
         field=field if is_alone else f"{field}[*]",
         pooling=body.pooling,

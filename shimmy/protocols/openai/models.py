@@ -56,7 +56,7 @@ class Models:
 
     async def get(self, request: Request) -> Response:
         await self._models.refresh()
-        found = self._models.catalog.find(request.path_params["id"])
+        found = await self._models.find(request.path_params["id"])
         return json_response(next(self._entries([(found.id, found)])))
 
     def _entries(self, named: Iterable[tuple[str, Any]]) -> Iterator[Entry]:

@@ -24,7 +24,9 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
-    model: ModelName
+    """Where there is one model, it need not be named, as with llama-server."""
+
+    model: ModelName = ""
     query: str
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_INPUTS)]
     top_n: Annotated[int, Meta(ge=1)] | None = None
@@ -43,10 +45,11 @@ class Rerank:
 
     async def create(self, request: Request) -> Response:
         body = await read(request, _decoder)
+        model = body.model or await self._inference.models.only_model()
         texts = [each if isinstance(each, str) else each.text for each in body.documents]
         wanted = Embedding(
             id=new_id("rank"),
-            model=body.model,
+            model=model,
             inputs=list(texts),
             field="documents[*]",
             query=body.query,
@@ -55,13 +58,13 @@ class Rerank:
             timeout_seconds=body.timeout,
             queue_seconds=body.queue_timeout,
         )
-        request.state.access.model = body.model
+        request.state.access.model = model
         work = collect(self._inference.embed(wanted), len(texts), _score)
         encoded, num_tokens = await until_disconnect(request.receive, work)
         scores = [float(each) for each in encoded]
         answer = {
             "object": "list",
-            "model": body.model,
+            "model": model,
             "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
             "results": [_result(index, scores[index], texts, body) for index in best(scores, body.top_n)],
         }

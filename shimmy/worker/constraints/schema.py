@@ -6,15 +6,16 @@ keyword must be in a table here, or the request fails and says which one; and th
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import or_
 from typing import Any
-from urllib.parse import unquote
 
 from shimmy.core.errors import RequestError, Unsupported
+from shimmy.worker.constraints.one_of import OneOf
+from shimmy.worker.constraints.references import References
+from shimmy.worker.constraints.rewording import reworded, with_names
 
 MAX_DEPTH = 64
 MAX_NODES = 5000
@@ -25,8 +26,6 @@ MAX_PATTERN_PROPERTIES = 32
 # How many patterns may hold for one string: to find out whether any string meets them all takes twice as long for each.
 MAX_PATTERNS_AT_ONCE = 6
 _MAX_PLACES = 20_000
-# Python makes no number of thousands of digits.
-_INDEX = re.compile(r"[0-9]{1,6}")
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "example", "$comment", "deprecated", "readOnly"}
 _ANNOTATIONS |= {"writeOnly", "discriminator", "externalDocs", "xml"}
@@ -72,9 +71,16 @@ def _parsed(text: str) -> Any:
 
 
 def _checked(schema: Any) -> Any:
-    checked = _Check().schema(schema, "#", 0)
+    check = _Check()
+    checked = check.schema(schema, "#", 0)
     if isinstance(checked, dict):
-        _Patterns(checked).check()
+        references = References(checked)
+        for path, each in check.with_names:
+            with_names(each, references, path)
+        one_of = OneOf(references)
+        for each in check.with_one_of:
+            one_of.reword(each)
+        _Patterns(checked, references).check()
     return checked
 
 
@@ -83,10 +89,13 @@ def _refuse_constant(name: str) -> None:
 
 
 class _Check:
-    """Goes through a schema, and makes one without annotations of it."""
+    """Goes through a schema, and makes one without annotations of it. `with_names` and `with_one_of` are parts of that
+    which are not enforced as they are."""
 
     def __init__(self) -> None:
         self._num_nodes = 0
+        self.with_names: list[tuple[str, dict[str, Any]]] = []
+        self.with_one_of: list[dict[str, Any]] = []
 
     def schema(self, schema: Any, path: str, depth: int) -> Any:
         self._num_nodes += 1
@@ -98,12 +107,19 @@ class _Check:
             return schema
         if not isinstance(schema, dict):
             raise RequestError(f"{path}: a schema is an object, true or false")
+        schema = reworded(schema)
         kept: dict[str, Any] = {}
         for keyword, value in schema.items():
             if not _says_nothing(keyword) and not (_is_name(keyword, value) and (depth == 0 or not _refers(schema))):
                 kept[keyword] = self._value(keyword, value, f"{path}/{keyword}", depth + 1)
         _check_num_properties(kept, path)
-        return _with_stricter_format(kept)
+        kept = _with_stricter_format(kept)
+        if "propertyNames" in kept:
+            self.with_names.append((path, kept))
+        if "oneOf" in kept:
+            kept |= _discriminator(schema)
+            self.with_one_of.append(kept)
+        return kept
 
     def _value(self, keyword: str, value: Any, path: str, depth: int) -> Any:
         if keyword in _SCHEMA:
@@ -159,6 +175,13 @@ def _says_nothing(keyword: str) -> bool:
     return keyword in _ANNOTATIONS or keyword.startswith("x-")
 
 
+def _discriminator(schema: dict[str, Any]) -> dict[str, Any]:
+    """As long as it is needed to tell the members of `oneOf` apart."""
+    discriminator = schema.get("discriminator")
+    has_name = isinstance(discriminator, dict) and isinstance(discriminator.get("propertyName"), str)
+    return {"discriminator": discriminator} if has_name else {}
+
+
 def _is_name(keyword: str, value: Any) -> bool:
     return keyword in ("$id", "id") and isinstance(value, str)
 
@@ -192,9 +215,9 @@ class _Patterns:
     """Counts the patterns that may hold for one string. Names and indices lead to places; what is said of all others is
     counted under a name of its own."""
 
-    def __init__(self, root: dict[str, Any]) -> None:
+    def __init__(self, root: dict[str, Any], references: References) -> None:
         self._root = root
-        self._anchors = dict(_anchors(root))
+        self._references = references
         self._known: dict[str, Counter[str]] = {}
 
     def check(self) -> None:
@@ -224,22 +247,8 @@ class _Patterns:
         if reference not in self._known:
             # Until it is known, for one that leads to itself.
             self._known[reference] = Counter()
-            self._known[reference] = self._of(self._target(reference))
+            self._known[reference] = self._of(self._references.target(reference))
         return self._known[reference]
-
-    def _target(self, reference: str) -> Any:
-        if reference in self._anchors:
-            return self._anchors[reference]
-        target: Any = self._root
-        for step in reference.removeprefix("#").split("/")[1:]:
-            step = unquote(step).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and _INDEX.fullmatch(step) and int(step) < len(target):
-                target = target[int(step)]
-            elif isinstance(target, dict) and step in target:
-                target = target[step]
-            else:
-                raise RequestError(f"$ref: there is no {reference[:100]!r} in the schema")
-        return target
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -252,17 +261,6 @@ def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from ((str(at), each) for at, each in enumerate(first))
     for keyword in ("additionalProperties", "additionalItems", "items"):
         yield "*", schema.get(keyword)
-
-
-def _anchors(schema: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(schema, dict):
-        if isinstance(schema.get("$anchor"), str):
-            yield "#" + schema["$anchor"], schema
-        for each in schema.values():
-            yield from _anchors(each)
-    elif isinstance(schema, list):
-        for each in schema:
-            yield from _anchors(each)
 
 
 def _is_number(value: Any) -> bool:
@@ -289,7 +287,7 @@ def _is_local(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("#")
 
 
-_SCHEMA = {"additionalProperties", "additionalItems"}
+_SCHEMA = {"additionalProperties", "additionalItems", "propertyNames"}
 _SCHEMA_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems"}
 _SCHEMA_MAPS = {"properties", "patternProperties", "$defs", "definitions"}
 _VALUES: dict[str, Callable[[Any], bool]] = {

@@ -179,6 +179,8 @@ def test_llama_servers_own_shape(path: str) -> None:
         one = {"index": 0, "embedding": [[3.0, 2.0, 0.0]]}
         assert (await server.ask("POST", path, {"model": "echo", "content": "a b"})).json() == [one]
         assert (await server.ask("POST", path, body(["a b"]))).json() == [one]
+        # Its clients name no model.
+        assert (await server.ask("POST", path, {"content": "a b"})).json() == [one]
         rows = [{"index": 0, "embedding": [[3.0, 2.0, 0.0]] * 2}, {"index": 1, "embedding": [[1.0, 1.0, 1.0]]}]
         assert (await server.ask("POST", path, body(["a b", "c"], pooling="none"))).json() == rows
         answer = await server.ask("POST", path, {"model": "echo"})

@@ -31,6 +31,15 @@ def test_the_best_come_first(path: str) -> None:
     run_live(test)
 
 
+def test_the_only_model_need_not_be_named() -> None:
+    async def test(server: Live) -> None:
+        named = await server.ask("POST", "/rerank", body("a", "a b"))
+        answer = await server.ask("POST", "/rerank", {"query": "what?", "documents": ["a", "a b"]})
+        assert (answer.status, answer.json()) == (200, named.json())
+
+    run_live(test)
+
+
 def test_the_best_with_their_texts() -> None:
     async def test(server: Live) -> None:
         answer = await server.ask("POST", "/v1/rerank", body("aa", "b", "cc", top_n=2, return_documents=True))

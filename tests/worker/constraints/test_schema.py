@@ -27,7 +27,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"type": "array", "contains": {}}, "#/contains"),
         ({"$defs": {"unused": {"dependentSchemas": {}}}}, "#/$defs/unused/dependentSchemas"),
         ({"unevaluatedProperties": False}, "#/unevaluatedProperties"),
-        ({"propertyNames": {}}, "#/propertyNames"),
+        ({"items": {"propertyNames": {"format": "date"}}}, "#/items/propertyNames"),
         ({"$dynamicRef": "#x"}, "#/$dynamicRef"),
         ({"items": {"$id": "other", "items": {"$ref": "#"}}}, "#/items/$id"),
         ({"properties": {"a": {"id": "other", "anyOf": [{"$ref": "#"}]}}}, "#/properties/a/id"),
@@ -98,6 +98,7 @@ TEXTS = st.sampled_from(["", "a", "#", "#/$defs/a", "#/items", "#/allOf/0", "#a"
 PARTS = st.one_of(st.none(), st.booleans(), st.integers(-1, 3), st.floats(), TEXTS)
 KEYWORDS = st.sampled_from(
     """type enum const required properties items prefixItems additionalItems additionalProperties patternProperties
+    propertyNames discriminator uniqueItems contentEncoding
     minItems maxItems minLength maxLength minimum exclusiveMaximum multipleOf minProperties maxProperties anyOf allOf
     oneOf pattern format $ref $defs definitions $anchor $id id $schema not x-a default a b""".split()
 )
