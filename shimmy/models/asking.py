@@ -43,6 +43,8 @@ class Asking:
 def asked(question: Callable[[], Answer]) -> "Future[Answer]":
     """Its answer, when it comes; the program may end before that."""
     future: Future[Answer] = Future()
+    # Who gives it up does not end it.
+    future.set_running_or_notify_cancel()
 
     def answer() -> None:
         try:

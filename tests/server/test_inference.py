@@ -587,7 +587,7 @@ class HeldCatalog(FakeCatalog):
         super().__init__(*available)
         self.is_known = is_scanned
         self.num_begun = 0
-        self.holds_up_the_end = False
+        self.thread: threading.Thread | None = None
         self.began, self.go_on = threading.Event(), threading.Event()
 
     @property
@@ -597,7 +597,7 @@ class HeldCatalog(FakeCatalog):
     def refresh(self) -> list[Change]:
         if self.num_refreshes >= 0:
             self.num_begun += 1
-            self.holds_up_the_end = not threading.current_thread().daemon
+            self.thread = threading.current_thread()
             self.began.set()
             self.go_on.wait(LIMIT_SECONDS)
         return super().refresh()
@@ -642,15 +642,24 @@ def test_a_list_waits_for_the_first_scan(monkeypatch: pytest.MonkeyPatch) -> Non
     run(test())
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_server_ends_without_waiting_for_a_scan() -> None:
-    async def test() -> None:
-        catalog = HeldCatalog(fake_model("echo"))
-        catalog.go_on.set()
-        async with fake_inference(catalog=catalog) as inference:
-            await inference.models.refresh()
-            assert (catalog.num_begun, catalog.holds_up_the_end) == (1, False)
+    catalog = HeldCatalog(fake_model("echo"))
 
-    run(test())
+    async def test() -> None:
+        async with fake_inference(catalog=catalog) as inference:
+            scan = asyncio.create_task(inference.models.refresh())
+            await asyncio.to_thread(catalog.began.wait, LIMIT_SECONDS)
+            assert not scan.done()
+
+    try:
+        run(test())
+        assert catalog.thread is not None and catalog.num_refreshes == 0
+    finally:
+        catalog.go_on.set()
+    # Where it ends with an exception, the test fails.
+    catalog.thread.join(LIMIT_SECONDS)
+    assert catalog.num_refreshes == 1
 
 
 def test_a_broken_file_is_looked_at_again() -> None:
