@@ -12,7 +12,7 @@ from bench.client import Reply
 
 pytestmark = pytest.mark.slow
 
-# A token every 5 ms; while a long prompt is computed, for 300 ms, every stream is silent.
+# A token every 5 ms; while a long prompt is computed, for 2 s, every stream is silent.
 FAKE_SERVER = """
 import json, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         num_words = len(request["prompt"].split())
         with turn:
-            time.sleep(0.3 if num_words > 1000 else 0.001)
+            time.sleep(2.0 if num_words > 1000 else 0.001)
         self.send_response(200)
         self.end_headers()
         for _ in range(request["max_tokens"]):
@@ -61,7 +61,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         assert long["prompt_tokens"] == [1512]
         # A silence begins when its last word is read, which may be later than when that was sent: if nobody reads in
         # the middle of it, there are two shorter ones.
-        assert long["worst_gap_seconds"] > 0.1 and long["alone_seconds"] > 0.3
+        assert long["worst_gap_seconds"] > 0.1 and long["alone_seconds"] > 1.9
         assert 0 <= long["plain_gap_seconds"] < long["worst_gap_seconds"]
     assert short["prompt_tokens"] == [100] * 8 == [100] * len(short["first_token_seconds"])
     assert [each["num_ended"] for each in (one, four, short)] == [0, 0, 0]

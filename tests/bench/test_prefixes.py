@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         with turn:
             beginnings = [" ".join(words[:end]) for end in range(0, len(words), 50)]
-            time.sleep(0.025 * sum(each not in seen for each in beginnings))
+            time.sleep(0.1 * sum(each not in seen for each in beginnings))
             seen.update(beginnings)
             if kept:
                 json.dump(list(seen), open(kept, "w"))
@@ -81,13 +81,13 @@ def test_prompts_that_begin_alike(tmp_path: Path) -> None:
     assert [(each["server"], each["round"]) for each in document["returns"]] == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
     for each in document["returns"]:
         # Eight pieces of 50 words, and the tail that is new each time.
-        assert each["cold_seconds"] > 0.2
+        assert each["cold_seconds"] > 0.8
         assert all(400 < tokens < 430 for tokens in each["prompt_tokens"]) and each["restarted_seconds"] is None
     # Any single one may be longer on a busy machine.
     assert least(document["returns"], "warm_seconds") < least(document["returns"], "cold_seconds")
     for each in document["crowds"]:
         assert len(each["first_token_seconds"]) == len(each["prompt_tokens"]) == 3
-        assert 0.2 < max(each["first_token_seconds"]) <= each["all_seconds"]
+        assert 0.8 < max(each["first_token_seconds"]) <= each["all_seconds"]
 
 
 def test_what_is_kept_over_a_restart(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_is_kept_over_a_restart(tmp_path: Path) -> None:
         least([each for each in document["returns"] if each["server"] == name], "restarted_seconds")
         for name in ("keeps", "forgets")
     )
-    assert keeps < forgets and forgets > 0.2
+    assert keeps < forgets and forgets > 0.8
     assert document["crowds"] == []
 
 
