@@ -16,7 +16,7 @@ MAX_COMPARISONS = 50_000
 MAX_TAGGED = 128
 MAX_TAGGED_CHARS = 64 << 10
 _MAX_DEPTH = 8
-_LONG_LIST = 16
+_LONG_LIST = 4
 # What is referred to, which a copy does not replace.
 _ONCE = {"$defs", "definitions", "$anchor", "$schema"}
 
@@ -112,8 +112,8 @@ class OneOf:
         return both == {"object"} and self._have_different_properties(one.schema, other.schema, depth)
 
     def _have_different_properties(self, one: dict[str, Any], other: dict[str, Any], depth: int) -> bool:
-        required = {*one.get("required", ()), *other.get("required", ())}
-        return self._may_spend(len(required) // _LONG_LIST) and any(
+        listed = [one.get("required", ()), other.get("required", ())]
+        return self._may_spend(sum(map(len, listed)) // _LONG_LIST) and any(
             _is_forbidden(name, one)
             or _is_forbidden(name, other)
             or (
@@ -121,7 +121,7 @@ class OneOf:
                 and name in other.get("properties", ())
                 and self._is_apart(one["properties"][name], other["properties"][name], depth + 1)
             )
-            for name in required
+            for name in set().union(*listed)
         )
 
     def _may_tag(self, members: list[Any], tag: str) -> bool:
