@@ -19,8 +19,10 @@ _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`$")
 _FLOAT_FOR_INT = re.compile(r"^Expected `(?:[^`]+ \| )?int(?: \| [^`]+)?`, got `float`")
 # Beyond it not every whole number has a float of its own.
 _MAX_WHOLE = 2**53
-# To look at so many numbers takes a twentieth of a second.
+# To look at so many numbers takes a twentieth of a second; at long ones it takes the square of their digits.
 _MAX_LOOKED_AT = 50_000
+_LONG_NUMBER = b"0" * 50
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 
 
 class Decodes(Protocol[T_co]):
@@ -49,9 +51,13 @@ def _decode(decoder: Decodes[T], content: bytes) -> T:
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
-        if not _FLOAT_FOR_INT.match(str(error)) or content.count(b",") > _MAX_LOOKED_AT:
+        if not _FLOAT_FOR_INT.match(str(error)) or _is_costly(content):
             raise
     return decoder.decode(_with_whole_numbers(content))
+
+
+def _is_costly(content: bytes) -> bool:
+    return content.count(b",") > _MAX_LOOKED_AT or _LONG_NUMBER in content.translate(_DIGITS_AS_ZEROS)
 
 
 def _with_whole_numbers(content: bytes) -> bytes:

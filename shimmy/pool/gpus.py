@@ -5,7 +5,7 @@ Asks through a worker without a model; the library that knows is never loaded he
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -57,9 +57,9 @@ class GpuFailure(NamedTuple):
 
 
 class Gpus:
-    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it; and of
-    the backends that were left alone from some time on the reasons. `residents` are all supervisors whose workers may
-    still live."""
+    """Owns the limits, by the names of GPUs: what each had free when it was last asked, and what was ours of it; of the
+    backends that were left alone from some time on the reasons; and which ones have loaded a model. `residents` are all
+    supervisors whose workers may still live."""
 
     def __init__(self, survey: "Survey | None", residents: "Callable[[], Iterable[Supervisor]]") -> None:
         self.limits: dict[str, GpuLimit] = {}
@@ -68,6 +68,7 @@ class Gpus:
         self._without: set[str | None] = set()
         self._backends: dict[str, str] = {}
         self._failures: dict[str, str] = {}
+        self._sound: set[str] = set()
 
     async def for_layers(self, options: "EngineOptions") -> "list[Device] | None":
         """Those that layers may go to, if any shall. None where that is for llama.cpp to say, and to refuse."""
@@ -118,10 +119,14 @@ class Gpus:
             return None
         return GpuFailure("; ".join(dict.fromkeys(self._failures.values())))
 
+    def note_loaded(self, layers: Mapping[str, int]) -> None:
+        """A model has been loaded with these on GPUs."""
+        self._sound.update(self._backends[name] for name, number in layers.items() if number)
+
     def leave_alone(self, failure: GpuFailure) -> None:
-        """The model was no reason to crash: it has been loaded without GPUs."""
+        """The model was no reason to crash: it has been loaded without GPUs. Nor is a backend that has loaded one."""
         for backend in failure.crashed:
-            if backend not in self._failures:
+            if backend not in self._failures and backend not in self._sound:
                 self._failures[backend] = failure.reason
                 log.warning("until the next start no layers go to %s, unless settings ask for that", backend)
 

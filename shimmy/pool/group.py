@@ -160,7 +160,8 @@ class Group:
             self._filling = asyncio.create_task(self._fill())
 
     async def filled(self) -> None:
-        """Returns once all workers are loaded, or those that are missing cannot be had."""
+        """Returns once all workers are loaded, or those that are missing cannot be had now."""
+        self._fill_again_at = -inf
         self.fill()
         if self._filling is not None:
             await asyncio.wait([self._filling])

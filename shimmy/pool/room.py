@@ -5,6 +5,7 @@ Owns what is reserved for whom. Knows neither names nor processes' starts and en
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from shimmy.models.listing import Model
     from shimmy.pool.demand import Demand, Experience, Needs
     from shimmy.pool.estimate import Details
-    from shimmy.pool.gpus import Gpus, Survey
+    from shimmy.pool.gpus import GpuFailure, Gpus, Survey
     from shimmy.pool.group import Group
     from shimmy.pool.supervisor import Supervisor
 
@@ -123,12 +124,23 @@ class Room:
 
     async def _gpus_for(self, newcomer: "Supervisor", options: "EngineOptions") -> "list[Device] | None":
         """See `Demand`. None of them where it could not be loaded with them before."""
+        if newcomer.gpu_failure is None:
+            newcomer.gpu_failure = self._gpu_failure_beside(newcomer)
         if not options.settings or newcomer.gpu_failure is not None:
             return []
         gpus = await self._gpus.for_layers(options)
         if not gpus:
             newcomer.gpu_failure = self._gpus.failure_before(options)
         return gpus
+
+    def _gpu_failure_beside(self, newcomer: "Supervisor") -> "GpuFailure | None":
+        """Where the model's other workers have no layers on GPUs, why that is."""
+        if not newcomer.is_spare():
+            return None
+        beside = [each for each in self._residents() if each is not newcomer and self._is_rival(each, newcomer)]
+        if self._layers_beside(newcomer, beside):
+            return None
+        return next((each.gpu_failure for each in beside if each.gpu_failure is not None), None)
 
     async def _details(self, model: "Model", options: "EngineOptions") -> "Details | None":
         if not options.draft_paths and not options.settings:
@@ -174,6 +186,8 @@ class Room:
         held, loaded, guessed = supervisor.held(), supervisor.loaded, supervisor.needs
         if loaded is None or guessed is None:
             return
+        if guessed.num_layers:
+            self._gpus.note_loaded(guessed.layers)
         taken = None if held is None else held.anonymous_bytes + held.mapped_bytes
         supervisor.needs = self._experience.note(supervisor.model, guessed, taken, loaded.gpus)
         guess = guessed.estimate
@@ -190,8 +204,8 @@ class Room:
         needs = supervisor.needs
         if needs is None or not needs.num_layers or supervisor.load_options is supervisor.options:
             return False
-        # A name is no reason.
-        said = error.message.replace(supervisor.model.id, "")
+        # A name is no reason; as a part of a word it is none.
+        said = re.sub(rf"(?<!\w){re.escape(supervisor.model.id)}(?!\w)", "", error.message)
         if not any(word in said for word in _WANT_OF_MEMORY):
             return False
         self._experience.note_want(supervisor.model, needs)

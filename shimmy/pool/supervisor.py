@@ -214,6 +214,8 @@ class Supervisor:
         try:
             await self._keep_loaded()
         except ShimmyError as error:
+            # Without GPUs it is no better: the next load may have them again.
+            self.gpu_failure = None
             self._give_back()
             self._settle("failed", error.fault())
         except Exception:
@@ -233,24 +235,27 @@ class Supervisor:
             # Whoever had it loaded may have left meanwhile.
             self._tools.on_idle()
             await handle.ended.wait()
-            self._give_back()
             self._tools.tally["crashes"] += 1
             self._crashes.record(self._tools.clock() - ready_at)
             self.phase = "restarting"
             if self._crashes.too_many():
-                raise ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
+                error = ModelFailed(f"model {self.model.id!r} crashed too often, the last time with {handle.exit}")
+                room = self._tools.room
+                # Had nobody asked for the GPUs that it has layers on, it is tried without: one more crash is the end.
+                if room is None or not room.leaves_out_gpus(self, error, has_died=False):
+                    raise error
+            self._give_back()
             log.warning("model %s is loaded again in %.1f s", self.model.id, self._crashes.delay_seconds())
 
     async def _open(self) -> Handle:
         """A ready one. Who loads the model may be killed for no fault of it, so one that dies without a word of what is
         wrong has a successor; where less memory of GPUs was left than there seemed to be, fewer layers go there; and
         where it fails with layers there that nobody asked for, it is tried once without, which is no crash of it."""
-        is_last, room = False, self._tools.room
+        is_last, leaves_out_gpus, room = False, False, self._tools.room
         while True:
             self.fraction = 0.0
             await self._tools.sleep(self._crashes.delay_seconds())
-            if room is not None:
-                await room.make(self)
+            await self._make_room(has_failed=leaves_out_gpus)
             load = ipc.Load(list(self.model.paths), self.load_options)
             handle = self._handle = Handle(self.model.id, load, self._progress, self._note_idle)
             try:
@@ -261,7 +266,7 @@ class Supervisor:
                     await handle.close(error)
                     continue
                 if self._can_do_without_gpus(handle, error):
-                    is_last = True
+                    is_last = leaves_out_gpus = True
                     await handle.close(error)
                     self._give_back()
                     continue
@@ -275,12 +280,26 @@ class Supervisor:
                 self._tools.tally["loads"] += 1
                 return handle
 
+    async def _make_room(self, *, has_failed: bool) -> None:
+        """`has_failed` on GPUs just now: where there is no room without them that is a crash after all, or else each
+        request would bring it about again."""
+        if self._tools.room is None:
+            return
+        try:
+            await self._tools.room.make(self)
+        except ShimmyError:
+            if has_failed:
+                self._crashes.record(0.0)
+            raise
+
     def _can_do_without_gpus(self, handle: Handle, error: ShimmyError) -> bool:
-        """Of a worker that could not even be started they are not the reason."""
+        """Of a worker that could not even be started they are not the reason. One that hung may have waited for a
+        drive, and did not die of them."""
         room = self._tools.room
         if room is None or handle.state is State.STARTING:
             return False
-        return room.leaves_out_gpus(self, error, has_died=handle.state is State.LOST)
+        has_hung = handle.exit is not None and handle.exit.has_hung
+        return room.leaves_out_gpus(self, error, has_died=handle.state is State.LOST and not has_hung)
 
     def _note_idle(self) -> None:
         self.idle_since = self._tools.clock()

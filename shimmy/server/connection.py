@@ -1,5 +1,5 @@
 """What ASGI has no words for. With conversation.py the only module that knows Hypercorn's insides (0.18): from its
-`send` to the connection.
+`send` to the connection, and the queue behind its `receive`.
 
 Covered by tests/faults, which fail when these insides change.
 """

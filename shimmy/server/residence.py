@@ -44,7 +44,8 @@ class Residence:
         self._placement = placement
         self._clock = clock
         self._refreshing = asyncio.Lock()
-        self._refreshed_at = float("-inf")
+        # When the last scan began, and when it ended.
+        self._scanned_at = self._refreshed_at = float("-inf")
         self._refresh_seconds = 0.0
 
     async def find(self, name: str) -> "Model":
@@ -137,10 +138,9 @@ class Residence:
         model = await self._find_settled(name)
         if num_workers is not None:
             self._placement.want_workers(model.id, num_workers)
-        # Before it leaves, where that is what it is told to.
-        is_there = self._placement.is_as_wanted(model)
         await self.set_stay(model.id, keep_alive_seconds=keep_alive_seconds, priority=priority, pinned=pinned)
-        if is_there:
+        # At once: it has not left yet, where that is what it is told to.
+        if self._placement.is_as_wanted(model):
             await self._placement.filled(model.id)
         else:
             await self._load(model)
@@ -180,14 +180,21 @@ class Residence:
 
     async def refresh(self, max_age_seconds: float = REFRESH_SECONDS) -> None:
         """Rescan the catalog, in a thread; a scan that is younger will do, and unless `max_age_seconds` is 0 one that
-        took long does for longer."""
+        took long does for longer. A scan goes on without who asked for it, and is good for who asks next."""
+        await asyncio.shield(self._refresh(max_age_seconds))
+
+    async def _refresh(self, max_age_seconds: float) -> None:
+        asked_at = self._clock()
         async with self._refreshing:
+            # As new as could be asked for.
+            if self._scanned_at > asked_at:
+                return
             began_at = self._clock()
             if max_age_seconds:
                 max_age_seconds = max(max_age_seconds, _REFRESH_SHARE * self._refresh_seconds)
             if began_at - self._refreshed_at >= max_age_seconds:
                 await asyncio.to_thread(self.catalog.refresh)
-                self._refreshed_at = self._clock()
+                self._scanned_at, self._refreshed_at = began_at, self._clock()
                 self._refresh_seconds = self._refreshed_at - began_at
 
     def follow_changes(self) -> None:

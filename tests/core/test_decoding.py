@@ -89,6 +89,9 @@ def test_of_a_body_with_such_numbers_the_rest_stays_as_it_was() -> None:
         (b'{"limit":10.0}', "limit", "<= 9"),
         (b'{"kind":2.0}', "kind", "enum value 2"),
         (b'{"mixed":[%s1.0]}' % (b"1," * 100_000), "mixed[100000]", "got `float`"),
+        # Nor is what would take long to look at.
+        (b'{"whole":1.0,"raw":[%s]}' % b",".join([b"9" * 4000] * 100), "whole", "got `float`"),
+        (b'{"whole":1.0,"raw":%s}' % (b"9" * 5000), "whole", "got `float`"),
     ],
 )
 def test_what_is_no_whole_number_is_refused_by_its_field(content: bytes, param: str, said: str) -> None:

@@ -253,6 +253,20 @@ def test_who_loads_a_model_is_told_when_it_has_all_the_workers_that_there_is_roo
     run(test())
 
 
+def test_who_asks_for_all_workers_does_not_wait_until_they_are_tried_again() -> None:
+    async def test() -> None:
+        async with placed(num_workers=2, memory_limit_bytes=3 * GB + (150 << 20)) as placement:
+            await filled(placement, big("a"), 2)
+            await placement.acquire(big("b"))
+            await placement.filled("b")
+            assert num_workers(placement, "b") == 1
+            assert await placement.unload("a")
+            await placement.filled("b")
+            assert num_workers(placement, "b") == 2
+
+    run(test())
+
+
 def test_who_loads_a_model_does_not_wait_for_workers_of_one_that_is_unloaded(tmp_path: Path) -> None:
     async def test() -> None:
         model = scripted_model("m", tmp_path, "ready")

@@ -416,3 +416,109 @@ def test_without_gpus_it_needs_main_memory_and_is_refused_with_both_reasons(
             assert here.placement.taken_bytes("a") == 0 and here.placement.gpu_bytes("a") == {}
 
     run(test())
+
+
+def test_without_gpus_it_may_not_fit_and_next_time_they_are_tried_again(
+    of_gigabytes: Callable[..., Model], tmp_path: Path
+) -> None:
+    async def test() -> None:
+        time = FakeTime()
+        async with machine("G0", time=time, has_backend=True, memory_limit_bytes=8 * GB) as here:
+            a = of_gigabytes("a", 12, BREAKS)
+            with pytest.raises(InsufficientMemory):
+                await here.placement.acquire(a)
+            assert here.placement.status("a").gpu_failure is None
+            # This time nothing is in its way.
+            scripted_model("a", tmp_path, "ready")
+            assert await here.use(a) == {"G0": ALL}
+            # Who crashes each time is not tried with each request.
+            broken = of_gigabytes("broken", 12, BREAKS)
+            for _ in range(4):
+                with pytest.raises(InsufficientMemory):
+                    await here.placement.acquire(broken)
+            assert here.placement.tally["failed_loads"] == 1 + 3
+
+    run(test())
+
+
+def test_gpus_that_a_model_was_loaded_on_are_not_left_alone_for_another(
+    of_gigabytes: Callable[..., Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            assert await here.use(of_gigabytes("usual", 1)) == {"G0": ALL}
+            assert await here.use(of_gigabytes("a", 1, BREAKS)) == {}
+            assert here.placement.status("a").gpu_failure == FAILURE
+            assert await here.use(of_gigabytes("next", 1)) == {"G0": ALL}
+
+    run(test())
+    assert "until the next start" not in caplog.text
+
+
+def test_a_model_that_crashes_too_often_on_gpus_nobody_asked_for_is_loaded_without(
+    of_gigabytes: Callable[..., Model],
+) -> None:
+    async def crash(here: Machine, model: Model) -> None:
+        with pytest.raises(WorkerLost):
+            await say(await here.placement.acquire(model), "!crash SIGSEGV 1")
+
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            a, other = of_gigabytes("a", 1), of_gigabytes("other", 1)
+            for _ in range(3):
+                assert await here.use(a) == {"G0": ALL}
+                await crash(here, a)
+            assert await here.use(a) == {}
+            reason = "with layers on G0: model 'a' crashed too often, the last time with SIGSEGV"
+            assert here.placement.status("a").gpu_failure == reason
+            assert await here.use(other) == {"G0": ALL}
+            # So it was not for GPUs that it crashed.
+            await crash(here, a)
+            with pytest.raises(ModelFailed, match="crashed too often"):
+                await here.placement.acquire(a)
+        async with machine("G0", gpu_layers=3, device=("G0",)) as here:
+            for _ in range(3):
+                await crash(here, a)
+            with pytest.raises(ModelFailed, match="crashed too often"):
+                await here.placement.acquire(a)
+
+    run(test())
+
+
+def test_a_load_that_hangs_with_gpus_says_nothing_of_other_models(of_gigabytes: Callable[..., Model]) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            loading = asyncio.create_task(here.use(of_gigabytes("a", 1, "with-gpus mute")))
+            while here.placement.status("a").fraction < 0.5:
+                await asyncio.sleep(0.001)
+            [handle] = here.placement._handles()
+            handle.end_hung()
+            assert await loading == {}
+            reason = here.placement.status("a").gpu_failure
+            assert reason is not None and "did nothing any more" in reason
+            assert await here.use(of_gigabytes("next", 1)) == {"G0": ALL}
+
+    run(test())
+
+
+def test_where_one_worker_of_a_model_has_no_gpus_for_a_failure_the_others_have_none(
+    of_gigabytes: Callable[..., Model],
+) -> None:
+    async def test() -> None:
+        async with machine("G0", has_backend=True) as here:
+            here.placement.want_workers("odd", 3)
+            odd = of_gigabytes("odd", 1, "with-gpus fail model_invalid no such kernel")
+            assert await here.use(odd) == {}
+            await here.placement.filled("odd")
+            assert (here.placement.status("odd").num_workers, here.placement.tally["failed_loads"]) == (3, 1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("id", ["a", "to"])
+def test_a_want_of_memory_is_told_whatever_the_model_is_called(of_gigabytes: Callable[..., Model], id: str) -> None:
+    async def test() -> None:
+        async with machine("G0", gpu_layers="auto") as here:
+            assert await here.use(of_gigabytes(id, 20, "fits 10")) == {"G0": 9}
+
+    run(test())

@@ -495,6 +495,67 @@ def test_an_unknown_name_is_looked_for_again_at_most_every_two_seconds() -> None
     run(test())
 
 
+def test_a_scan_that_nobody_waits_for_any_more_is_good_for_who_comes_next() -> None:
+    may_end = threading.Event()
+
+    class SlowCatalog(FakeCatalog):
+        def refresh(self) -> list[Change]:
+            super().refresh()
+            if self.num_refreshes:
+                may_end.wait(LIMIT_SECONDS)
+            return []
+
+    async def test() -> None:
+        catalog = SlowCatalog()
+        async with fake_inference(catalog=catalog, clock=FakeTime().clock) as inference:
+            try:
+                for _ in range(3):
+                    with pytest.raises(QueueTimeout):
+                        await answer(inference, "hello", queue_seconds=0.01)
+            finally:
+                may_end.set()
+            with pytest.raises(ModelNotFound):
+                await answer(inference, "hello")
+            assert catalog.num_refreshes == 1
+
+    run(test())
+
+
+def test_who_asks_for_a_new_scan_during_one_shares_the_next() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    class SlowCatalog(FakeCatalog):
+        def refresh(self) -> list[Change]:
+            super().refresh()
+            if self.num_refreshes:
+                begun.set()
+                may_end.wait(LIMIT_SECONDS)
+            return []
+
+    async def test() -> None:
+        catalog = SlowCatalog()
+        async with fake_inference(catalog=catalog) as inference:
+
+            async def ask() -> None:
+                await inference.models.refresh(max_age_seconds=0)
+
+            try:
+                asked = [asyncio.create_task(ask())]
+                while not begun.is_set():
+                    await asyncio.sleep(0.001)
+                asked += [asyncio.create_task(ask()) for _ in range(5)]
+                # Until all of them wait for the one that runs; those that have gone count as well.
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                asked[-1].cancel()
+            finally:
+                may_end.set()
+            await asyncio.gather(*asked[:-1])
+            assert catalog.num_refreshes == 2
+
+    run(test())
+
+
 def test_a_scan_that_takes_long_is_made_less_often() -> None:
     time = FakeTime()
 

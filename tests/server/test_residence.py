@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from shimmy.core.errors import ModelFailed
+from shimmy.core.ipc import Adapter
 from shimmy.core.keys import INFER, ApiKey
+from shimmy.models.listing import Model
+from shimmy.pool.adapters import Adapters
 from tests.fakes.pool import fake_model, scripted_model
 from tests.program import inside
 from tests.server.live import LIMIT_SECONDS, Inside, Live, chat_body, run_inside, run_live, with_settings
@@ -197,6 +201,26 @@ def test_a_version_that_is_broken_is_told_in_the_answer_and_in_the_status(tmp_pa
         assert 'shimmy_model_switches_total{outcome="failed"} 1' in metrics
 
     run_inside(test, scripted_model("m", tmp_path, "ready"))
+
+
+class NoAdapters(Adapters):
+    def __init__(self) -> None:
+        """There were some when the model was loaded."""
+
+    def of(self, model: Model) -> tuple[Adapter, ...]:
+        raise ModelFailed("the adapter is gone")
+
+
+@inside("it takes a part of the server")
+def test_what_says_how_a_model_is_kept_holds_where_it_could_not_be_loaded_now() -> None:
+    async def test(server: Inside) -> None:
+        first = await server.say("!pid")
+        server.inference.models._placement._adapters = NoAdapters()
+        answer = await server.ask("POST", "/api/models/echo/load", {"keep_alive": "1h"})
+        assert answer.status >= 400 and "the adapter is gone" in answer.body.decode()
+        assert await leaves_in(server, 3600) and await server.say("!pid") == first
+
+    run_inside(test)
 
 
 @inside("the program's workers have no fake models to break")
