@@ -3,6 +3,8 @@
 llguidance finds that out itself, but not behind references, where libraries put the members of a union.
 """
 
+import json
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,10 +12,13 @@ from shimmy.worker.constraints.references import References
 
 # For one schema; each takes some microseconds, and a long list counts as several.
 MAX_COMPARISONS = 50_000
-# Copies of members that get a required property.
+# Copies of members that get a required property, and what they may add to the schema.
 MAX_TAGGED = 128
+MAX_TAGGED_CHARS = 64 << 10
 _MAX_DEPTH = 8
-_LONG_LIST = 16
+_LONG_LIST = 4
+# What is referred to, which a copy does not replace.
+_ONCE = {"$defs", "definitions", "$anchor", "$schema"}
 
 
 class _Facts(NamedTuple):
@@ -30,6 +35,7 @@ class OneOf:
     def __init__(self, references: References) -> None:
         self._references = references
         self._comparisons_left = MAX_COMPARISONS
+        self._chars_left = MAX_TAGGED_CHARS
         # By the identity of what they are about, which must not be another's meanwhile.
         self._facts: dict[int, _Facts] = {}
         self._tagged_members: dict[tuple[int, str], dict[str, str]] = {}
@@ -42,7 +48,7 @@ class OneOf:
         if "anyOf" in schema:
             return
         if not self._are_apart(members):
-            if tag is None or len(self._tagged_members) + len(members) > MAX_TAGGED:
+            if tag is None or not self._may_tag(members, tag):
                 return
             if not self._are_apart([_with_required(self._whole(each), tag) for each in members]):
                 return
@@ -106,8 +112,8 @@ class OneOf:
         return both == {"object"} and self._have_different_properties(one.schema, other.schema, depth)
 
     def _have_different_properties(self, one: dict[str, Any], other: dict[str, Any], depth: int) -> bool:
-        required = {*one.get("required", ()), *other.get("required", ())}
-        return self._may_spend(len(required) // _LONG_LIST) and any(
+        listed = [one.get("required", ()), other.get("required", ())]
+        return self._may_spend(sum(map(len, listed)) // _LONG_LIST) and any(
             _is_forbidden(name, one)
             or _is_forbidden(name, other)
             or (
@@ -115,8 +121,17 @@ class OneOf:
                 and name in other.get("properties", ())
                 and self._is_apart(one["properties"][name], other["properties"][name], depth + 1)
             )
-            for name in required
+            for name in set().union(*listed)
         )
+
+    def _may_tag(self, members: list[Any], tag: str) -> bool:
+        """Whether there may be as many copies more as that takes."""
+        if self._chars_left < 0:
+            return False
+        wholes = {id(whole): whole for whole in map(self._whole, members) if _with_required(whole, tag) is not whole}
+        new = [whole for whole in wholes.values() if (id(whole), tag) not in self._tagged_members]
+        self._chars_left -= sum(len(json.dumps(_with_required(each, tag))) for each in new)
+        return self._chars_left >= 0 and len(self._tagged_members) + len(new) <= MAX_TAGGED
 
     def _whole(self, member: Any) -> Any:
         """What a member is that is nothing but a reference."""
@@ -142,7 +157,8 @@ class OneOf:
 def _with_required(schema: Any, name: str) -> Any:
     if not isinstance(schema, dict) or name in schema.get("required", ()):
         return schema
-    return {**schema, "required": [*schema.get("required", ()), name]}
+    copied = {keyword: value for keyword, value in schema.items() if keyword not in _ONCE}
+    return copied | {"required": [*schema.get("required", ()), name]}
 
 
 def _options(schema: dict[str, Any]) -> Iterator[list[Any]]:
@@ -181,7 +197,9 @@ def _value(value: Any) -> tuple[str, Any]:
         case bool():
             return "boolean", value
         case int() | float():
-            return "number", value
+            # As text: which numbers have the same hash is known, and comparing many of those takes long.
+            is_whole = math.isfinite(value) and value == int(value)
+            return "number", f"{int(value):x}" if is_whole else repr(value)
         case str():
             return "string", value
         case list():

@@ -9,11 +9,16 @@ from shimmy.core.errors import RequestError, Unsupported
 from shimmy.worker.constraints.references import References
 
 MAX_NAMES = 512
+# A longer one counts as several parts of the schema.
+_LONG_NAME = 64
 # Zod's, which it always says as a pattern, too.
 _SPELT_OUT = set("base64 base64url cidrv4 cidrv6 cuid cuid2 e164 ends_with guid hex includes ksuid lowercase".split())
 _SPELT_OUT |= set("mac nanoid starts_with ulid uppercase xid".split())
-# OpenAPI's, of numbers: as far as floats are exact.
-_RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (1024 - 2**63, 2**63 - 1024)}
+# OpenAPI's and Rust's, of numbers: as far as floats are exact, and llguidance writes them.
+_RANGES = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)}
+_RANGES |= {f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32)}
+_RANGES |= dict.fromkeys(["int64", "int"], (1024 - 2**63, 2**63 - 1024))
+_RANGES |= dict.fromkeys(["uint64", "uint"], (0, 2**63 - 1024))
 _MAX_REFERENCES = 8
 _BOUNDS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 _SECONDS = r"\d+([.,]\d+)?S"
@@ -28,8 +33,10 @@ WITHOUT_LOOK_AROUND = {
         r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
     ),
 }
-# What a pattern is made of, as far as its parentheses go.
-_PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+# What a pattern is made of, as far as its parentheses go. A class without an end takes all: to look for the end of each
+# would take the square of their number.
+PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*+\]?|.", re.DOTALL)
+_QUANTIFIERS = ("*", "+", "?", "{")
 
 
 def reworded(schema: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +45,7 @@ def reworded(schema: dict[str, Any]) -> dict[str, Any]:
     for keyword, bound in _BOUNDS.items():
         if schema.get(keyword) is True and bound in schema:
             schema[keyword] = schema.pop(bound)
-    if _is_whole(schema) and schema.get("format") in ("int32", "int64"):
+    if _is_whole(schema) and isinstance(schema.get("format"), str) and schema["format"] in _RANGES:
         least, most = _RANGES[schema["format"]]
         return _with(schema, "format", [{"minimum": least, "maximum": most}])
     pattern = schema.get("pattern")
@@ -47,9 +54,10 @@ def reworded(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def with_names(schema: dict[str, Any], references: References, path: str) -> None:
-    """Changes one with `propertyNames` that has been checked. Raises `Unsupported` where they cannot be said as
-    properties or patterns."""
+def with_names(schema: dict[str, Any], references: References, path: str) -> int:
+    """Changes one with `propertyNames` that has been checked, and returns how many parts it got: many may refer to one
+    list. Raises `Unsupported` where they cannot be said as properties or patterns."""
+    num_parts = 0
     names = _followed(schema["propertyNames"], references)
     rest = schema.get("additionalProperties", True)
     if names is True or _constrains(names) == set():
@@ -58,6 +66,7 @@ def with_names(schema: dict[str, Any], references: References, path: str) -> Non
         listed = dict.fromkeys(name for name in _values(names) if isinstance(name, str))
         if len(listed) > MAX_NAMES:
             raise RequestError(f"{path}/propertyNames: more than {MAX_NAMES} names")
+        num_parts = sum(1 + len(name) // _LONG_NAME for name in listed)
         known = schema.get("properties", {})
         order = [*(name for name in known if name in listed), *(name for name in listed if name not in known)]
         rest = references.define(rest) if isinstance(rest, dict) else rest
@@ -72,6 +81,7 @@ def with_names(schema: dict[str, Any], references: References, path: str) -> Non
             "where nothing else names properties"
         )
     del schema["propertyNames"]
+    return num_parts
 
 
 def _says_nothing(keyword: str, value: Any, schema: dict[str, Any]) -> bool:
@@ -86,7 +96,8 @@ def _says_nothing(keyword: str, value: Any, schema: dict[str, Any]) -> bool:
 
 def _has_pattern(schema: dict[str, Any]) -> bool:
     parts = schema.get("allOf")
-    return any("pattern" in each for each in [schema, *(parts if isinstance(parts, list) else [])])
+    whole = [schema, *(parts if isinstance(parts, list) else [])]
+    return any(isinstance(each, dict) and "pattern" in each for each in whole)
 
 
 def _is_whole(schema: dict[str, Any]) -> bool:
@@ -112,7 +123,8 @@ def _without_look_around(pattern: str) -> list[str]:
     while rest.startswith("(?=") and (end := _closing(rest)):
         parts.append(f"^(?:{rest[3:end]})")
         rest = rest[end + 1 :]
-    if not parts or not pattern.startswith("^") or _has_alternatives(rest):
+    # What may be left out says nothing.
+    if not parts or not pattern.startswith("^") or rest.startswith(_QUANTIFIERS) or _has_alternatives(rest):
         return []
     return [*parts, f"^{rest}"]
 
@@ -120,7 +132,7 @@ def _without_look_around(pattern: str) -> list[str]:
 def _closing(pattern: str) -> int:
     """Where the parenthesis ends that it begins with; 0 where it does not."""
     depth = 0
-    for piece in _PIECE.finditer(pattern):
+    for piece in PIECE.finditer(pattern):
         depth += {"(": 1, ")": -1}.get(piece[0], 0)
         if depth == 0:
             return piece.start()
@@ -130,7 +142,7 @@ def _closing(pattern: str) -> int:
 def _has_alternatives(pattern: str) -> bool:
     """Whether there are some outside of all parentheses."""
     depth = 0
-    for piece in _PIECE.finditer(pattern):
+    for piece in PIECE.finditer(pattern):
         depth += {"(": 1, ")": -1}.get(piece[0], 0)
         if depth == 0 and piece[0] == "|":
             return True

@@ -57,7 +57,11 @@ def enforceable(text: str) -> str:
     """The schema as it is handed on. Raises `RequestError` that says what is wrong where, for what is no schema, what
     cannot be enforced, and what is too large."""
     try:
-        return json.dumps(_checked(_parsed(text)), ensure_ascii=False)
+        enforced = json.dumps(_checked(_parsed(text)), ensure_ascii=False)
+        enforced.encode()
+        return enforced
+    except UnicodeEncodeError:
+        raise RequestError("the schema has half a character, a surrogate without its other half") from None
     except RecursionError:
         # Annotations are not counted as parts, and a chain of references is not nested.
         raise RequestError("the schema is nested too deeply, or its references lead too far") from None
@@ -74,9 +78,11 @@ def _checked(schema: Any) -> Any:
     check = _Check()
     checked = check.schema(schema, "#", 0)
     if isinstance(checked, dict):
-        references = References(checked)
+        references = References(checked, check.schemas)
+        if check.with_names or check.with_one_of:
+            references.settle()
         for path, each in check.with_names:
-            with_names(each, references, path)
+            check.count(with_names(each, references, path))
         one_of = OneOf(references)
         for each in check.with_one_of:
             one_of.reword(each)
@@ -90,23 +96,28 @@ def _refuse_constant(name: str) -> None:
 
 class _Check:
     """Goes through a schema, and makes one without annotations of it. `with_names` and `with_one_of` are parts of that
-    which are not enforced as they are."""
+    which are not enforced as they are, `schemas` all of it."""
 
     def __init__(self) -> None:
         self._num_nodes = 0
+        self.schemas: list[dict[str, Any]] = []
         self.with_names: list[tuple[str, dict[str, Any]]] = []
         self.with_one_of: list[dict[str, Any]] = []
 
-    def schema(self, schema: Any, path: str, depth: int) -> Any:
-        self._num_nodes += 1
+    def count(self, num_nodes: int) -> None:
+        self._num_nodes += num_nodes
         if self._num_nodes > MAX_NODES:
             raise RequestError(f"the schema has more than {MAX_NODES} parts")
+
+    def schema(self, schema: Any, path: str, depth: int) -> Any:
+        self.count(1)
         if depth > MAX_DEPTH:
             raise RequestError(f"the schema is nested more than {MAX_DEPTH} deep")
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
             raise RequestError(f"{path}: a schema is an object, true or false")
+        _check_pattern(schema.get("pattern"), f"{path}/pattern")
         schema = reworded(schema)
         kept: dict[str, Any] = {}
         for keyword, value in schema.items():
@@ -114,6 +125,7 @@ class _Check:
                 kept[keyword] = self._value(keyword, value, f"{path}/{keyword}", depth + 1)
         _check_num_properties(kept, path)
         kept = _with_stricter_format(kept)
+        self.schemas.append(kept)
         if "propertyNames" in kept:
             self.with_names.append((path, kept))
         if "oneOf" in kept:
@@ -139,8 +151,6 @@ class _Check:
             self._data(value, depth)
         if is_right is _is_count:
             return int(value)
-        if keyword == "pattern" and len(value) > MAX_PATTERN_CHARS:
-            raise RequestError(f"{path}: more than {MAX_PATTERN_CHARS} characters")
         if keyword == "format" and value not in _FORMATS:
             raise Unsupported(f"{path}: the format {value[:40]!r} is not supported, and would not be enforced")
         return value
@@ -169,6 +179,11 @@ class _Check:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         for part in parts:
             self._data(part, depth + 1)
+
+
+def _check_pattern(pattern: Any, path: str) -> None:
+    if isinstance(pattern, str) and len(pattern) > MAX_PATTERN_CHARS:
+        raise RequestError(f"{path}: more than {MAX_PATTERN_CHARS} characters")
 
 
 def _says_nothing(keyword: str) -> bool:

@@ -11,6 +11,7 @@ from shimmy.core.errors import RequestError
 from shimmy.core.request import Constraint
 from shimmy.worker.constraints.compile import Compiler
 from shimmy.worker.constraints.matcher import Compiled
+from shimmy.worker.constraints.one_of import MAX_TAGGED_CHARS, _value
 from shimmy.worker.constraints.schema import enforceable
 from tests.worker.constraints.byte_model import ByteModel
 
@@ -126,6 +127,79 @@ def test_many_members_that_are_long_to_compare_are_given_up() -> None:
     members = [{"allOf": [{"minLength": number}] * 50} for number in range(90)]
     reworded = json.loads(enforceable(json.dumps({"oneOf": members})))
     assert reworded == {"oneOf": members}
+
+
+@pytest.mark.parametrize("value", [2**61 - 1, 1e300, 0.5])
+def test_numbers_cost_no_more_where_python_hashes_them_alike(value: float) -> None:
+    equal = {"enum": [value, value * 2]}, {"const": value * 2}
+    apart = {"enum": [value, value * 2]}, {"const": value * 3}
+    assert "oneOf" in json.loads(enforceable(json.dumps({"oneOf": equal})))
+    assert "anyOf" in json.loads(enforceable(json.dumps({"oneOf": apart})))
+    hashes = {hash(_value(value * factor)) for factor in range(1, 100)}
+    assert len(hashes) == 99
+
+
+def test_numbers_that_are_too_large_are_no_error_of_ours() -> None:
+    with pytest.raises(RequestError):
+        COMPILER.compile(Constraint("json_schema", '{"oneOf":[{"const":1e999},{"const":1}]}', "field"))
+
+
+def test_copies_with_a_discriminator_stay_small() -> None:
+    def member(value: int) -> dict[str, Any]:
+        tags = {f"tag{number}": {"const": value} for number in range(60)}
+        return {"type": "object", "properties": {**tags, "x": {"enum": ["x" * 5000]}}}
+
+    unions = {
+        f"u{number}": {"oneOf": REFERENCES, "discriminator": {"propertyName": f"tag{number}"}} for number in range(60)
+    }
+    text = json.dumps({"$defs": {"Cat": member(1), "Dog": member(2)}, "properties": unions})
+    assert len(enforceable(text)) < len(text) + MAX_TAGGED_CHARS
+
+
+def test_the_whole_schema_may_be_a_member() -> None:
+    """Zod refers so to a schema within itself."""
+    tagged = {"oneOf": [{"$ref": "#"}, {"$ref": "#/$defs/Leaf"}], "discriminator": {"propertyName": "kind"}}
+    node = {"type": "object", "properties": {"kind": {"const": "node"}, "of": tagged}, "required": ["of"]}
+    leaf = {"type": "object", "properties": {"kind": {"const": "leaf"}}}
+    constraint = compiled(node | {"$defs": {"Leaf": leaf}})
+    assert constraint.accepts('{"of":{"kind":"node","of":{"kind":"leaf"}}}')
+    assert not constraint.accepts('{"of":{}}')
+
+
+@pytest.mark.parametrize(
+    ("schema", "accepted", "refused"),
+    [
+        ({"$ref": "#/properties/u/oneOf/1"}, ['{"u":"x","v":[[]]}'], ['{"v":"x"}']),
+        ({"$ref": "#/properties/u/oneOf/1/items"}, ['{"v":[]}'], ['{"v":"x"}']),
+        ({"$ref": "#/properties/u/one%4Ff/0"}, ['{"v":"x"}'], ['{"v":[]}']),
+        ({"$ref": "#/properties/names/additionalProperties"}, ['{"names":{"a":1},"v":2}'], ['{"v":"x"}']),
+        ({"$ref": "#/properties/names/properties/b"}, ['{"v":"y"}'], ['{"names":{"b":"y"}}', '{"v":2}']),
+    ],
+)
+def test_references_lead_to_where_something_was(
+    schema: dict[str, Any], accepted: list[str], refused: list[str]
+) -> None:
+    """As zod-to-json-schema refers to what it wrote before."""
+    array = {"type": "array", "items": {"$ref": "#/properties/u/oneOf/1"}}
+    names = {"propertyNames": {"enum": ["a"]}, "properties": {"b": {"const": "y"}}, "additionalProperties": NUMBER}
+    constraint = compiled(
+        {
+            "type": "object",
+            "properties": {
+                "u": {"oneOf": [{"type": "string"}, array]},
+                "names": {"type": "object"} | names,
+                "v": schema,
+            },
+        }
+    )
+    assert [text for text in accepted if not constraint.accepts(text)] == []
+    assert [text for text in refused if constraint.accepts(text)] == []
+
+
+def test_two_anchors_of_one_name_are_refused_in_unions() -> None:
+    named = [{"$anchor": "a", "const": 1}, {"$anchor": "a", "const": 2}]
+    with pytest.raises(RequestError, match="anchor"):
+        enforceable(json.dumps(union(*named)))
 
 
 def test_schemas_that_refer_to_themselves_are_compared_to_an_end() -> None:

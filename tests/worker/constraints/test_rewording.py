@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from shimmy.core.errors import RequestError, Unsupported
 from shimmy.core.request import Constraint
 from shimmy.worker.constraints.compile import Compiler
-from shimmy.worker.constraints.rewording import MAX_NAMES, WITHOUT_LOOK_AROUND
-from shimmy.worker.constraints.schema import enforceable
+from shimmy.worker.constraints.rewording import MAX_NAMES, PIECE, WITHOUT_LOOK_AROUND
+from shimmy.worker.constraints.schema import MAX_NODES, enforceable
 from tests.worker.constraints.byte_model import ByteModel
 
 COMPILER = Compiler(ByteModel())
@@ -43,6 +43,8 @@ def names(schema: Any, **more: Any) -> dict[str, Any]:
         ({"type": "integer", "format": "int32"}, ["2147483647", "-1"], ["2147483648"]),
         ({"type": ["integer", "null"], "format": "int64"}, ["null", "9007199254740993"], ["9223372036854775808"]),
         ({"type": "integer", "format": "int32", "allOf": [{"minimum": 5}]}, ["5"], ["4", "2147483648"]),
+        ({"type": "integer", "format": "uint8", "minimum": 0}, ["0", "255"], ["256", "-1"]),
+        ({"type": "integer", "format": "uint"}, ["0", "9007199254740993"], ["-1"]),
         ({"type": "number", "format": "double"}, ["1.5"], ['"a"']),
         ({"type": "string", "format": "cuid", "pattern": "^c[0-9a-z]+$"}, ['"c1"'], ['"d1"']),
         ({"type": "string", "format": "includes", "allOf": [{"pattern": "^a"}, {"pattern": "b"}]}, ['"acb"'], ['"a"']),
@@ -88,6 +90,7 @@ def test_what_is_not_the_same_in_other_words_is_refused(schema: Any) -> None:
     [
         {"format": [], "pattern": "a"},
         {"format": "cuid", "allOf": 7},
+        {"format": "cuid", "allOf": [7]},
         {"format": "int32", "type": "integer", "allOf": {}},
         {"pattern": "^(?=a)b", "allOf": 7},
         {"contentEncoding": {}, "format": {}},
@@ -102,7 +105,10 @@ def test_what_makes_no_sense_is_refused(schema: Any) -> None:
         enforceable(json.dumps(schema))
 
 
-@pytest.mark.parametrize("pattern", [r"^(?!a)b$", r"^(?=a)b|c$", r"(?=a)b", r"^(?=(?!a)b", r"^(?=\)a", r"^a(?=b)"])
+@pytest.mark.parametrize(
+    "pattern",
+    [r"^(?!a)b$", r"^(?=a)b|c$", r"(?=a)b", r"^(?=(?!a)b", r"^(?=\)a", r"^a(?=b)", r"^(?=a)?b", r"^(?=a){0}b"],
+)
 def test_other_look_around_stays_and_is_refused(pattern: str) -> None:
     assert json.loads(enforceable(json.dumps({"pattern": pattern}))) == {"pattern": pattern}
     with pytest.raises(RequestError):
@@ -118,6 +124,21 @@ ADDRESSES = st.text("a.'-@1_", max_size=12) | st.builds("{}@a.bc".format, st.tex
 def test_known_patterns_without_look_around_are_the_same(with_look_around: str, text: str) -> None:
     without = WITHOUT_LOOK_AROUND[with_look_around]
     assert bool(re.search(with_look_around, text)) == bool(re.search(without, text))
+
+
+def test_a_pattern_that_does_not_end_is_read_once() -> None:
+    """Each bracket used to be followed to the end: that takes the square of their number, and more before the length
+    was looked at."""
+    assert [piece[0] for piece in PIECE.finditer("(?=" + "[" * 1000)] == ["(", "?", "=", "[" * 1000]
+    with pytest.raises(RequestError, match="#/pattern: more than 1024 characters"):
+        enforceable(json.dumps({"pattern": "^(?=" + "[" * 60_000}))
+
+
+def test_many_objects_with_one_list_of_names_are_refused() -> None:
+    listed = {"enum": [f"name-{number}" for number in range(MAX_NAMES)]}
+    objects = {str(number): names({"$ref": "#/$defs/n"}) for number in range(20)}
+    with pytest.raises(RequestError, match=f"more than {MAX_NODES} parts"):
+        enforceable(json.dumps({"$defs": {"n": listed}, "properties": objects}))
 
 
 def test_values_of_many_names_are_described_once() -> None:

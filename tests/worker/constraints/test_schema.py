@@ -69,6 +69,13 @@ def test_what_would_not_be_enforced_is_refused_by_name(schema: Any, path: str) -
         {"$ref": "http://x/y"},
         {"$ref": "other.json#/a"},
         {"$ref": "#/nowhere"},
+        # What is data, or a list of properties, has not been checked as a schema.
+        {"properties": {"a": {"const": {"allOf": 7}}, "b": {"$ref": "#/properties/a/const"}}},
+        {"properties": {"a": {"enum": [{"uniqueItems": True}]}, "b": {"$ref": "#/properties/a/enum/0"}}},
+        {"properties": {"not": {}, "b": {"$ref": "#/properties"}}},
+        {"oneOf": [{}, False], "propertyNames": {"$ref": "#/discriminator/a"}}
+        | {"discriminator": {"propertyName": "k", "a": {"enum": 7}}},
+        {"const": "\ud800"},
         {"patternProperties": {"a" * 2000: {}}},
         {"patternProperties": {str(number): {} for number in range(100)}},
         {"properties": {str(number): {} for number in range(1000)}},
