@@ -69,8 +69,8 @@ class Server:
         return sum(int(field[11]) + int(field[12]) for field in fields) / _TICKS_PER_SECOND
 
     async def rest(self) -> None:
-        """Returns when it has done nothing for a moment: some go on after an answer, and would take from the other.
-        Threads of llama-server look for more work for a fifth of a second."""
+        """Returns when it has done nothing for a moment: some go on after an answer, as llama-server's
+        threads, which look for more work, and would take from the other."""
         before = -1.0
         for _ in range(_MOST_MOMENTS):
             if (now := self.cpu_seconds()) == before:

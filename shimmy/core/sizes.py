@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from collections.abc import Callable
+
 
 def parameter_size(num_parameters: int) -> str:
     """As Ollama has it: 134.52M, 8.0B."""
@@ -11,13 +13,15 @@ def parameter_size(num_parameters: int) -> str:
 
 def binary_size(num_bytes: int) -> str:
     """As memory is counted: 512 MiB, 1.5 GiB. Rounded up, since that much is taken."""
-    if num_bytes >= 1 << 30:
-        return f"{-(-num_bytes * 10 // (1 << 30)) / 10:.1f} GiB"
-    return f"{-(-num_bytes // (1 << 20))} MiB"
+    return _binary(num_bytes, lambda number, unit: -(-number // unit))
 
 
 def free_size(num_bytes: int) -> str:
     """The same of what is free: rounded down, so that it never reads like as much as what did not fit."""
+    return _binary(num_bytes, int.__floordiv__)
+
+
+def _binary(num_bytes: int, divided: Callable[[int, int], int]) -> str:
     if num_bytes >= 1 << 30:
-        return f"{num_bytes * 10 // (1 << 30) / 10:.1f} GiB"
-    return f"{num_bytes // (1 << 20)} MiB"
+        return f"{divided(num_bytes * 10, 1 << 30) / 10:.1f} GiB"
+    return f"{divided(num_bytes, 1 << 20)} MiB"

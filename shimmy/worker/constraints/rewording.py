@@ -3,6 +3,7 @@ one schema, and what it returns has the same values.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from shimmy.core.errors import RequestError, Unsupported
@@ -131,22 +132,21 @@ def _without_look_around(pattern: str) -> list[str]:
 
 def _closing(pattern: str) -> int:
     """Where the parenthesis ends that it begins with; 0 where it does not."""
-    depth = 0
-    for piece in PIECE.finditer(pattern):
-        depth += {"(": 1, ")": -1}.get(piece[0], 0)
-        if depth == 0:
-            return piece.start()
-    return 0
+    return next((piece.start() for piece in _outside(pattern)), 0)
 
 
 def _has_alternatives(pattern: str) -> bool:
     """Whether there are some outside of all parentheses."""
+    return any(piece[0] == "|" for piece in _outside(pattern))
+
+
+def _outside(pattern: str) -> Iterator[re.Match[str]]:
+    """Its pieces outside of all parentheses, and those that close the outermost ones."""
     depth = 0
     for piece in PIECE.finditer(pattern):
         depth += {"(": 1, ")": -1}.get(piece[0], 0)
-        if depth == 0 and piece[0] == "|":
-            return True
-    return False
+        if depth == 0:
+            yield piece
 
 
 def _followed(schema: Any, references: References) -> Any:
